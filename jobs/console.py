@@ -1,0 +1,141 @@
+"""What a person or a log collector sees of a run: log lines, one progress line, and the closing table."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.plan import Plan
+from pipeline.run import Progress, RunResult
+
+PLAIN_INTERVAL_S = 10.0
+"""Off a terminal a progress line is printed this often."""
+CLASSES_SHOWN = 30
+
+log = logging.getLogger("maskmill")
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: time, level, logger, message."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        entry = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created)),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            entry["exception"] = self.formatException(record.exc_info)
+        return json.dumps(entry, ensure_ascii=False)
+
+
+def set_up_logging(log_format: str) -> None:
+    """Send our own log lines to stderr; libraries speak only from warnings up."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        JsonFormatter() if log_format == "json" else logging.Formatter("%(asctime)s %(levelname)s %(message)s")
+    )
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    own_level = logging.INFO if log_format == "json" else logging.WARNING
+    for name in ("maskmill", "pipeline", "model"):
+        logging.getLogger(name).setLevel(own_level)
+
+
+def plan_lines(plan: Plan) -> list[str]:
+    """What is about to happen, in two lines."""
+    todo, shards = len(plan.tasks), len(plan.shards)
+    fresh = f"{shards} shards" if todo == shards else f"{todo} of {shards} shards to do"
+    return [
+        f"{plan.config.input} -> {plan.config.output}: {fresh}",
+        f"{plan.config.preset}: {len(plan.vocabulary)} classes, region {plan.spec.region}, fusion {plan.spec.fusion}",
+    ]
+
+
+def progress_text(progress: Progress) -> str:
+    """One line: images, rate, shards, time to go, failures."""
+    eta = "?" if progress.eta_s is None else _duration(progress.eta_s)
+    return (
+        f"{progress.images:,} images  {progress.images_per_s:.1f} images/s  "
+        f"shards {progress.shards_done}/{progress.shards_pending}  ETA {eta}  failed {progress.failed:,}"
+    )
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}"
+
+
+@contextmanager
+def progress_display(log_format: str) -> Iterator[Callable[[Progress], None]]:
+    """A live line on a terminal, plain lines now and then elsewhere; log lines with --log-format json."""
+    console = Console(stderr=True)
+    if console.is_terminal and log_format == "text":
+        with Live(console=console, refresh_per_second=4, transient=True) as live:
+            live.update(Text("starting Ray and loading the model ..."))
+            yield lambda progress: live.update(Text(progress_text(progress)))
+        return
+    last_at = time.monotonic()
+
+    def show(progress: Progress) -> None:
+        nonlocal last_at
+        if time.monotonic() - last_at < PLAIN_INTERVAL_S:
+            return
+        last_at = time.monotonic()
+        if log_format == "json":
+            log.info(progress_text(progress))
+        else:
+            console.print(Text(progress_text(progress)), soft_wrap=True)
+
+    yield show
+
+
+def show_result(plan: Plan, result: RunResult) -> None:
+    """The closing table (the most frequent classes) and where the output lies, on stdout."""
+    console = Console()
+    console.print(class_table(result))
+    summary = result.summary
+    console.print(
+        Text(
+            f"{summary['labelled']:,} images labelled, {summary['failed']:,} failed, "
+            f"{summary['coverage']:.1%} of pixels named; output: {plan.config.output}"
+        ),
+        soft_wrap=True,
+    )
+    for kind, count in sorted(summary["errors"].items(), key=lambda item: -item[1]):
+        console.print(Text(f"  {count:,} x {kind}"))
+
+
+def class_table(result: RunResult) -> Table:
+    """Per-class statistics, the most frequent classes first."""
+    rows = sorted(result.class_stats.to_pylist(), key=lambda row: (-row["pixels"], row["class_id"]))
+    hit = [row for row in rows if row["images"]]
+    table = Table(title=f"{len(hit)} of {len(rows)} classes found")
+    for name, justify in (("class", "left"), ("seen", "left"), ("images", "right"), ("segments", "right")):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    for name in ("pixels", "score", "agreement"):
+        table.add_column(name, justify="right")
+    for row in hit[:CLASSES_SHOWN]:
+        seen = {True: "yes", False: "no", None: ""}[row["seen"]]
+        table.add_row(
+            Text(row["class_name"]),
+            seen,
+            f"{row['images']:,}",
+            f"{row['segments']:,}",
+            f"{row['pixel_share']:.2%}",
+            f"{row['score_mean']:.2f}",
+            f"{row['agreement_mean']:.0%}",
+        )
+    if len(hit) > CLASSES_SHOWN:
+        table.caption = f"and {len(hit) - CLASSES_SHOWN} more, see class_stats.parquet"
+    return table

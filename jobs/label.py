@@ -1,0 +1,59 @@
+"""``maskmill label``: the main job. Rerunning the same command continues it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from jobs.options import build_command
+from pipeline.config import LabelConfig
+
+if TYPE_CHECKING:
+    from pipeline.plan import Plan
+
+EXIT_COMPLETE = 0
+EXIT_FAILED = 1
+EXIT_TOO_MANY_FAILED = 3
+EXIT_SIGNAL = 128
+
+
+def run_label(config: LabelConfig) -> int:
+    """Plan, run, report; returns the exit code."""
+    from pipeline.plan import plan_run
+
+    return execute(plan_run(config))
+
+
+def execute(plan: Plan) -> int:
+    """Say what will be done, do it and show what came out; returns the exit code."""
+    from jobs.console import plan_lines, progress_display, set_up_logging, show_result
+    from pipeline.driver import InterruptedRunError, StalledError
+    from pipeline.lease import LeaseHeldError, LeaseLostError
+    from pipeline.run import run_plan
+
+    set_up_logging(plan.config.log_format)
+    for line in plan_lines(plan):
+        typer.echo(line, err=True)
+    if plan.config.dry_run:
+        return EXIT_COMPLETE
+    try:
+        with progress_display(plan.config.log_format) as on_progress:
+            result = run_plan(plan, on_progress)
+    except InterruptedRunError as interruption:
+        typer.echo(f"{interruption}; run the same command to continue", err=True)
+        return EXIT_SIGNAL + interruption.signal_number
+    except (LeaseHeldError, LeaseLostError, StalledError) as error:
+        typer.echo(f"error: {error}", err=True)
+        return EXIT_FAILED
+    show_result(plan, result)
+    return EXIT_COMPLETE if result.failed_share <= plan.config.max_failed else EXIT_TOO_MANY_FAILED
+
+
+label = build_command(
+    LabelConfig,
+    run_label,
+    positional=("input", "output"),
+    name="label",
+    help="Label every image of INPUT and write masks, labels and statistics to OUTPUT; rerun to resume.",
+)

@@ -1,0 +1,94 @@
+"""The ``maskmill`` command: a table of subcommands, loaded when called, and the one place where wrong usage ends."""
+
+from __future__ import annotations
+
+import difflib
+from importlib import import_module
+from importlib.metadata import version as installed_version
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from pipeline.errors import UsageError
+
+EXIT_WRONG_USAGE = 2
+
+# name: (module, function or typer app, summary). A module is imported only when its command is asked for, so that
+# `maskmill --help` answers at once, whatever the commands need.
+COMMANDS = {
+    "label": ("jobs.label", "label", "Label every image: masks, class names, statistics. Rerun to resume."),
+    "status": ("jobs.status", "status", "Show how far a run is, without starting anything."),
+    "retry": ("jobs.retry", "retry", "Label again only the images that failed."),
+    "models": ("jobs.models", "models", "List the models: what each knows, needs and permits."),
+    "convert": ("jobs.convert", "convert", "Convert a released checkpoint to safetensors and JSON."),
+    "train": ("jobs.train", "app", "Train grouping, CLIP or the baseline on your own label maps."),
+    "shapes": ("jobs.shapes", "shapes", "Draw the data set the bundled model knows, with ground truth."),
+}
+
+
+class Subcommands(TyperGroup):
+    """Looks subcommands up in COMMANDS; turns UsageError into ``error: ...`` on stderr and exit code 2."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """All names, in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Import and build one subcommand. Raises UsageError for an unknown name, with those that there are."""
+        if cmd_name.startswith("-"):
+            return None
+        if cmd_name not in COMMANDS:
+            close = difflib.get_close_matches(cmd_name, COMMANDS, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else "."
+            raise UsageError(f"no command {cmd_name!r}{hint} Commands: {', '.join(COMMANDS)}")
+        module, attribute, _ = COMMANDS[cmd_name]
+        found = getattr(import_module(module), attribute)
+        if not isinstance(found, typer.Typer):
+            single = _plain_app()
+            single.command(cmd_name)(found)
+            found = single
+        command = typer.main.get_command(found)
+        command.name = cmd_name
+        return command
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the table into the help."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, _, summary) in COMMANDS.items()])
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the subcommand; errors other than UsageError keep their traceback."""
+        try:
+            return super().invoke(ctx)
+        except UsageError as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(EXIT_WRONG_USAGE) from error
+
+
+def _plain_app(**settings: Any) -> typer.Typer:
+    # Tracebacks are Python's own: typer's show local variables, and some of them are credentials. Help is plain text:
+    # rich's tables cut long flags off on a terminal of 80 columns.
+    return typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False, **settings)
+
+
+app = _plain_app(cls=Subcommands, no_args_is_help=True)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"maskmill {installed_version('maskmill')}")
+        raise typer.Exit
+
+
+@app.callback()
+def maskmill(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Turn a bucket of images and a list of class names into masks and labels."""
+
+
+if __name__ == "__main__":
+    app(prog_name="maskmill")

@@ -1,0 +1,67 @@
+"""``maskmill retry``: label again only the images of a run that failed."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from jobs.label import execute
+from jobs.options import build_command
+from pipeline.config import LabelConfig
+from pipeline.errors import UsageError
+
+ERROR_KEYS = ("stage", "error_class")
+
+
+class RetryConfig(BaseModel):
+    """Settings of ``maskmill retry``; all else is taken from the run."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    output: str = Field(description="The run whose failed images are to be labelled again.")
+    errors: dict[str, str] = Field(
+        default_factory=dict, description="Only some: stage=decode, error_class=truncated; default: all."
+    )
+    storage_option: dict[str, Any] = Field(default_factory=dict, description="As for label; runs do not store them.")
+    address: str | None = Field(None, description="A running Ray cluster; default: RAY_ADDRESS, else a local Ray.")
+    max_failed: float | None = Field(None, ge=0, le=1, description="Exit code 3 above this share; default: the run's.")
+    take_over: bool = Field(False, description="Write although another attempt holds the output's lease.")
+    dry_run: bool = Field(False, description="Say what would be done, and stop before Ray.")
+    log_format: Literal["text", "json"] = Field("text", description="Form of the log lines.")
+
+    @field_validator("errors")
+    @classmethod
+    def _known(cls, value: dict[str, str]) -> dict[str, str]:
+        unknown = sorted(set(value) - set(ERROR_KEYS))
+        if unknown:
+            raise ValueError(f"{', '.join(unknown)} is not known. Choose from: {', '.join(ERROR_KEYS)}")
+        return value
+
+
+def run_retry(config: RetryConfig) -> int:
+    """Plan, run, report; returns the exit code."""
+    from pipeline.plan import plan_retry
+
+    return execute(plan_retry(stored_config(config), config.errors.get("stage"), config.errors.get("error_class")))
+
+
+def stored_config(config: RetryConfig) -> LabelConfig:
+    """The configuration the run was started with, under what this call says on top."""
+    from pipeline.output import Output
+
+    run = Output(config.output, config.storage_option).read_json("run.json")
+    if run is None:
+        raise UsageError(f"{config.output} holds no run (no run.json there)")
+    now = config.model_dump(exclude={"errors", "max_failed"})
+    max_failed = run["config"]["max_failed"] if config.max_failed is None else config.max_failed
+    return LabelConfig(**{**run["config"], **now, "max_failed": max_failed, "overwrite": False, "on_change": "fail"})
+
+
+retry = build_command(
+    RetryConfig,
+    run_retry,
+    positional=("output",),
+    name="retry",
+    help="Label again the images in the errors tables of OUTPUT and repair their shards.",
+)

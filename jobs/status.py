@@ -1,0 +1,68 @@
+"""``maskmill status``: how far a run is, from its markers; starts no Ray."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from pipeline.status import Status
+
+MOST_ERRORS = 20
+
+
+def status(
+    output: Annotated[
+        str, typer.Argument(metavar="OUTPUT", help="The output of `maskmill label`.", show_default=False)
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of lines for people.")] = False,
+    storage_option: Annotated[
+        list[str] | None, typer.Option(metavar="K=V", help="Option of the file system; may be repeated.")
+    ] = None,
+) -> None:
+    """Show how far a run is: shards, images, errors by stage and class, rate, time to go."""
+    from pipeline.status import read_status
+    from pipeline.storage import parse_storage_options
+
+    found = read_status(output, parse_storage_options(storage_option or []))
+    if as_json:
+        typer.echo(json.dumps({**asdict(found), "shards_pending": found.shards_pending}))
+        return
+    for line in status_lines(found):
+        typer.echo(line)
+
+
+def status_lines(found: Status) -> list[str]:
+    """What a person is told, one fact a line."""
+    share = f" ({found.shards_done / found.shards:.0%})" if found.shards else ""
+    lines = [
+        f"run      {found.run_id}",
+        f"shards   {found.shards_done:,} of {found.shards:,} done{share}, {found.shards_pending:,} pending",
+        f"images   {found.images:,}: {found.labelled:,} labelled, {found.failed:,} failed",
+    ]
+    if found.last_commit_age_s is not None:
+        lines.append(f"commit   {duration(found.last_commit_age_s)} ago")
+    if found.images_per_s is not None and found.shards_pending:
+        lines.append(f"rate     {found.images_per_s:,.1f} images/s over the latest commits")
+    if found.eta_s is not None and found.shards_pending:
+        lines.append(f"to go    {duration(found.eta_s)} at that rate")
+    most = sorted(found.errors.items(), key=lambda item: (-item[1], item[0]))
+    lines += [f"error    {count:,} x {kind}" for kind, count in most[:MOST_ERRORS]]
+    if len(most) > MOST_ERRORS:
+        lines.append(f"         and {len(most) - MOST_ERRORS} other kinds")
+    return lines
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: 42 s, 7 min 03 s, 2 h 05 min, 3 d 4 h."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"

@@ -1,0 +1,70 @@
+"""The per-pixel baseline of the paper, SPNet-FPN: every pixel has an embedding that is compared with the class names.
+
+Same backbone and pixel decoder as ZegFormer, no queries: grouping and naming are not decoupled (paper section 4.3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from model.backbone import Backbone
+from model.config import BackboneConfig, json_values, reject_unknown_keys, require_conv_dim, require_positive
+from model.pixel_decoder import PixelDecoder
+from model.zegformer import TEMPERATURE
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BaselineConfig:
+    """Sizes of the baseline; each means what it means in ``ZegFormerConfig``."""
+
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    conv_dim: int = 256
+    mask_dim: int = 256
+    embedding_dim: int = 512
+
+    def __post_init__(self) -> None:
+        require_positive(self, "conv_dim", "mask_dim", "embedding_dim")
+        require_conv_dim(self.conv_dim)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values that JSON can hold."""
+        return json_values(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> BaselineConfig:
+        """Build from ``to_dict``'s values; unknown keys are a ValueError that lists the valid ones."""
+        reject_unknown_keys(cls, values)
+        return cls(**{**values, "backbone": BackboneConfig.from_dict(values.get("backbone", {}))})
+
+
+class PerPixelBaseline(nn.Module):
+    """Backbone, pixel decoder and a 1x1 projection into the space of the text embeddings."""
+
+    def __init__(self, config: BaselineConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = Backbone(config.backbone)
+        self.pixel_decoder = PixelDecoder(config.backbone.stage_channels, config.conv_dim, config.mask_dim)
+        self.class_projection = nn.Conv2d(config.mask_dim, config.embedding_dim, kernel_size=1)
+        nn.init.kaiming_normal_(self.class_projection.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map normalised, padded images (B, 3, H, W) to pixel embeddings (B, D, H/4, W/4), L2-normalised over D."""
+        mask_features, _ = self.pixel_decoder(self.backbone(images))
+        return F.normalize(self.class_projection(mask_features), dim=1)
+
+
+def pixel_logits(pixel_embeddings: Tensor, text: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return class logits of every pixel, (B, C, height, width).
+
+    pixel_embeddings: (B, D, h, w) L2-normalised; text: (C, D) L2-normalised.
+    size: (height, width) of the padded input; logits are upsampled to it bilinearly, as released.
+    """
+    logits = torch.einsum("bdhw,cd->bchw", pixel_embeddings, text) / TEMPERATURE
+    return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)

@@ -1,0 +1,237 @@
+"""CLIP as this system uses it: one loader for every source of weights, and two encoders with plain inputs and outputs.
+
+Legend for shapes: N images or texts, D embedding size, S input side in pixels.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from open_clip import CLIP, CLIPTextCfg, CustomTextCLIP, SimpleTokenizer
+from open_clip.tokenizer import default_bpe
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from model.clip_weights import config_from_weights, load_exactly, read_clip_weights, resolution_from_weights
+
+CONFIG_FILE = "clip.json"
+WEIGHTS_FILE = "clip.safetensors"
+TOKENIZER_FILE = "bpe.txt.gz"
+SOURCES = (
+    "a directory written by save_clip, a file with an OpenAI-style state dict, NAME:TAG of open_clip "
+    "(ViT-B-16-quickgelu:openai), or NAME:FILE for an open_clip checkpoint of that architecture"
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Clip:
+    """A CLIP model with its tokenizer.
+
+    model: open_clip's CLIP. ``visual`` may be in a lower precision; the text side stays float32, because its
+        embeddings are computed once per run and cached.
+    tokenizer: texts -> (N, context length) int64 tokens.
+    config: open_clip model configuration: embed_dim, vision_cfg, text_cfg, quick_gelu.
+    bpe_path: the tokenizer's own merges (gzip); None for CLIP's.
+    """
+
+    model: CLIP | CustomTextCLIP
+    tokenizer: Callable[[list[str]], Tensor]
+    config: Mapping[str, Any]
+    bpe_path: Path | None = None
+
+    @property
+    def image_size(self) -> int:
+        """Side S of the square input in pixels."""
+        size = self.model.visual.image_size
+        return int(size[0] if isinstance(size, (tuple, list)) else size)
+
+    @property
+    def embed_dim(self) -> int:
+        """Size D of image and text embeddings."""
+        return int(self.config["embed_dim"])
+
+    @property
+    def logit_scale(self) -> float:
+        """Factor on cosine similarities (the exponential of the learned parameter)."""
+        return math.exp(float(self.model.logit_scale))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.logit_scale.device
+
+    @property
+    def image_dtype(self) -> torch.dtype:
+        """Precision of the image encoder."""
+        return next(self.model.visual.parameters()).dtype
+
+    @torch.inference_mode()
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Embed images (N, 3, S, S), normalised with CLIP's statistics; return (N, D) float32, not unit length."""
+        return self.model.encode_image(images.to(self.device, self.image_dtype)).float()
+
+    @torch.inference_mode()
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Embed N texts; return (N, D) float32, not unit length. Text beyond the context length is cut off."""
+        tokens = self.tokenizer(list(texts)).to(self.device)
+        causal = isinstance(self.model, CLIP) and self.model.text_pool_type == "argmax"
+        if not causal or self.model.attn_mask is None:
+            return self.model.encode_text(tokens).float()
+        return _encode_causal(self.model, tokens).float()
+
+    def text_fingerprint(self) -> str:
+        """Return the SHA-256 (hex) of all that text embeddings depend on: text weights, configuration and merges."""
+        digest = hashlib.sha256(json.dumps(self.config, sort_keys=True, default=list).encode())
+        digest.update(b"" if self.bpe_path is None else self.bpe_path.read_bytes())
+        for name, tensor in sorted(self.model.state_dict().items()):
+            if not name.startswith("visual."):
+                digest.update(name.encode())
+                digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+
+def _encode_causal(model: CLIP, tokens: Tensor) -> Tensor:
+    """Do as ``model.encode_text``, without the positions after the longest text.
+
+    Each position looks only backwards and the end token, the highest id, is what is read out, so the result is the
+    same; class names in sentences fill some 12 of CLIP's 77 positions.
+    """
+    ends = tokens.argmax(dim=-1)
+    length = int(ends.max()) + 1
+    hidden = model.token_embedding(tokens[:, :length]) + model.positional_embedding[:length]
+    hidden = model.ln_final(model.transformer(hidden, attn_mask=model.attn_mask[:length, :length]))
+    pooled = hidden[torch.arange(len(tokens), device=tokens.device), ends]
+    if model.text_projection is None:
+        return pooled
+    if isinstance(model.text_projection, nn.Linear):
+        return model.text_projection(pooled)
+    return pooled @ model.text_projection
+
+
+def new_clip(config: Mapping[str, Any], *, bpe_path: str | Path | None = None) -> Clip:
+    """Build a CLIP with random weights from an open_clip model configuration, ready to train.
+
+    config: {"embed_dim": ..., "vision_cfg": {...}, "text_cfg": {...}, "quick_gelu": bool}.
+    bpe_path: gzip file of the tokenizer's merges; None for CLIP's own 49,408 tokens.
+    """
+    text_config = config["text_cfg"]
+    path = None if bpe_path is None else Path(bpe_path)
+    tokenizer = SimpleTokenizer(
+        default_bpe() if path is None else str(path),
+        context_length=text_config.get("context_length", CLIPTextCfg.context_length),
+    )
+    vocab_size = text_config.get("vocab_size", CLIPTextCfg.vocab_size)
+    if tokenizer.vocab_size > vocab_size:
+        raise ValueError(f"The tokenizer has {tokenizer.vocab_size} tokens, text_cfg.vocab_size only {vocab_size}")
+    return Clip(model=_build(config), tokenizer=tokenizer, config=copy.deepcopy(dict(config)), bpe_path=path)
+
+
+def load_clip(source: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Clip:
+    """Load CLIP from any of ``SOURCES`` for inference: evaluation mode, no gradients.
+
+    Half-precision weights are cast to float32 first. dtype is the precision of the image encoder.
+    Raises ValueError for a source that is none of these, or whose weights are damaged or do not fit.
+    """
+    path = Path(source)
+    if path.is_dir():
+        clip = _from_directory(path)
+    elif path.is_file():
+        weights = read_clip_weights(path)
+        clip = new_clip(config_from_weights(weights, path.name))
+        load_exactly(clip.model, weights, path.name)
+    elif ":" in str(source):
+        name, _, weights_source = str(source).partition(":")
+        clip = _from_open_clip(name, weights_source)
+    else:
+        raise ValueError(f"No CLIP at {str(source)!r}. Give {SOURCES}")
+    clip.model.eval().requires_grad_(False)
+    clip.model.to(device)
+    clip.model.visual.to(dtype)
+    return clip
+
+
+def save_clip(clip: Clip, directory: str | Path) -> None:
+    """Write ``clip`` as clip.json, clip.safetensors and, with a tokenizer of its own, bpe.txt.gz.
+
+    ``load_clip(directory)`` gives it back. Raises ValueError for a tokenizer that is not byte-pair merges.
+    """
+    if not isinstance(clip.tokenizer, SimpleTokenizer):
+        raise ValueError(f"Cannot save a CLIP with a {type(clip.tokenizer).__name__}; only byte-pair tokenizers")
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    if clip.bpe_path is not None:
+        (directory / TOKENIZER_FILE).write_bytes(clip.bpe_path.read_bytes())
+    tokenizer_file = None if clip.bpe_path is None else TOKENIZER_FILE
+    description = {"model": clip.config, "tokenizer": tokenizer_file}
+    (directory / CONFIG_FILE).write_text(json.dumps(description, indent=2, default=list) + "\n")
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in clip.model.state_dict().items()}
+    save_file(tensors, directory / WEIGHTS_FILE)
+
+
+def _from_directory(directory: Path) -> Clip:
+    config_path = directory / CONFIG_FILE
+    if not config_path.is_file():
+        raise ValueError(f"No {CONFIG_FILE} in {str(directory)!r}: not a directory written by save_clip")
+    try:
+        description = json.loads(config_path.read_text())
+        config, tokenizer_file = description["model"], description["tokenizer"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{config_path} is damaged: {error!r}") from error
+    clip = new_clip(config, bpe_path=None if tokenizer_file is None else directory / TOKENIZER_FILE)
+    load_exactly(clip.model, read_clip_weights(directory / WEIGHTS_FILE), WEIGHTS_FILE)
+    return clip
+
+
+def _from_open_clip(name: str, weights_source: str) -> Clip:
+    """Load a named open_clip architecture, with published weights by tag or from a checkpoint file."""
+    config = open_clip.get_model_config(name)
+    if config is None:
+        raise ValueError(f"Unknown open_clip architecture {name!r}. Choose from: {', '.join(open_clip.list_models())}")
+    path = Path(weights_source)
+    if path.is_file():
+        weights = read_clip_weights(path)
+        # Weights fine-tuned at another resolution keep it, rather than having their positions resampled.
+        config["vision_cfg"]["image_size"] = resolution_from_weights(weights, config)
+        config["text_cfg"]["hf_model_pretrained"] = False
+        model = _build(config)
+        load_exactly(model, weights, path.name)
+    else:
+        _check_tag(name, weights_source, config)
+        model = open_clip.create_model(name, pretrained=weights_source, require_pretrained=True)
+        _require_clip_normalisation(model, name)
+    return Clip(model=model, tokenizer=open_clip.get_tokenizer(name), config=config)
+
+
+def _build(config: Mapping[str, Any]) -> CLIP | CustomTextCLIP:
+    settings = copy.deepcopy(dict(config))
+    if "multimodal_cfg" in settings:
+        raise ValueError("Captioning models (CoCa) are not supported, only plain CLIP")
+    custom_text = settings.pop("custom_text", False) or "hf_model_name" in settings["text_cfg"]
+    return (CustomTextCLIP if custom_text else CLIP)(**settings)
+
+
+def _check_tag(name: str, tag: str, config: Mapping[str, Any]) -> None:
+    """Raise ValueError for a tag open_clip has no weights for, or whose weights need the other activation."""
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if tag not in tags:
+        raise ValueError(f"No weights {tag!r} for {name}: neither a file nor one of {', '.join(tags)}")
+    wants_quick_gelu = bool(open_clip.get_pretrained_cfg(name, tag).get("quick_gelu", False))
+    if wants_quick_gelu != bool(config.get("quick_gelu", False)):
+        right = f"{name}-quickgelu" if wants_quick_gelu else name.removesuffix("-quickgelu")
+        raise ValueError(f"{name}:{tag} would run with the wrong activation; use {right}:{tag}")
+
+
+def _require_clip_normalisation(model: nn.Module, name: str) -> None:
+    """Refuse models trained on differently normalised images: the image branch always uses CLIP's mean."""
+    mean = tuple(open_clip.get_model_preprocess_cfg(model).get("mean", open_clip.OPENAI_DATASET_MEAN))
+    if mean != open_clip.OPENAI_DATASET_MEAN:
+        raise ValueError(f"{name} expects images normalised with mean {mean}; only CLIP's normalisation is supported")

@@ -1,0 +1,48 @@
+"""The pixel decoder: a feature pyramid from backbone features to per-pixel mask features (paper section 3.1)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from model.config import NORM_GROUPS, STAGES
+
+
+class PixelDecoder(nn.Module):
+    """FPN, top-down: 3x3 on res5; at each finer stage 1x1 lateral + nearest-upsampled sum, then 3x3."""
+
+    def __init__(self, stage_channels: tuple[int, ...], conv_dim: int, mask_dim: int) -> None:
+        super().__init__()
+        top = STAGES[-1]
+        self.laterals = nn.ModuleDict()
+        self.outputs = nn.ModuleDict()
+        for name, channels in zip(STAGES, stage_channels, strict=True):
+            if name != top:
+                self.laterals[name] = _conv_norm(channels, conv_dim, kernel_size=1)
+            self.outputs[name] = _conv_norm(channels if name == top else conv_dim, conv_dim, kernel_size=3)
+        self.mask_features = nn.Conv2d(conv_dim, mask_dim, kernel_size=3, padding=1)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_uniform_(module.weight, a=1)
+        assert self.mask_features.bias is not None
+        nn.init.zeros_(self.mask_features.bias)
+
+    def forward(self, features: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return mask features (B, mask_dim, h, w) at res2's size, and the pyramid p2..p5 (B, conv_dim, h_s, w_s)."""
+        pyramid: dict[str, Tensor] = {}
+        y: Tensor | None = None
+        for name in reversed(STAGES):
+            x = features[name]
+            if y is not None:
+                x = self.laterals[name](x)
+                x = x + F.interpolate(y, size=x.shape[-2:], mode="nearest")
+            y = F.relu(self.outputs[name](x))
+            pyramid[name.replace("res", "p")] = y
+        return self.mask_features(y), pyramid
+
+
+def _conv_norm(in_channels: int, out_channels: int, kernel_size: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False),
+        nn.GroupNorm(NORM_GROUPS, out_channels),
+    )

@@ -1,0 +1,98 @@
+"""Signals of how good a segment is, without ground truth, and which query stands for a class's region.
+
+Legend for shapes: Q queries, C classes, H x W pixels of the output, h x w mask cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.semantic import Frame
+
+STABILITY_OFFSET = 1.0
+"""Stability compares the mask at logits of plus and minus this (SAM's data engine)."""
+
+COUNTED_ROWS = 1024
+"""Rows of a label map looked at together; bounds memory, not the result."""
+
+
+def stability(mask_logits: Tensor) -> Tensor:
+    """Return (Q,) |logit > 1| / |logit > -1| of masks (Q, h, w): 1 for a crisp mask, 0 for an empty one."""
+    inner = (mask_logits > STABILITY_OFFSET).flatten(1).sum(dim=1)
+    outer = (mask_logits > -STABILITY_OFFSET).flatten(1).sum(dim=1)
+    return inner / outer.clamp(min=1)
+
+
+def margin(scores: Tensor) -> Tensor:
+    """Return (Q,) best minus second-best of (Q, C) scores; the best itself where there is one class."""
+    best = scores.topk(min(2, scores.shape[1]), dim=1).values
+    return best[:, 0] - best[:, 1] if best.shape[1] == 2 else best[:, 0]
+
+
+def agreement(query_scores: Tensor | None, clip_scores: Tensor | None) -> Tensor | None:
+    """Return (Q,) bool, whether both branches have the same best class; None where only one branch ran."""
+    if query_scores is None or clip_scores is None:
+        return None
+    return query_scores.argmax(dim=1) == clip_scores.argmax(dim=1)
+
+
+def class_queries(label_map: np.ndarray, scores: Tensor, mask_logits: Tensor, frame: Frame) -> np.ndarray:
+    """Return (C,) int32, for each class with pixels the query that gives most to its region, -1 for the others.
+
+    What query q gives to class c is scores[q, c] times the sum of sigmoid(mask) over the region. The region is
+    sampled at the centres of the mask cells, and at its own pixels where it is too small to hold a cell's centre.
+
+    label_map: (H, W) uint16 in the frame's output size. scores: (Q, C). mask_logits: (Q, h, w).
+    """
+    (centre_rows, cell_rows), (centre_columns, cell_columns) = (
+        _axis(mask_logits.shape[axis + 1], frame.padded_size[axis], frame.image_size[axis], frame.output_size[axis])
+        for axis in (0, 1)
+    )
+    masks = mask_logits[:, : len(centre_rows), : len(centre_columns)].sigmoid().flatten(1)
+    present = _present(label_map, scores.shape[1])
+    counts = label_map[np.ix_(centre_rows, centre_columns)].ravel() == present[:, None]
+    counts = counts.astype(np.float32)
+    small = counts.sum(axis=1) == 0
+    for labels, rows, columns in _pixels_of(label_map, present[small]):
+        cells = cell_rows[rows] * len(centre_columns) + cell_columns[columns]
+        np.add.at(counts, (np.searchsorted(present, labels), cells), 1.0)
+    given = scores[:, torch.from_numpy(present)] * (masks @ torch.from_numpy(counts).to(masks).T)
+    best = np.full(scores.shape[1], -1, np.int32)
+    best[present] = given.argmax(dim=0).cpu().numpy()
+    return best
+
+
+def _axis(cells: int, padded: int, image: int, output: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the output index at the centre of each mask cell inside the image, and the mask cell of each output."""
+    scale = padded / cells
+    centres = (np.arange(cells) + 0.5) * scale
+    centres = centres[: max(1, int((centres < image).sum()))]
+    owners = (np.arange(output) + 0.5) * (image / output) / scale
+    return (
+        np.minimum(centres * (output / image), output - 1).astype(np.int64),
+        np.minimum(owners, len(centres) - 1).astype(np.int64),
+    )
+
+
+def _present(label_map: np.ndarray, classes: int) -> np.ndarray:
+    """Return the ids of the classes that have pixels, ascending."""
+    found = np.zeros(np.iinfo(label_map.dtype).max + 1, bool)
+    for start in range(0, len(label_map), COUNTED_ROWS):
+        found[label_map[start : start + COUNTED_ROWS]] = True
+    return found[:classes].nonzero()[0]
+
+
+def _pixels_of(label_map: np.ndarray, classes: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Yield (labels, rows, columns) of all pixels of the given classes."""
+    if not len(classes):
+        return
+    wanted = np.zeros(np.iinfo(label_map.dtype).max + 1, bool)
+    wanted[classes] = True
+    for start in range(0, len(label_map), COUNTED_ROWS):
+        chunk = label_map[start : start + COUNTED_ROWS]
+        rows, columns = wanted[chunk].nonzero()
+        yield chunk[rows, columns], rows + start, columns

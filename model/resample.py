@@ -1,0 +1,52 @@
+"""Bilinear resizing in bands of rows, equal to ``F.interpolate(mode="bilinear", align_corners=False)`` of the whole.
+
+Legend for shapes: K maps, h x w source, R x W wanted rows and columns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Taps:
+    """Along one axis, the two source indices (N,) int64 each output lies between, and the weight (N,) of the higher."""
+
+    low: Tensor
+    high: Tensor
+    weight: Tensor
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """First source index and one beyond the last; outputs must be in order."""
+        return int(self.low[0]), int(self.high[-1]) + 1
+
+    def shifted(self, offset: int) -> Taps:
+        """Return the same points in a source of which the first ``-offset`` entries are cut off."""
+        return Taps(self.low + offset, self.high + offset, self.weight)
+
+    def at(self, index: Tensor) -> Taps:
+        """Return only the outputs ``index``."""
+        return Taps(self.low[index], self.high[index], self.weight[index])
+
+
+def taps(source: int, size: int, device: torch.device, start: int, stop: int) -> Taps:
+    """Return the sampling points of outputs start..stop when ``source`` entries are resized to ``size``."""
+    centres = torch.arange(start, stop, device=device, dtype=torch.float32) + 0.5
+    # The scale is rounded to float32 as PyTorch's own kernels do.
+    scale = torch.tensor(source / size, device=device, dtype=torch.float32)
+    points = (centres * scale - 0.5).clamp(min=0)
+    low = points.long().clamp(max=source - 1)
+    return Taps(low, (low + 1).clamp(max=source - 1), points - low)
+
+
+def resize_rows(maps: Tensor, rows: Taps, width: int) -> Tensor:
+    """Return (K, R, width): ``maps`` (K, h, w) resized, sampled at the given rows and all columns."""
+    maps = torch.lerp(maps.index_select(1, rows.low), maps.index_select(1, rows.high), rows.weight[:, None])
+    if width == maps.shape[2]:
+        return maps
+    return F.interpolate(maps[None], (maps.shape[1], width), mode="bilinear", align_corners=False)[0]

@@ -1,0 +1,95 @@
+"""The whole system in one object: images -> proposals -> named segments (paper figure 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from model.checkpoint import load_zegformer
+from model.classifier import Classifier, ClassifierSettings, require_choice
+from model.clip import load_clip
+from model.preprocess import MAX_LONG_SIDE
+from model.proposals import Segmentation
+from model.proposer import Proposer
+from model.training_classes import checkpoint_seen_classes
+from model.vocabulary import Vocabulary
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+"""Precision of the networks by name. Scores and maps are always float32."""
+
+
+class Segmenter:
+    """Images -> labels, for one vocabulary: a ``Proposer``, then a ``Classifier``."""
+
+    def __init__(self, proposer: Proposer, classifier: Classifier) -> None:
+        ours, theirs = proposer.network.config.embedding_dim, classifier.clip.embed_dim
+        if ours != theirs:
+            raise ValueError(f"The segmenter was trained for a CLIP of {ours} dimensions, this one has {theirs}")
+        self.proposer = proposer
+        self.classifier = classifier
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        weights: str | Path,
+        *,
+        clip: str | Path,
+        vocabulary: Vocabulary,
+        region: str = "cropmask",
+        fusion: str = "ensembling",
+        prompts: str = "single",
+        calibration: float | None = None,
+        short_side: int | None = 640,
+        max_long_side: int = MAX_LONG_SIDE,
+        device: str | torch.device = "cpu",
+        dtype: str = "float32",
+        resize_masks_first: bool = False,
+        query_segments: bool = False,
+        min_objectness: float = 0.5,
+        cache_dir: str | Path | None = None,
+    ) -> Segmenter:
+        """Build from a ZegFormer checkpoint (``model.checkpoint.load_zegformer``) and CLIP (``model.clip.load_clip``).
+
+        vocabulary: classes nobody has flagged are seen if the checkpoint records them among its training classes.
+        short_side, max_long_side: as for ``Proposer``. dtype: "float32", "bfloat16" or "float16".
+        The others are those of ``ClassifierSettings`` and ``Classifier``.
+        """
+        require_choice("dtype", dtype, tuple(DTYPES))
+        settings = ClassifierSettings(
+            region=region,
+            fusion=fusion,
+            prompts=prompts,
+            calibration=calibration,
+            resize_masks_first=resize_masks_first,
+            query_segments=query_segments,
+            min_objectness=min_objectness,
+        )
+        network = load_zegformer(weights).to(device, DTYPES[dtype])
+        proposer = Proposer(network, short_side=short_side, max_long_side=max_long_side)
+        vocabulary = vocabulary.with_training_classes(checkpoint_seen_classes(weights))
+        return cls(
+            proposer, Classifier(load_clip(clip, device, DTYPES[dtype]), vocabulary, settings, cache_dir=cache_dir)
+        )
+
+    def __call__(
+        self,
+        images: Sequence[np.ndarray],
+        sizes: Sequence[tuple[int, int]] | None = None,
+        keep_scores: bool = False,
+        *,
+        independent: bool = False,
+    ) -> list[Segmentation]:
+        """Segment images.
+
+        images: uint8 (H, W, 3) RGB. sizes: (height, width) of each output, by default the image's own.
+        keep_scores: also return the (C, H, W) class scores. independent: results of an image do not depend on the
+            others in the call; by default a call is one batch padded to a common size, as in the release.
+        """
+        if sizes is None:
+            sizes = [(image.shape[0], image.shape[1]) for image in images]
+        resized = [self.proposer.resize(image) for image in images]
+        proposals = self.proposer(resized, resized=True, independent=independent)
+        return self.classifier(resized, proposals, sizes, keep_scores=keep_scores, independent=independent)

@@ -1,0 +1,133 @@
+"""Commit of one shard: staged parts are merged in input order into the final files, then the marker is written."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.output import Output, errors_name, labels_name, marker_name
+from pipeline.schema import ERRORS, LABELS, SCHEMA_VERSION, with_metadata
+from pipeline.sources import Shard
+from pipeline.staging import part_name
+from pipeline.statistics import RunSums, sums_of_tables
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CommitRequest:
+    """All that the commit of a shard needs; plain values, so it can run anywhere.
+
+    rows: how many rows the parts must hold. relabelled: row numbers replaced by a retry, whose other rows are kept
+    from the committed files; None when the whole shard was labelled.
+    """
+
+    shard: Shard
+    attempt: str
+    rows: int
+    parts: Sequence[str]
+    run_id: str
+    fingerprint: str
+    relabelled: tuple[int, ...] | None = None
+
+
+class CommitError(RuntimeError):
+    """The staged parts do not hold each row exactly once; nothing was committed."""
+
+
+def commit_shard(output: Output, request: CommitRequest) -> dict[str, int]:
+    """Merge, write labels, errors, marker in that order, and remove the parts.
+
+    Returns the shard's counts (images, failed). Two attempts may run this for one shard at once: both write the same
+    names with equivalent content, so either order leaves a whole result.
+    """
+    shard_id = request.shard.shard_id
+    done = output.read_json(marker_name(shard_id))
+    if done is not None and done["attempt"] == request.attempt:
+        # This very commit was interrupted after its last step, and its parts may be gone.
+        return _counts(RunSums.from_dict(done["sums"]))
+    labels = _merge(output, request, "labels", LABELS)
+    errors = _merge(output, request, "errors", ERRORS)
+    _check_rows(labels, errors, request.rows)
+    if request.relabelled is not None:
+        labels, errors = _with_kept_rows(output, request, labels, errors)
+        # Without its marker the shard counts as not done, should this end between the files below.
+        output.remove(marker_name(shard_id))
+    metadata = {"run_id": request.run_id, "fingerprint": request.fingerprint, "shard": shard_id}
+    output.write_table(labels_name(shard_id), labels.cast(with_metadata(LABELS, **metadata)))
+    if errors.num_rows:
+        output.write_table(errors_name(shard_id), errors.cast(with_metadata(ERRORS, **metadata)))
+    else:
+        output.remove(errors_name(shard_id))
+    sums = sums_of_tables(labels, errors)
+    marker = {
+        "schema_version": SCHEMA_VERSION,
+        "run_id": request.run_id,
+        "attempt": request.attempt,
+        "fingerprint": request.fingerprint,
+        "committed_at": time.time(),
+        "shard": {
+            "id": shard_id,
+            "uri": request.shard.uri,
+            "version": request.shard.version,
+            "bytes": request.shard.size_bytes,
+        },
+        "sums": sums.to_dict(),
+    }
+    output.write_json(marker_name(shard_id), marker)
+    for part in request.parts:
+        for kind in ("labels", "errors"):
+            output.remove(part_name(request.attempt, kind, part))
+    return _counts(sums)
+
+
+def _counts(sums: RunSums) -> dict[str, int]:
+    return {"images": sums.images, "failed": sums.failed}
+
+
+def _merge(output: Output, request: CommitRequest, kind: str, schema: pa.Schema) -> pa.Table:
+    tables = []
+    for part in request.parts:
+        try:
+            tables.append(output.read_table(part_name(request.attempt, kind, part)))
+        except FileNotFoundError:
+            continue  # a part has a file of each kind only where there are such rows; _check_rows sees any loss
+    merged = pa.concat_tables([table.cast(schema) for table in tables]) if tables else schema.empty_table()
+    return _first_of_each_row(merged)
+
+
+def _first_of_each_row(table: pa.Table) -> pa.Table:
+    """Sort by row and drop repeats, which a batch computed twice after a lost worker leaves."""
+    if not table.num_rows:
+        return table
+    table = table.take(pc.sort_indices(table, sort_keys=[("row", "ascending")]))
+    rows = table["row"].combine_chunks()
+    is_first = pa.concat_arrays([pa.array([True]), pc.not_equal(rows[1:], rows[:-1])])
+    return table.filter(is_first)
+
+
+def _check_rows(labels: pa.Table, errors: pa.Table, expected: int) -> None:
+    rows = labels["row"].to_pylist() + errors["row"].to_pylist()
+    if len(rows) != expected or len(set(rows)) != expected:
+        raise CommitError(f"parts hold {len(rows)} rows ({len(set(rows))} different), expected {expected}")
+
+
+def _with_kept_rows(
+    output: Output, request: CommitRequest, labels: pa.Table, errors: pa.Table
+) -> tuple[pa.Table, pa.Table]:
+    shard_id = request.shard.shard_id
+    replaced = pa.array(request.relabelled, pa.int64())
+
+    def kept(table: pa.Table) -> pa.Table:
+        return table.filter(pc.invert(pc.is_in(table["row"], replaced)))
+
+    old_labels = kept(output.read_table(labels_name(shard_id)).cast(LABELS))
+    old_errors = ERRORS.empty_table()
+    if output.exists(errors_name(shard_id)):
+        old_errors = kept(output.read_table(errors_name(shard_id)).cast(ERRORS))
+    return (
+        _first_of_each_row(pa.concat_tables([old_labels, labels])),
+        _first_of_each_row(pa.concat_tables([old_errors, errors])),
+    )

@@ -1,0 +1,119 @@
+"""Everything a labelling run can be told, validated when it is built; the command's flags are made from it."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from pipeline.errors import UsageError
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+# Settings that change what is written for an image. Two runs that differ in one of these must not share an output.
+OUTPUT_SETTINGS = (
+    "segments",
+    "shard_size",
+    "max_pixels",
+    "max_image_bytes",
+    "image_column",
+    "min_score",
+    "min_stability",
+    "min_area",
+)
+
+
+class LabelConfig(BaseModel):
+    """Settings of ``maskmill label``. Sizes in pixels or bytes, times in seconds, shares in 0..1."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    input: str = Field(description="Images: tars, Parquet, a folder or a manifest; any fsspec URI, globs and {a..b}.")
+    output: str = Field(description="Where the run's files go: a folder or any writable fsspec URI.")
+    classes: str = Field(description="Class names: a file (.txt .json .yaml) or a comma-separated list.")
+
+    preset: str = Field("bundled", description="A whole model by name; `maskmill models` lists them.")
+    weights: str | None = Field(None, description="ZegFormer weights instead of the preset's (file, folder or URI).")
+    clip: str | None = Field(None, description="CLIP instead of the preset's: a file, a folder or an open_clip name.")
+    region: Literal["crop", "mask", "cropmask"] | None = Field(None, description="What CLIP sees of a segment.")
+    fusion: Literal["ensembling", "ensembling-all", "clip", "query"] | None = Field(
+        None, description="How the query branch and the image branch are combined."
+    )
+    prompts: Literal["single", "imagenet_select", "imagenet"] | None = Field(
+        None, description="Prompt templates of the query branch."
+    )
+    calibration: float | None = Field(None, description="Subtracted from every seen class before the argmax.")
+    short_side: int | None = Field(None, ge=1, description="Images are resized to this short side for the model.")
+    max_long_side: int | None = Field(None, ge=1, description="... but never beyond this long side.")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="Precision of the networks.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda for actors that were given a GPU.")
+    segments: Literal["semantic", "query"] = Field(
+        "semantic", description="One segment per class of an image, or one per accepted query (instances)."
+    )
+    min_objectness: Share = Field(0.5, description="With --segments query: queries below this are not accepted.")
+    min_score: Share = Field(0.0, description="Segments with a lower score are left unlabelled.")
+    min_stability: Share = Field(0.0, description="Segments with a lower stability are left unlabelled.")
+    min_area: int = Field(0, ge=0, description="Segments with fewer pixels are left unlabelled.")
+
+    shard_size: int = Field(1000, ge=1, description="Images per virtual shard of folders and manifests.")
+    image_column: str | None = Field(None, description="Parquet column with image bytes or URIs; found if not given.")
+    limit: int | None = Field(None, ge=1, description="Only the first N shards.")
+    max_pixels: int = Field(178_000_000, ge=1, description="Images with more pixels become errors, undecoded.")
+    max_image_bytes: int = Field(512 * 2**20, ge=1, description="Files larger than this become errors, unread.")
+    storage_option: dict[str, Any] = Field(
+        default_factory=dict, description="key=value for fsspec (client_kwargs.endpoint_url=...); never stored."
+    )
+
+    fuse: Literal["auto", "on", "off"] = Field(
+        "auto", description="Propose and classify in one actor; auto: on, unless the two pools are sized apart."
+    )
+    propose_actors: int | None = Field(None, ge=1, description="Actors that propose (fused: that do both).")
+    propose_batch_size: int = Field(16, ge=1, description="Images per call of a proposing actor.")
+    propose_cpus: float | None = Field(None, ge=0, description="CPUs reserved by each of them.")
+    propose_gpus: float | None = Field(None, ge=0, description="GPUs of each of them; fractions share a GPU.")
+    classify_actors: int | None = Field(None, ge=1, description="Actors that classify.")
+    classify_batch_size: int = Field(16, ge=1, description="Images per call of a classifying actor.")
+    classify_cpus: float | None = Field(None, ge=0, description="CPUs reserved by each of them.")
+    classify_gpus: float | None = Field(None, ge=0, description="GPUs of each of them; fractions share a GPU.")
+    encode_batch_size: int = Field(64, ge=1, description="Images per RLE and staging task.")
+    task_cpus: float = Field(0.25, gt=0, description="CPUs reserved by each read, decode and encode task.")
+    cpus: int | None = Field(None, ge=1, description="CPUs of the local Ray (default: all of this machine).")
+    gpus: int | None = Field(None, ge=0, description="GPUs of the local Ray (default: all of this machine).")
+    object_store_bytes: int | None = Field(None, ge=80_000_000, description="Object store of the local Ray.")
+    address: str | None = Field(None, description="A running Ray cluster; default: RAY_ADDRESS, else a local Ray.")
+
+    max_failed: Share = Field(0.01, description="Exit code 3 when more than this share of the images failed.")
+    batch_timeout_s: float = Field(600.0, gt=0, description="A batch that runs longer ends its worker; see errors.")
+    worker_memory_bytes: int | None = Field(None, ge=2**28, description="Data memory of each worker process.")
+    stall_timeout_s: float = Field(600.0, gt=0, description="Give up when no image was finished for so many seconds.")
+    on_change: Literal["fail", "restart", "keep"] = Field(
+        "fail", description="When the output was made with other settings: refuse, start anew, or label only the rest."
+    )
+    take_over: bool = Field(False, description="Write although another attempt holds the output's lease.")
+    overwrite: bool = Field(False, description="Forget what the output holds and start anew.")
+    dry_run: bool = Field(False, description="Check everything, say what would be done, and stop before Ray.")
+    log_format: Literal["text", "json"] = Field("text", description="Form of the log lines.")
+
+    @field_validator("calibration")
+    @classmethod
+    def _finite(cls, value: float | None) -> float | None:
+        if value is not None and not math.isfinite(value):
+            raise ValueError("must be a finite number")
+        return value
+
+    def public(self) -> dict[str, Any]:
+        """The resolved configuration as stored in run.json: values of storage options are left out."""
+        return {**self.model_dump(), "storage_option": sorted(self.storage_option)}
+
+
+def output_settings(config: LabelConfig) -> dict[str, Any]:
+    """The part of the run's fingerprint that comes from settings other than the model's."""
+    return {key: getattr(config, key) for key in OUTPUT_SETTINGS}
+
+
+def check_output_apart_from_input(config: LabelConfig) -> None:
+    """Raise UsageError if the output lies inside the input or the other way round."""
+    source, target = config.input.rstrip("/"), config.output.rstrip("/")
+    if target == source or source.startswith(target + "/"):
+        raise UsageError(f"output {config.output!r} holds the input {config.input!r}; choose another place")

@@ -1,0 +1,99 @@
+"""Boundary F-measure: how well the borders of classes lie, whatever the areas (Csurka et al., BMVC 2013)."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+
+TOLERANCE = 0.0075
+"""Share of the image diagonal within which a border pixel counts as found (Csurka et al.)."""
+
+COLUMNS = ("pred_found", "pred", "gt_found", "gt")
+"""Border pixels of the prediction near ground truth's, all of them, and the same the other way round."""
+
+
+def boundary_counts(truth: np.ndarray, predicted: np.ndarray, classes: int, radius: int) -> np.ndarray:
+    """Count border pixels of one image: (classes, 4) int64 in the order of COLUMNS.
+
+    truth, predicted: (H, W) uint16 class ids; ``classes`` means ignored in ``truth`` and unlabelled in ``predicted``.
+    A pixel is on the border of its class if one of its four neighbours is of another class; borders with ignored
+    pixels are none. Found: a border pixel of the same class lies within ``radius`` pixels (Euclidean).
+    """
+    height, width = truth.shape
+    ignored = truth == classes
+    nothing = np.uint16(classes + 1)
+    padded = []
+    for labels, unlabelled in ((truth, nothing), (predicted, np.uint16(classes))):
+        border = np.full((height + 2 * radius, width + 2 * radius), nothing, dtype=np.uint16)
+        inside = border[radius : radius + height, radius : radius + width]
+        np.copyto(inside, labels, where=_is_border(labels, ignored) & (labels != unlabelled) & ~ignored)
+        padded.append(border.ravel())
+    gt_at, pred_at = (np.flatnonzero(border != nothing) for border in padded)
+    steps = _disc(radius, width + 2 * radius)
+    gt_class, pred_class = padded[0][gt_at], padded[1][pred_at]
+    counts = np.zeros((classes, len(COLUMNS)), dtype=np.int64)
+    for column, found in (
+        (0, pred_class[_is_near(pred_class, pred_at, padded[0], steps)]),
+        (1, pred_class),
+        (2, gt_class[_is_near(gt_class, gt_at, padded[1], steps)]),
+        (3, gt_class),
+    ):
+        counts[:, column] = np.bincount(found, minlength=classes)
+    return counts
+
+
+def tolerance_radius(height: int, width: int, tolerance: float) -> int:
+    """The tolerance in whole pixels, at least one."""
+    return max(1, round(tolerance * float(np.hypot(height, width))))
+
+
+def f_measure(counts: np.ndarray) -> np.ndarray:
+    """F = 2PR / (P + R) for each row of ``counts`` (..., 4); NaN where neither side has a border.
+
+    Zero where only one side has.
+    """
+    pred_found, pred, gt_found, gt = (counts[..., i].astype(np.float64) for i in range(len(COLUMNS)))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        precision = np.where(pred > 0, pred_found / pred, 0.0)
+        recall = np.where(gt > 0, gt_found / gt, 0.0)
+        f = np.where(precision + recall > 0, 2 * precision * recall / (precision + recall), 0.0)
+    return np.where(pred + gt > 0, f, np.nan)
+
+
+def _is_border(labels: np.ndarray, ignored: np.ndarray) -> np.ndarray:
+    border = np.zeros(labels.shape, dtype=bool)
+    any_ignored = bool(ignored.any())
+    for here, there in (
+        (np.s_[1:, :], np.s_[:-1, :]),
+        (np.s_[:, 1:], np.s_[:, :-1]),
+    ):
+        differs = labels[here] != labels[there]
+        if any_ignored:
+            differs &= ~(ignored[here] | ignored[there])
+        border[here] |= differs
+        border[there] |= differs
+    return border
+
+
+def _is_near(own: np.ndarray, at: np.ndarray, other: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    """For pixels of class ``own`` at flat positions ``at``: whether ``other`` has that class within the steps."""
+    near = np.zeros(at.size, dtype=bool)
+    missing = np.arange(at.size)
+    for step in steps:  # nearest first, so that few are left for the far ones
+        hit = other[at[missing] + step] == own[missing]
+        near[missing[hit]] = True
+        missing = missing[~hit]
+        if not missing.size:
+            break
+    return near
+
+
+@lru_cache(maxsize=64)
+def _disc(radius: int, row_length: int) -> np.ndarray:
+    """Flat offsets of all pixels within ``radius``, nearest first."""
+    dy, dx = np.mgrid[-radius : radius + 1, -radius : radius + 1]
+    distance = dy**2 + dx**2
+    order = np.argsort(distance.ravel(), kind="stable")
+    inside = order[: int((distance <= radius**2).sum())]
+    return (dy * row_length + dx).ravel()[inside]

@@ -1,0 +1,51 @@
+"""Everything an evaluation can be told, validated when it is built; the command's flags are made from it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipeline.evaluation.boundary import TOLERANCE
+from pipeline.evaluation.protocol import IdKind, Setting
+
+
+class EvaluationConfig(BaseModel):
+    """Settings of ``maskmill evaluate``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    output: str = Field(description="What to evaluate: a run's output, a COCO results JSON, or a folder of label maps.")
+    ground_truth: str = Field(
+        description="Label maps (tars or folders, x.seg.png beside the images or a parallel tree), Parquet, or COCO JSON."
+    )
+    protocol: str = Field(description="voc, coco-stuff, ade20k-full, shapes, or one's own JSON or YAML file.")
+    setting: Setting = Field(
+        "gzs3", description="All classes (gzs3), or only the unseen ones, for labels made from their names alone (zs3)."
+    )
+    ground_truth_ids: IdKind = Field(
+        "evaluation", description="Values in ground truth: the protocol's ids, or the dataset's own (raw)."
+    )
+    reduce_zero_label: bool = Field(False, description="Ground truth counts from one; zero is ignored.")
+    ground_truth_suffix: str = Field("", description="Taken off the ends of ground truth names before matching.")
+    ground_truth_column: str | None = Field(None, description="Parquet column with label maps; found if not given.")
+    panoptic_maps: str | None = Field(
+        None, description="Folder of the PNGs of a panoptic JSON (default: named like it, without .json)."
+    )
+    prediction_ids: IdKind = Field("evaluation", description="The same for label maps and results of others.")
+    panoptic: Literal["auto", "on", "off"] = Field(
+        "auto", description="Panoptic quality; auto: for labels with several segments of a class in one image."
+    )
+    boundary: bool = Field(True, description="Boundary F-measure.")
+    boundary_tolerance: Annotated[float, Field(gt=0, le=0.1)] = Field(
+        TOLERANCE, description="Share of the image diagonal within which a border counts as found."
+    )
+    allow_missing: bool = Field(False, description="Evaluate the images both sides have, and count the others.")
+    compare: str | None = Field(None, description="Another evaluated output to set against this one, image by image.")
+    resamples: int = Field(1000, ge=100, description="Bootstrap resamples of a comparison.")
+    results: str | None = Field(None, description="Where the figures go (default: OUTPUT/evaluation).")
+    shard_size: int = Field(1000, ge=1, description="Images per unit of work where the input has no shards of its own.")
+    workers: int | None = Field(None, ge=1, description="Processes at work (default: one per CPU).")
+    address: str | None = Field(None, description="A running Ray cluster; default: RAY_ADDRESS, else a local Ray.")
+    storage_option: dict[str, str] = Field(default_factory=dict, description="Passed to fsspec; never stored.")
+    overwrite: bool = Field(False, description="Compute every shard again.")

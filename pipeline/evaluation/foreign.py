@@ -1,0 +1,102 @@
+"""Predictions of other programs: COCO results files (as the official release writes them) and folders of label maps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.evaluation import coco
+from pipeline.evaluation.config import EvaluationConfig
+from pipeline.evaluation.index import without_suffix
+from pipeline.evaluation.inventory import LISTS, FileList, Inventory, write_lists
+from pipeline.evaluation.protocol import EvaluationError, Protocol, prediction_table
+from pipeline.output import Output
+from pipeline.sources.listing import list_files
+from pipeline.sources.version import file_version
+from pipeline.storage import open_filesystem, public_uri, with_retries
+
+_SCHEMA = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("class_ids", pa.list_(pa.int32())),
+        ("scores", pa.list_(pa.float32())),
+        ("rles", pa.list_(pa.string())),
+    ]
+)
+
+
+def results_inventory(config: EvaluationConfig, protocol: Protocol, results: Output) -> Inventory:
+    """List the images of a COCO results file, rewritten in pieces below the results.
+
+    Raises EvaluationError for what is no such file, and for categories the protocol does not have.
+    """
+    uri = public_uri(config.output)
+    data = coco.load_json(config.output, config.storage_option)
+    entries = coco.segment_entries(data, uri)
+    if not entries:
+        raise EvaluationError(f"{uri} holds no result")
+    bad = next((entry for entry in entries if len(entry.scores) not in (0, len(entry.texts))), None)
+    if bad is not None:
+        raise EvaluationError(f"{uri}: image {bad.image_id!r} has scores for some of its segments only")
+    table = prediction_table(protocol, config.prediction_ids)
+    used = (category for entry in entries for category in entry.categories)
+    categories = coco.category_table(data, used, protocol, table, uri, by_name=config.prediction_ids == "evaluation")
+    pieces = [entries[at : at + config.shard_size] for at in range(0, len(entries), config.shard_size)]
+    names = [f"{number:06d}.parquet" for number in range(len(pieces))]
+    for name, piece in zip(names, pieces, strict=True):
+        results.write_table(f"{LISTS}/{name}", _piece_table(piece, categories))
+    fs, path = open_filesystem(config.output, config.storage_option)
+    files = FileList(
+        kind="labels",
+        data=Output(f"{results.uri}/{LISTS}", results.storage_options),
+        names=names,
+        image_ids=([entry.image_id for entry in piece] for piece in pieces),
+        versions=[file_version(with_retries(lambda: fs.info(path)))],
+    )
+    source, index = write_lists(files, np.arange(len(protocol) + 1), protocol, results)
+    return Inventory(
+        source=source,
+        index=index,
+        files=names,
+        has_instances=any(len(set(entry.categories)) < len(entry.categories) for entry in entries),
+        description={"kind": "COCO results", "name": uri.rsplit("/", 1)[-1]},
+    )
+
+
+def _piece_table(entries: Sequence[coco.SegmentEntry], categories: Mapping[int, int]) -> pa.Table:
+    rows = [
+        {
+            "image_id": entry.image_id,
+            "width": entry.width,
+            "height": entry.height,
+            "class_ids": [categories[category] for category in entry.categories],
+            "scores": entry.scores or [None] * len(entry.texts),
+            "rles": entry.texts,
+        }
+        for entry in entries
+    ]
+    return pa.Table.from_pylist(rows, schema=_SCHEMA)
+
+
+def maps_inventory(config: EvaluationConfig, protocol: Protocol, results: Output) -> Inventory:
+    """List a folder of label maps. Raises EvaluationError where there is none, UsageError where there is no folder."""
+    uri = public_uri(config.output).rstrip("/")
+    listing = list_files(config.output, config.storage_option)
+    if listing.kind != "image":
+        raise EvaluationError(f"{uri} holds files of kind {listing.kind}, not label maps, and no run (no run.json)")
+    names = [file.name for file in listing.files]
+    files = FileList(
+        kind="maps",
+        data=Output(listing.root, config.storage_option),
+        names=names,
+        image_ids=([without_suffix(name)] for name in names),
+        versions=[file.version for file in listing.files],
+    )
+    source, index = write_lists(files, prediction_table(protocol, config.prediction_ids), protocol, results)
+    return Inventory(
+        source=source, index=index, files=names, description={"kind": "label maps", "name": uri.rsplit("/", 1)[-1]}
+    )

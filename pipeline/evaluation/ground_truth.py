@@ -1,0 +1,187 @@
+"""Finds ground truth, cuts it into units of work, and reads one unit image by image."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.evaluation import coco
+from pipeline.evaluation.config import EvaluationConfig
+from pipeline.evaluation.protocol import EvaluationError, Protocol, label_table
+from pipeline.evaluation.rle_columns import paint, parse_column
+from pipeline.evaluation.truth import GroundTruth, from_label_map, from_panoptic, from_segments
+from pipeline.evaluation.truth_tables import has_rles, id_column, label_column, read_schema, read_segment_table
+from pipeline.sources import ImageRecord, Shard, list_shards, read_shard
+from pipeline.sources.listing import list_files
+from pipeline.sources.shard import shard_id
+from pipeline.storage import StorageOptions, open_filesystem, public_uri, read_bytes
+
+MAP_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
+_JSON_CHUNK = 32
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TruthShard:
+    """One unit of work, in plain values. part_id: file-name safe, and the same for the same ground truth.
+
+    kind: "maps" are label maps in files, tars or Parquet; "rles" Parquet tables with RLEs; "segments" and "panoptic"
+    come from JSON, whose entries travel with the shard. version: changes when the ground truth does.
+    """
+
+    part_id: str
+    kind: Literal["maps", "rles", "segments", "panoptic"]
+    version: str
+    shard: Shard | None = None
+    entries: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TruthReader:
+    """How to read units of work; plain values for remote tasks.
+
+    label_table: (65536,) evaluation ids of pixel values and class ids. categories: those of a COCO JSON's categories.
+    maps: folder of a panoptic JSON's PNGs. suffix: taken off the ends of names.
+    """
+
+    label_table: np.ndarray
+    classes: int
+    suffix: str
+    storage_options: StorageOptions
+    categories: dict[int, int]
+    maps: str
+
+    def read(self, unit: TruthShard) -> Iterator[GroundTruth]:
+        """Yield every image of the unit that has ground truth.
+
+        Raises EvaluationError where it does not fit the protocol or cannot be read, and ShardError for a damaged
+        archive.
+        """
+        for truth in getattr(self, f"_{unit.kind}")(unit):
+            yield replace(truth, image_id=truth.image_id.removesuffix(self.suffix))
+
+    def _maps(self, unit: TruthShard) -> Iterator[GroundTruth]:
+        assert unit.shard is not None
+        in_table = unit.shard.kind == "parquet"
+        for record in read_shard(unit.shard, self.storage_options, with_segmentation=not in_table):
+            data = record.segmentation if record.segmentation is not None else _own_label_map(record, in_table)
+            if data is not None:
+                yield from_label_map(data, record.image_id, record.uri, self.label_table, self.classes)
+
+    def _rles(self, unit: TruthShard) -> Iterator[GroundTruth]:
+        assert unit.shard is not None
+        return read_segment_table(unit.shard, self.storage_options, self.label_table, self.classes)
+
+    def _segments(self, unit: TruthShard) -> Iterator[GroundTruth]:
+        for start in range(0, len(unit.entries), _JSON_CHUNK):
+            entries: Sequence[coco.SegmentEntry] = unit.entries[start : start + _JSON_CHUNK]
+            names = [f"ground truth {entry.image_id!r}" for entry in entries]
+            counts = np.array([len(entry.texts) for entry in entries])
+            pixels = np.array([entry.height * entry.width for entry in entries])
+            texts = pa.array([entry.texts for entry in entries], pa.list_(pa.string()))
+            runs = parse_column(texts, counts, pixels, names.__getitem__)
+            for i, entry in enumerate(entries):
+                yield from_segments(
+                    index=paint(runs, i, int(pixels[i]), int(counts[i]), names[i]),
+                    shape=(entry.height, entry.width),
+                    classes=self._categories(entry.categories),
+                    crowd=np.array(entry.crowd, dtype=bool),
+                    ignored=self.classes,
+                    image_id=entry.image_id,
+                )
+
+    def _panoptic(self, unit: TruthShard) -> Iterator[GroundTruth]:
+        fs, root = open_filesystem(self.maps, self.storage_options)
+        for entry in unit.entries:
+            path = f"{root.rstrip('/')}/{entry.file_name}"
+            try:
+                data = read_bytes(fs, path)
+            except FileNotFoundError as error:
+                raise EvaluationError(
+                    f"panoptic PNG {entry.file_name!r} is not in {public_uri(self.maps)}; name the folder with "
+                    "--panoptic-maps"
+                ) from error
+            yield from_panoptic(
+                data,
+                image_id=entry.image_id,
+                name=entry.file_name,
+                segment_ids=entry.segment_ids,
+                classes=self._categories(entry.categories),
+                crowd=np.array(entry.crowd, dtype=bool),
+                ignored=self.classes,
+            )
+
+    def _categories(self, categories: Sequence[int]) -> np.ndarray:
+        return np.array([self.categories[category] for category in categories], dtype=np.int64)
+
+
+def _own_label_map(record: ImageRecord, in_table: bool) -> bytes | None:
+    """The record's own data where that is a label map, None for photographs without ground truth."""
+    name = record.uri.lower().partition("#row=")[0]
+    if not in_table and not name.endswith(MAP_SUFFIXES):
+        return None
+    if record.error is None:
+        return record.data
+    if in_table and record.error.error_class == "missing_data":
+        return None
+    raise EvaluationError(f"ground truth {record.uri!r} cannot be read: {record.error.message}")
+
+
+def find_ground_truth(config: EvaluationConfig, protocol: Protocol) -> tuple[list[TruthShard], TruthReader]:
+    """Cut the ground truth into units of work and say how to read them.
+
+    Raises UsageError where there is none, or its categories are not the protocol's.
+    """
+    options = config.storage_option
+    reader = TruthReader(
+        label_table=label_table(protocol, config.ground_truth_ids, reduce_zero_label=config.reduce_zero_label),
+        classes=len(protocol),
+        suffix=config.ground_truth_suffix,
+        storage_options=options,
+        categories={},
+        maps=config.panoptic_maps or config.ground_truth.removesuffix(".json"),
+    )
+    if config.ground_truth.lower().endswith(".json"):
+        units, categories = _json_units(config, protocol, reader.label_table)
+        return units, replace(reader, categories=categories)
+    listing = list_files(config.ground_truth, options)
+    kind: Literal["maps", "rles"] = "maps"
+    column = None
+    if listing.kind == "parquet":
+        schema = read_schema(listing.files[0].location, options)
+        kind = "rles" if has_rles(schema) and config.ground_truth_column is None else "maps"
+        column = (
+            id_column(schema, config.ground_truth)
+            if kind == "rles"
+            else label_column(schema, config.ground_truth_column, config.ground_truth)
+        )
+    shards = list_shards(
+        config.ground_truth, storage_options=options, shard_size=config.shard_size, image_column=column
+    )
+    return [TruthShard(part_id=s.shard_id, kind=kind, version=s.version, shard=s) for s in shards], reader
+
+
+def _json_units(
+    config: EvaluationConfig, protocol: Protocol, table: np.ndarray
+) -> tuple[list[TruthShard], dict[int, int]]:
+    uri = public_uri(config.ground_truth)
+    data = coco.load_json(config.ground_truth, config.storage_option)
+    kind: Literal["segments", "panoptic"] = "panoptic" if coco.is_panoptic(data) else "segments"
+    entries: list[Any] = coco.panoptic_entries(data, uri) if kind == "panoptic" else coco.segment_entries(data, uri)
+    if not entries:
+        raise EvaluationError(f"{uri} holds no image")
+    used = chain.from_iterable(entry.categories for entry in entries)
+    by_name = config.ground_truth_ids == "evaluation"
+    categories = coco.category_table(data, used, protocol, table, uri, by_name=by_name)
+    units = []
+    for start in range(0, len(entries), config.shard_size):
+        own = tuple(entries[start : start + config.shard_size])
+        version = hashlib.sha256(json.dumps([repr(entry) for entry in own]).encode()).hexdigest()[:16]
+        units.append(TruthShard(part_id=shard_id(uri, start=start), kind=kind, version=version, entries=own))
+    return units, categories

@@ -1,0 +1,75 @@
+"""Label maps from image files: decoding, checking their values, and bringing them to another size."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from PIL import Image
+
+from pipeline.evaluation.protocol import EvaluationError
+
+MAX_PIXELS = 178_000_000
+"""Larger maps are refused before they are decoded (Pillow's own limit for decompression bombs)."""
+_LABEL_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "F")
+_EXAMPLES = 8
+
+
+def decode_label_map(data: bytes, name: str) -> np.ndarray:
+    """Decode a PNG or TIFF of label values: (H, W) uint8 or uint16; larger values become 65534, which no class has.
+
+    name: what to call it in errors. Raises EvaluationError for anything that is no single-channel map of integers.
+    """
+    image = _open(data, name)
+    if image.mode not in _LABEL_MODES or image.mode == "F":
+        raise EvaluationError(f"{name} is no label map but a {image.mode} image: expected one channel of class ids")
+    values = _pixels(image, name)
+    if values.dtype in (np.uint8, np.uint16):
+        return values
+    values = values.astype(np.int64)
+    return np.where((values >= 0) & (values <= 65535), values, 65534).astype(np.uint16)
+
+
+def decode_segment_ids(data: bytes, name: str) -> np.ndarray:
+    """Decode a COCO panoptic PNG: (H, W) int64 of R + 256 G + 65536 B."""
+    image = _open(data, name)
+    if image.mode not in ("RGB", "RGBA"):
+        raise EvaluationError(f"{name} is no panoptic PNG but a {image.mode} image: expected RGB")
+    channels = _pixels(image, name).astype(np.int64)
+    return channels[..., 0] + 256 * channels[..., 1] + 65536 * channels[..., 2]
+
+
+def _open(data: bytes, name: str) -> Image.Image:
+    try:
+        image = Image.open(io.BytesIO(data), formats=("PNG", "TIFF", "BMP", "GIF"))
+    except Image.DecompressionBombError as error:
+        raise EvaluationError(f"{name} is refused: {error}") from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise EvaluationError(f"{name} cannot be read as a label map (PNG, TIFF, BMP or GIF)") from error
+    if image.width * image.height > MAX_PIXELS:
+        raise EvaluationError(f"{name} has {image.width}x{image.height} pixels; at most {MAX_PIXELS} are read")
+    return image
+
+
+def _pixels(image: Image.Image, name: str) -> np.ndarray:
+    try:
+        pixels = np.asarray(image)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise EvaluationError(f"{name} is damaged: {error}") from error
+    return pixels.astype(np.uint8) if pixels.dtype == bool else pixels
+
+
+def resize_nearest(labels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Bring (H, W) to (height, width), each pixel taking the value at its centre."""
+    rows = ((np.arange(height) + 0.5) * (labels.shape[0] / height)).astype(np.intp)
+    columns = ((np.arange(width) + 0.5) * (labels.shape[1] / width)).astype(np.intp)
+    return labels[rows[:, None], columns]
+
+
+def refuse_invalid(mapped: np.ndarray, values: np.ndarray, classes: int, name: str, hint: str) -> None:
+    """Raise EvaluationError if ``mapped`` holds the id for "invalid" (classes + 1), naming the ``values`` at fault."""
+    if mapped.size and mapped.max() > classes:
+        found = np.unique(values[mapped > classes])
+        shown = ", ".join(map(str, found[:_EXAMPLES].tolist()))
+        more = f" and {found.size - _EXAMPLES} more" if found.size > _EXAMPLES else ""
+        raise EvaluationError(f"{name} holds {shown}{more}, which the protocol's {classes} classes do not have; {hint}")

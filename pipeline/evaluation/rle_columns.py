@@ -1,0 +1,53 @@
+"""RLEs as they stand in tables: one list of texts an image, with errors that name the image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.evaluation.overlaps import LIMIT
+from pipeline.evaluation.protocol import EvaluationError
+from pipeline.evaluation.rle import SegmentRuns, parse_runs
+
+
+def parse_column(
+    rles: pa.ListArray, counts: np.ndarray, pixels: np.ndarray, name_of: Callable[[int], str]
+) -> SegmentRuns:
+    """Parse a list<string> column of compressed counts.
+
+    counts: (images,) how many segments each image should have. pixels: (images,) height x width. name_of: what to call
+    an image in errors. Raises EvaluationError for damaged RLEs.
+    """
+    texts = rles.flatten().cast(pa.large_string())
+    lengths = rles.value_lengths().fill_null(0).to_numpy()
+    if not np.array_equal(lengths, counts):
+        image = int(np.flatnonzero(lengths != counts)[0])
+        raise EvaluationError(f"{name_of(image)} has {lengths[image]} RLEs for {counts[image]} segments")
+    _, ends, data = texts.buffers()
+    offsets = (
+        np.frombuffer(ends, np.int64)[texts.offset : texts.offset + len(texts) + 1] if len(texts) else np.zeros(1, int)
+    )
+    text = np.frombuffer(data, np.uint8)[offsets[0] : offsets[-1]] if len(texts) else np.zeros(0, np.uint8)
+    try:
+        return parse_runs(text, offsets[1:] - offsets[0], counts, pixels)
+    except ValueError as error:
+        if len(rles) > 1:  # find the image at fault
+            for image in range(len(rles)):
+                own = slice(image, image + 1)
+                parse_column(rles[own], counts[own], pixels[own], lambda _, image=image: name_of(image))  # type: ignore[misc]
+        raise EvaluationError(f"{name_of(0)}: {error}") from error
+
+
+def paint(runs: SegmentRuns, image: int, pixels: int, segments: int, name: str) -> np.ndarray:
+    """Paint one image as :meth:`SegmentRuns.paint`, ``segments`` being the value where there is none.
+
+    Raises EvaluationError, naming the image, for overlapping or too many segments.
+    """
+    if segments >= LIMIT - 1:
+        raise EvaluationError(f"{name} has {segments} segments; at most {LIMIT - 2} are read")
+    try:
+        return runs.paint(image, pixels, segments)
+    except ValueError as error:
+        raise EvaluationError(f"{name}: {error}") from error

@@ -1,0 +1,99 @@
+"""The committed labels of a maskmill run as predictions to evaluate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.evaluation.inventory import FileList, Inventory, write_lists
+from pipeline.evaluation.protocol import EvaluationError, Protocol, match_classes
+from pipeline.output import Output, errors_name, labels_name
+from pipeline.sources.stream import open_stream
+from pipeline.sources.version import file_version
+from pipeline.storage import open_filesystem, public_uri, with_retries
+
+_READ_THREADS = 16
+_FOREIGN_PROPOSALS = ("hf:", "sam:")
+
+
+def run_inventory(output: Output, run: Mapping[str, Any], protocol: Protocol, results: Output) -> Inventory:
+    """List the labels of every finished shard (one with a marker). run: the parsed run.json.
+
+    Raises EvaluationError where the run is not whole, has no finished shard, or has other classes than the protocol.
+    """
+    uri = public_uri(output.uri)
+    classes = output.read_json("classes.json")
+    if classes is None:
+        raise EvaluationError(f"{uri} holds no classes.json: it is no whole run")
+    class_table = match_classes(protocol, classes["classes"])
+    shards = output.names("stats", ".json")
+    if not shards:
+        raise EvaluationError(f"{uri} holds no finished shard yet")
+    with ThreadPoolExecutor(_READ_THREADS) as pool:
+        columns = list(pool.map(lambda shard: _image_ids(output, labels_name(shard)), shards))
+    files = FileList(
+        kind="labels",
+        data=output,
+        names=[labels_name(shard) for shard in shards],
+        image_ids=(ids for ids, _ in columns),
+        versions=[version for _, version in columns],
+    )
+    source, index = write_lists(files, class_table, protocol, results)
+    finished = set(shards)
+    with_errors = [errors_name(shard) for shard in output.names("errors", ".parquet") if shard in finished]
+    config = run.get("config", {})
+    return Inventory(
+        source=source,
+        index=index,
+        files=files.names,
+        failed=sum(output.read_table(name, columns=["row"]).num_rows for name in with_errors),
+        pending_shards=max(0, int(run.get("shards", len(shards))) - len(shards)),
+        has_instances=config.get("segments") == "query",
+        description={
+            "kind": "run",
+            "run_id": run.get("run_id"),
+            "preset": config.get("preset"),
+            "fingerprint": run.get("fingerprint"),
+            "versions": run.get("versions"),
+        },
+        warnings=_warnings(protocol, str(config.get("preset") or ""), classes["classes"], class_table),
+    )
+
+
+def _image_ids(output: Output, name: str) -> tuple[list[str], str]:
+    """The image ids of one labels file, without reading the rest of it, and the file's version."""
+    fs, path = open_filesystem(f"{output.uri}/{name}", output.storage_options)
+    info = with_retries(lambda: fs.info(path))
+    with open_stream(fs, path, info) as stream:
+        table: pa.Table = pq.ParquetFile(stream, pre_buffer=False).read(columns=["image_id"])
+    return table["image_id"].to_pylist(), file_version(info)
+
+
+def _warnings(
+    protocol: Protocol, preset: str, classes: Sequence[Mapping[str, Any]], class_table: np.ndarray
+) -> list[str]:
+    warnings = []
+    differing = [
+        entry["name"]
+        for entry, i in zip(classes, class_table, strict=True)
+        if i < len(protocol)
+        and None not in (entry.get("seen"), protocol.classes[i].seen)
+        and entry["seen"] != protocol.classes[i].seen
+    ]
+    if differing:
+        warnings.append(
+            f"{len(differing)} classes, such as {differing[0]!r}, were labelled as seen where the protocol says unseen or "
+            "the other way round; fusion and calibration followed the labels' own flags"
+        )
+    has_unseen = any(entry.seen is False for entry in protocol.classes)
+    if has_unseen and preset.startswith(_FOREIGN_PROPOSALS):
+        warnings.append(
+            f"proposals came from {preset!r}, which may have been trained on masks of the unseen classes: then these "
+            "figures are not zero-shot"
+        )
+    return warnings

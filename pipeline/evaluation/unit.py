@@ -1,0 +1,227 @@
+"""Evaluates one unit of ground truth: reads, counts, and leaves its sums behind for whoever asks again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.evaluation.boundary import COLUMNS as BOUNDARY_COLUMNS
+from pipeline.evaluation.boundary import boundary_counts, f_measure, tolerance_radius
+from pipeline.evaluation.confusion import ImageCounts, image_counts
+from pipeline.evaluation.ground_truth import TruthReader, TruthShard
+from pipeline.evaluation.overlaps import OverlapsBuilder, SegmentMap
+from pipeline.evaluation.predictions import Prediction, PredictionReader, PredictionSource
+from pipeline.evaluation.protocol import EvaluationError
+from pipeline.evaluation.sums import ImageBorders, Sums, sums_of
+from pipeline.evaluation.truth import GroundTruth
+from pipeline.output import Output
+
+PARTS = "_parts"
+IMAGES = "images"
+EXAMPLES = 5
+_CHUNK = 32
+"""Images whose RLEs are parsed together: enough to amortise numpy's calls, small enough for the cache."""
+
+IMAGES_SCHEMA = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("width", pa.int32(), nullable=False),
+        pa.field("height", pa.int32(), nullable=False),
+        pa.field("resized", pa.bool_(), nullable=False),
+        pa.field("pixels", pa.int64(), nullable=False),
+        pa.field("pixel_accuracy", pa.float64()),
+        pa.field("miou", pa.float64()),
+        pa.field("boundary_f", pa.float64()),
+        pa.field("class_ids", pa.list_(pa.int32()), nullable=False),
+        pa.field("intersections", pa.list_(pa.int64()), nullable=False),
+        pa.field("gt_pixels", pa.list_(pa.int64()), nullable=False),
+        pa.field("pred_pixels", pa.list_(pa.int64()), nullable=False),
+    ]
+)
+"""One row per evaluated image; shares in 0..1, null where undefined; lists hold the classes on either side."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """What is compared with what, in plain values for remote tasks.
+
+    things: (C,) bool. boundary_tolerance: share of the diagonal, None for no boundary figures. fingerprint: of all
+    that can change a figure, except the unit of ground truth.
+    """
+
+    results: Output
+    predictions: PredictionSource
+    truth: TruthReader
+    things: np.ndarray
+    boundary_tolerance: float | None
+    with_panoptic: bool
+    fingerprint: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Part:
+    """What one unit came to. matched: index positions of the predictions it used, missing: images without one."""
+
+    sums: Sums
+    matched: list[int]
+    missing: int
+    missing_examples: list[str]
+
+
+class UnitEvaluator:
+    """Evaluates units one after the other; one per process, since it keeps the index of the predictions."""
+
+    def __init__(self, comparison: Comparison) -> None:
+        self._comparison = comparison
+        self._predictions = PredictionReader(comparison.predictions)
+
+    def __call__(self, unit: TruthShard) -> int:
+        """Evaluate a unit, write its image table and then its part, and return how many images it compared."""
+        comparison = self._comparison
+        tally = _Tally(comparison)
+        for truths in _chunks(comparison.truth.read(unit), _CHUNK):
+            predictions = self._predictions.read([truth.image_id for truth in truths])
+            for truth, prediction in zip(truths, predictions, strict=True):
+                tally.add(truth, prediction)
+        part, table = tally.finish()
+        comparison.results.write_table(f"{IMAGES}/{unit.part_id}.parquet", table)
+        comparison.results.write_json(part_name(unit), _to_dict(part, part_fingerprint(comparison, unit)))
+        return part.sums.count("images")
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What has been counted of a unit so far."""
+
+    comparison: Comparison
+    overlaps: OverlapsBuilder = field(default_factory=OverlapsBuilder)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    borders: list[float] = field(default_factory=list)
+    border_counts: np.ndarray = field(init=False)
+    matched: list[int] = field(default_factory=list)
+    missing: int = 0
+    missing_examples: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.border_counts = np.zeros((self.comparison.things.size, len(BOUNDARY_COLUMNS)), dtype=np.int64)
+
+    def add(self, truth: GroundTruth, prediction: Prediction | None) -> None:
+        """Count one image."""
+        if prediction is None:
+            self.missing += 1
+            if len(self.missing_examples) < EXAMPLES:
+                self.missing_examples.append(truth.image_id)
+            return
+        height, width = prediction.height, prediction.width
+        resized = truth.index.shape != (height, width)
+        if resized:
+            truth = truth.fitted(height, width)
+        if self.comparison.with_panoptic:
+            truth = truth.with_components(self.comparison.things)
+        segments = truth.segments()
+        self.overlaps.add(segments, prediction.segments)
+        self._add_borders(segments, prediction)
+        self.matched.append(prediction.position)
+        self.rows.append({"image_id": truth.image_id, "width": width, "height": height, "resized": resized})
+
+    def _add_borders(self, truth: SegmentMap, prediction: Prediction) -> None:
+        tolerance = self.comparison.boundary_tolerance
+        if tolerance is None:
+            self.borders.append(np.nan)
+            return
+        classes = self.comparison.things.size
+        shape = (prediction.width, prediction.height)
+        counts = boundary_counts(
+            truth.class_map(classes).reshape(shape),
+            prediction.segments.class_map(classes).reshape(shape),
+            classes,
+            tolerance_radius(prediction.height, prediction.width, tolerance),
+        )
+        self.border_counts += counts
+        present = counts[counts.any(axis=1)]
+        self.borders.append(float(f_measure(present).mean()) if present.size else np.nan)
+
+    def finish(self) -> tuple[Part, pa.Table]:
+        """Add everything up."""
+        overlaps = self.overlaps.finish()
+        images = image_counts(overlaps, self.comparison.things.size)
+        borders = np.array(self.borders, dtype=np.float64)
+        try:
+            sums = sums_of(
+                overlaps,
+                images,
+                ImageBorders(counts=self.border_counts, f=borders),
+                resized=sum(row["resized"] for row in self.rows),
+                things=self.comparison.things,
+                with_panoptic=self.comparison.with_panoptic,
+            )
+        except ValueError as error:  # scores that are no probabilities
+            raise EvaluationError(f"predictions: {error}") from error
+        part = Part(sums=sums, matched=self.matched, missing=self.missing, missing_examples=self.missing_examples)
+        return part, _image_table(self.rows, images, borders)
+
+
+def _image_table(rows: list[dict[str, Any]], images: ImageCounts, borders: np.ndarray) -> pa.Table:
+    offsets = pa.array(np.searchsorted(images.image, np.arange(len(rows) + 1)), pa.int32())
+
+    def lists(values: np.ndarray, kind: pa.DataType) -> pa.Array:
+        return pa.ListArray.from_arrays(offsets, pa.array(values, kind))
+
+    columns = [pa.array([row[name] for row in rows]) for name in ("image_id", "width", "height", "resized")]
+    columns += [
+        pa.array(images.compared),
+        pa.array(images.pixel_accuracy(), from_pandas=True),
+        pa.array(images.miou(), from_pandas=True),
+        pa.array(borders, from_pandas=True),
+        lists(images.class_id, pa.int32()),
+        lists(images.intersection, pa.int64()),
+        lists(images.gt, pa.int64()),
+        lists(images.pred, pa.int64()),
+    ]
+    return pa.Table.from_arrays(
+        [column.cast(kind.type) for column, kind in zip(columns, IMAGES_SCHEMA, strict=True)], schema=IMAGES_SCHEMA
+    )
+
+
+def part_name(unit: TruthShard) -> str:
+    """The file whose existence, with the right fingerprint, means that the unit is done."""
+    return f"{PARTS}/{unit.part_id}.json"
+
+
+def part_fingerprint(comparison: Comparison, unit: TruthShard) -> str:
+    """What the part depends on."""
+    return f"{comparison.fingerprint}-{unit.part_id}-{unit.version}"
+
+
+def read_part(comparison: Comparison, unit: TruthShard) -> Part | None:
+    """The unit's part, None if it is not there or was made from something else."""
+    plain = comparison.results.read_json(part_name(unit))
+    if plain is None or plain["fingerprint"] != part_fingerprint(comparison, unit):
+        return None
+    return Part(
+        sums=Sums.from_dict(plain["sums"]),
+        matched=plain["matched"],
+        missing=plain["missing"],
+        missing_examples=plain["missing_examples"],
+    )
+
+
+def _to_dict(part: Part, fingerprint: str) -> dict[str, Any]:
+    return {
+        "fingerprint": fingerprint,
+        "missing": part.missing,
+        "missing_examples": part.missing_examples,
+        "matched": part.matched,
+        "sums": part.sums.to_dict(),
+    }
+
+
+def _chunks(truths: Iterable[GroundTruth], size: int) -> Iterator[list[GroundTruth]]:
+    iterator = iter(truths)
+    while chunk := list(islice(iterator, size)):
+        yield chunk

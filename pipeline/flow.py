@@ -1,0 +1,251 @@
+"""The whole graph in order, and the only place where resources and batch sizes meet Ray."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray.data import ActorPoolStrategy, DataContext, Dataset
+
+from model import Vocabulary
+from model.presets import ModelSpec
+from pipeline.commit import commit_shard
+from pipeline.config import LabelConfig
+from pipeline.errors import UsageError
+from pipeline.output import Output
+from pipeline.quarantine import History, Quarantine, Trail
+from pipeline.sources import ReadLimits
+from pipeline.stages import ClassifyStage, DecodeStage, ProposeStage, ReadStage, SegmentStage, ShardTask, StageModel
+from pipeline.staging import StageStage, Thresholds
+
+log = logging.getLogger(__name__)
+
+MAX_BLOCKS = 2000
+"""Read tasks of one run; beyond this many shards a task reads several, so that Ray's task table stays small."""
+BLOCK_BYTES = 2 * 2**20
+"""Stages hand over blocks of about this size: some 40 decoded images of 128 pixels, one or two of 640."""
+COMMIT_CPUS = 0.01
+"""Commits mostly wait for storage. Not zero: on a cluster whose head has no CPUs they must not land there."""
+COMMIT_RETRIES = 3
+MAX_WORKER_RESTARTS = 1000
+MAX_TASK_RETRIES = 1000
+"""Finite, so that a worker that cannot live ends the run; large, since quarantining one row takes four deaths."""
+DEFAULT_OBJECT_STORE_BYTES = 2 * 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """One actor pool: how many actors, rows per call, and what each actor reserves."""
+
+    actors: int
+    batch_size: int
+    cpus: float
+    gpus: float
+
+    @property
+    def threads(self) -> int:
+        """CPU threads an actor may use."""
+        return max(1, int(self.cpus))
+
+
+@dataclass(frozen=True, slots=True)
+class Pools:
+    """The pools of a run; ``classify`` is None where one pool does both."""
+
+    propose: Pool
+    classify: Pool | None
+
+
+def plan_pools(config: LabelConfig, cpus: float, gpus: float) -> Pools:
+    """Fill in what the configuration leaves open, for a cluster of that size.
+
+    One fused actor a device (GPU, or CPU core where there is no GPU); split pools share the devices half and half.
+    All actors together reserve half of the CPUs: the rest is for reading, decoding and encoding.
+    """
+    sized_apart = (config.classify_actors, config.classify_cpus, config.classify_gpus)
+    split = config.fuse == "off" or (config.fuse == "auto" and any(value is not None for value in sized_apart))
+    share = 0.5 if split else 1.0
+    devices = max(1, int(gpus) if gpus else int(cpus * share))
+    own_cpus = min(1.0, cpus * share / 2 / devices)
+    own_gpus = share * gpus / devices
+
+    def pool(actors: int | None, batch_size: int, cpus_each: float | None, gpus_each: float | None) -> Pool:
+        return Pool(
+            actors or devices,
+            batch_size,
+            own_cpus if cpus_each is None else cpus_each,
+            own_gpus if gpus_each is None else gpus_each,
+        )
+
+    propose = pool(config.propose_actors, config.propose_batch_size, config.propose_cpus, config.propose_gpus)
+    if not split:
+        return Pools(propose, None)
+    classify = pool(config.classify_actors, config.classify_batch_size, config.classify_cpus, config.classify_gpus)
+    return Pools(propose, classify)
+
+
+def check_fits(pools: Pools, config: LabelConfig, cpus: float, gpus: float) -> None:
+    """Raise UsageError if actors would leave no room for tasks: such a run would wait for ever."""
+    both = [pool for pool in (pools.propose, pools.classify) if pool is not None]
+    need_cpus = sum(pool.actors * pool.cpus for pool in both) + config.task_cpus
+    need_gpus = sum(pool.actors * pool.gpus for pool in both)
+    if need_cpus > cpus + 1e-9:
+        raise UsageError(
+            f"the actors and one task need {need_cpus:g} CPUs, there are {cpus:g}; lower propose_actors, propose_cpus, "
+            "classify_actors, classify_cpus or task_cpus"
+        )
+    if need_gpus > gpus + 1e-9:
+        raise UsageError(
+            f"the actors need {need_gpus:g} GPUs, there are {gpus:g}; lower propose_actors, propose_gpus, "
+            "classify_actors or classify_gpus"
+        )
+
+
+def local_size(config: LabelConfig) -> tuple[float, float] | None:
+    """CPUs and GPUs of the local Ray that :func:`start_ray` would start; None where it joins a running cluster."""
+    if config.address or os.environ.get("RAY_ADDRESS") or ray.is_initialized():
+        return None
+    if config.gpus is not None:
+        return float(config.cpus or os.cpu_count() or 1), float(config.gpus)
+    import torch
+
+    return float(config.cpus or os.cpu_count() or 1), float(torch.cuda.device_count())
+
+
+def start_ray(config: LabelConfig) -> tuple[float, float]:
+    """Join the cluster, or start a local Ray; returns its CPUs and GPUs."""
+    size = local_size(config)
+    if size is None:
+        if not ray.is_initialized():
+            ray.init(address=config.address, log_to_driver=False)
+    else:
+        # Ray warns of its own actors' constructor arguments in every run; what fails comes back as an exception.
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+        logging.getLogger("ray").setLevel(logging.ERROR)
+        ray.init(
+            num_cpus=int(size[0]),
+            num_gpus=int(size[1]),
+            object_store_memory=config.object_store_bytes or DEFAULT_OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            log_to_driver=False,
+        )
+    # Ray Data reports every execution in its own words; ours are in the progress line.
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    resources = ray.cluster_resources()
+    return resources.get("CPU", 0.0), resources.get("GPU", 0.0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """What is to be done, in plain picklable values."""
+
+    config: LabelConfig
+    spec: ModelSpec
+    vocabulary: Vocabulary
+    output: Output
+    tasks: Sequence[ShardTask]
+    run_id: str
+    attempt: str
+    fingerprint: str
+
+
+def build_dataset(job: Job, pools: Pools) -> Dataset:
+    """read -> decode -> propose -> classify -> encode and stage; yields receipts."""
+    config = job.config
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.target_max_block_size = BLOCK_BYTES
+
+    assert job.spec.max_long_side is not None  # filled in by the preset
+    limits = ReadLimits(max_image_bytes=config.max_image_bytes)
+    read = ReadStage(limits, config.storage_option)
+    trail = RemoteTrail(ray.remote(num_cpus=COMMIT_CPUS, max_restarts=-1, max_task_retries=-1)(Trail).remote())
+
+    def quarantine(stage: str) -> Quarantine:
+        return Quarantine(trail, stage, config.batch_timeout_s, config.worker_memory_bytes)
+
+    decode = DecodeStage(config.max_pixels, job.spec.short_side, job.spec.max_long_side, quarantine("decode"))
+    shard_ids = [task.shard.shard_id for task in job.tasks]
+    thresholds = Thresholds(score=config.min_score, stability=config.min_stability, area=config.min_area)
+    stage = StageStage(job.output, job.attempt, shard_ids, job.vocabulary.names, thresholds)
+
+    data = _tasks_dataset(job.tasks)
+    data = _map_tasks(data, read, batch_size=1, cpus=config.task_cpus)
+    data = _map_tasks(data, decode, batch_size=None, cpus=config.task_cpus)
+    model = StageModel(
+        spec=job.spec, vocabulary=job.vocabulary, segments=config.segments, storage_option=config.storage_option
+    )
+    if pools.classify is None:
+        data = _map_actors(data, SegmentStage, pools.propose, model, quarantine("segment"))
+    else:
+        data = _map_actors(data, ProposeStage, pools.propose, model, quarantine("propose"))
+        data = _map_actors(data, ClassifyStage, pools.classify, model, quarantine("classify"))
+    return _map_tasks(data, stage, batch_size=config.encode_batch_size, cpus=config.task_cpus)
+
+
+def _tasks_dataset(tasks: Sequence[ShardTask]) -> Dataset:
+    per_block = -(-len(tasks) // MAX_BLOCKS)
+    blocks = [
+        pa.table({"task": pa.array([pickle.dumps(task) for task in tasks[at : at + per_block]], pa.large_binary())})
+        for at in range(0, len(tasks), per_block)
+    ]
+    return ray.data.from_arrow(blocks)
+
+
+def _map_tasks(data: Dataset, stage: Callable[[pa.Table], Any], batch_size: int | None, cpus: float) -> Dataset:
+    def call(batch: Any) -> Any:
+        return stage(batch)
+
+    return data.map_batches(
+        call,
+        batch_size=batch_size,
+        batch_format="pyarrow",
+        zero_copy_batch=True,
+        num_cpus=cpus,
+        ray_remote_args_fn=lambda: {"max_retries": MAX_TASK_RETRIES},
+    )
+
+
+def _map_actors(data: Dataset, stage: type, pool: Pool, model: StageModel, run: Quarantine) -> Dataset:
+    return data.map_batches(
+        stage,
+        fn_constructor_args=(model, pool.threads, run),
+        compute=ActorPoolStrategy(size=pool.actors, max_tasks_in_flight_per_actor=2),
+        batch_size=pool.batch_size,
+        batch_format="pyarrow",
+        zero_copy_batch=True,
+        num_cpus=pool.cpus,
+        num_gpus=pool.gpus,
+        ray_remote_args_fn=lambda: {"max_restarts": MAX_WORKER_RESTARTS, "max_task_retries": MAX_TASK_RETRIES},
+    )
+
+
+class RemoteTrail:
+    """The run's breadcrumbs, kept by an actor that outlives the workers."""
+
+    def __init__(self, actor: Any) -> None:
+        self.actor = actor
+
+    def begin(self, keys: Sequence[str], alone: bool) -> list[History]:
+        """See :meth:`Trail.begin`."""
+        return ray.get(self.actor.begin.remote(keys, alone))
+
+    def end(self, keys: Sequence[str]) -> None:
+        """See :meth:`Trail.end`; not waited for, since calls of one worker arrive in order."""
+        self.actor.end.remote(keys)
+
+    def overran(self, keys: Sequence[str]) -> None:
+        """See :meth:`Trail.overran`."""
+        ray.get(self.actor.overran.remote(keys))
+
+
+def commit_task() -> Any:
+    """The remote form of ``commit_shard(output, request)``."""
+    return ray.remote(num_cpus=COMMIT_CPUS, max_retries=COMMIT_RETRIES)(commit_shard)

@@ -1,0 +1,46 @@
+"""How a stage meets an exception: a batch is halved until only the row at fault fails."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+
+from pipeline import storage
+from pipeline.errors import BadImageError
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def run_guarded(items: Sequence[T], work: Callable[[Sequence[T]], Sequence[R]], stage: str) -> list[R | BadImageError]:
+    """Apply ``work`` to ``items``; entries whose data make it fail come back as BadImageError, the rest as results.
+
+    A failing batch is bisected. GPU memory exhaustion halves the batch as well, but never becomes a row's error: on a
+    single row it is raised. Network and permission errors are raised as they are.
+    """
+    try:
+        results = list(work(items))
+    except Exception as error:
+        if _not_the_data(error):
+            raise
+        if len(items) > 1:
+            middle = len(items) // 2
+            log.warning("%s: %s in a batch of %d; halving it", stage, type(error).__name__, len(items))
+            return run_guarded(items[:middle], work, stage) + run_guarded(items[middle:], work, stage)
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        if isinstance(error, BadImageError):
+            return [error]
+        return [BadImageError(stage, type(error).__name__, str(error))]
+    if len(results) != len(items):
+        raise RuntimeError(f"{stage} returned {len(results)} results for {len(items)} rows")
+    return list(results)
+
+
+def _not_the_data(error: Exception) -> bool:
+    return storage.is_transient(error) or storage.is_permission(error)

@@ -1,0 +1,143 @@
+"""Pictures of what a run found: each image beside its coloured segments, with a legend, many of them in a grid.
+
+Legend for shapes: H x W pixels of the original image.
+"""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from pipeline.decode import decode_image
+from pipeline.errors import UsageError
+from pipeline.output import Output, labels_name
+from pipeline.segments import decode_segment_map
+from pipeline.sources import ImageRecord, list_shards, read_shard
+from pipeline.storage import StorageOptions
+
+Colour = tuple[int, int, int]
+
+TINT = 0.6
+"""Share of a segment's colour in its pixels."""
+UNLABELLED_TINT = 0.75
+"""Share of black in pixels that no segment covers."""
+LEGEND_ENTRIES = 7
+_LINE_PX = 18
+_GAP_PX = 8
+_NO_SEGMENT = 65535
+
+
+def class_colour(class_id: int) -> Colour:
+    """A colour for a class that brings none: neighbouring ids lie far apart in hue."""
+    red, green, blue = colorsys.hsv_to_rgb(class_id * 0.618033989 % 1, 0.75, 0.95)
+    return round(red * 255), round(green * 255), round(blue * 255)
+
+
+def draw_segments(image: np.ndarray, row: Mapping[str, Any], colours: Sequence[Colour]) -> np.ndarray:
+    """Tint every segment of a labels row in its class's colour, with a bright line where two segments meet.
+
+    image: (H, W, 3) uint8. row: one row of the labels table. colours: by class id. Returns (H, W, 3) uint8.
+    """
+    height, width = image.shape[:2]
+    if (row["height"], row["width"]) != (height, width):
+        raise ValueError(f"the row is of a {row['width']}x{row['height']} image, not of {width}x{height}")
+    count = len(row["rles"])
+    segment_map = decode_segment_map(row["rles"], height, width, list(range(count)), fill=_NO_SEGMENT)
+    palette = np.array([*(colours[class_id] for class_id in row["class_ids"]), (0, 0, 0)], dtype=np.float32)
+    tint = np.array([TINT] * count + [UNLABELLED_TINT], dtype=np.float32)
+    index = np.minimum(segment_map, count).astype(np.intp)
+    share = tint[index][..., None]
+    drawn = (image * (1 - share) + palette[index] * share).astype(np.uint8)
+    border = np.zeros((height, width), dtype=bool)
+    border[:, 1:] |= segment_map[:, 1:] != segment_map[:, :-1]
+    border[1:] |= segment_map[1:] != segment_map[:-1]
+    drawn[border] = 255
+    return drawn
+
+
+def tile(image: np.ndarray, row: Mapping[str, Any], colours: Sequence[Colour], side_px: int = 256) -> Image.Image:
+    """One picture: the image, the same with its segments, and below them the names with their scores.
+
+    The long side of the image is scaled to ``side_px``; the legend holds the largest segments.
+    """
+    height, width = image.shape[:2]
+    scale = side_px / max(height, width)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    pair = (Image.fromarray(image), Image.fromarray(draw_segments(image, row, colours)))
+    picture = Image.new("RGB", (2 * side_px + _GAP_PX, side_px + _LINE_PX * LEGEND_ENTRIES + _GAP_PX), "white")
+    for position, half in enumerate(pair):
+        # Pixels of a small image stay visible as such; a photograph is smoothed.
+        resampling = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.BOX
+        picture.paste(half.resize(size, resampling), (position * (side_px + _GAP_PX), 0))
+    _draw_legend(ImageDraw.Draw(picture), row, colours, top_px=side_px + _GAP_PX)
+    return picture
+
+
+def _draw_legend(draw: ImageDraw.ImageDraw, row: Mapping[str, Any], colours: Sequence[Colour], top_px: int) -> None:
+    font = ImageFont.load_default(size=_LINE_PX - 4)
+    segments = sorted(
+        zip(row["areas"], row["class_ids"], row["class_names"], row["scores"], strict=True), key=lambda s: -s[0]
+    )
+    shown = segments if len(segments) <= LEGEND_ENTRIES else segments[: LEGEND_ENTRIES - 1]
+    for line, (_, class_id, name, score) in enumerate(shown):
+        y = top_px + line * _LINE_PX
+        draw.rectangle((2, y + 2, 14, y + 14), fill=colours[class_id], outline="black")
+        draw.text((22, y), f"{name}  {score:.2f}", fill="black", font=font)
+    if len(segments) > len(shown):
+        y = top_px + len(shown) * _LINE_PX
+        draw.text((22, y), f"and {len(segments) - len(shown)} more", fill="black", font=font)
+
+
+def grid(tiles: Sequence[Image.Image], columns: int) -> Image.Image:
+    """Tiles of one size in rows of ``columns`` on white."""
+    if not tiles:
+        raise ValueError("a grid needs at least one tile")
+    columns = min(columns, len(tiles))
+    rows = -(-len(tiles) // columns)
+    step_x, step_y = tiles[0].width + 2 * _GAP_PX, tiles[0].height + _GAP_PX
+    picture = Image.new("RGB", (columns * step_x, rows * step_y + _GAP_PX), "white")
+    for position, part in enumerate(tiles):
+        picture.paste(part, (position % columns * step_x + _GAP_PX, position // columns * step_y + _GAP_PX))
+    return picture
+
+
+def overlay_grid(
+    input_uri: str,
+    output_uri: str,
+    *,
+    images: int = 8,
+    columns: int = 2,
+    storage_options: StorageOptions | None = None,
+) -> Image.Image:
+    """A grid of the first ``images`` labelled images of a finished run. Raises UsageError if there are none."""
+    output = Output(output_uri, storage_options)
+    classes = output.read_json("classes.json")
+    if classes is None:
+        raise UsageError(f"{output_uri} holds no run (no classes.json there)")
+    colours = [
+        tuple(entry.get("colour") or class_colour(class_id)) for class_id, entry in enumerate(classes["classes"])
+    ]
+    labelled = _labelled_images(input_uri, output, storage_options)
+    tiles = [tile(decode_image(data), row, colours) for data, row in islice(labelled, images)]
+    if not tiles:
+        raise UsageError(f"{output_uri} holds no labelled image of {input_uri}")
+    return grid(tiles, columns)
+
+
+def _labelled_images(
+    input_uri: str, output: Output, storage_options: StorageOptions | None
+) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """Encoded bytes and labels row of each labelled image, in input order."""
+    for shard in list_shards(input_uri, storage_options=storage_options):
+        if not output.exists(labels_name(shard.shard_id)):
+            continue
+        rows = {row["row"]: row for row in output.read_table(labels_name(shard.shard_id)).to_pylist()}
+        record: ImageRecord
+        for record in read_shard(shard, storage_options):
+            if record.row in rows and record.data is not None:
+                yield record.data, rows[record.row]

@@ -1,0 +1,39 @@
+"""Proposals as bytes, for the way between two actor pools: half-precision masks, everything else as it is."""
+
+from __future__ import annotations
+
+import json
+
+import safetensors.torch
+import torch
+
+from model.proposals import Proposals
+
+_SIZES = "sizes"
+
+
+def pack_proposals(proposals: Proposals) -> bytes:
+    """Serialise for transport; mask logits are rounded to float16 (relative error below 0.05 %)."""
+    tensors = {"mask_logits": proposals.mask_logits.to(torch.float16)}
+    for name in ("query_embeddings", "no_object_logits", "objectness"):
+        value = getattr(proposals, name)
+        if value is not None:
+            tensors[name] = value
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    sizes = json.dumps([proposals.image_size, proposals.padded_size])
+    return safetensors.torch.save(tensors, metadata={_SIZES: sizes})
+
+
+def unpack_proposals(data: bytes) -> Proposals:
+    """The inverse of :func:`pack_proposals`, all tensors float32 on the CPU."""
+    tensors = {name: tensor.float() for name, tensor in safetensors.torch.load(data).items()}
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    image_size, padded_size = json.loads(header["__metadata__"][_SIZES])
+    return Proposals(
+        mask_logits=tensors["mask_logits"],
+        query_embeddings=tensors.get("query_embeddings"),
+        no_object_logits=tensors.get("no_object_logits"),
+        objectness=tensors.get("objectness"),
+        image_size=tuple(image_size),
+        padded_size=tuple(padded_size),
+    )

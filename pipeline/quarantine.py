@@ -1,0 +1,160 @@
+"""Rows that kill or hang their worker: found by breadcrumbs, tried alone, and then kept away from every model.
+
+Before a batch a worker leaves a breadcrumb for each row with an actor that outlives it (:class:`Trail`); finishing the
+batch clears them. Rows found with an unfinished breadcrumb twice are run one by one; a row that takes its worker with
+it twice while alone becomes an error and is never run again.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from pipeline.errors import BadImageError
+from pipeline.rows import Row, Work
+
+DEATHS_TOGETHER = 2
+DEATHS_ALONE = 2
+EXIT_OVERRAN = 113
+"""Exit code of a worker that ended itself because a batch ran past its time-out."""
+
+
+@dataclass(slots=True)
+class History:
+    """How often a row's worker died: in a batch with others, and alone; whether the last death was a time-out."""
+
+    together: int = 0
+    alone: int = 0
+    overran: bool = False
+
+
+@dataclass(slots=True)
+class _Crumb:
+    alone: bool
+    overran: bool = False
+
+
+@dataclass(slots=True)
+class Trail:
+    """The breadcrumbs of a run. Holds open ones and the histories of suspects only, so it stays small."""
+
+    open: dict[str, _Crumb] = field(default_factory=dict)
+    suspects: dict[str, History] = field(default_factory=dict)
+
+    def begin(self, keys: Sequence[str], alone: bool) -> list[History]:
+        """Leave a breadcrumb for each key; one that lies there already means that its worker died."""
+        return [self._begin(key, alone) for key in keys]
+
+    def _begin(self, key: str, alone: bool) -> History:
+        left = self.open.get(key)
+        if left is not None:
+            history = self.suspects.setdefault(key, History())
+            if left.alone:
+                history.alone += 1
+            else:
+                history.together += 1
+            history.overran = left.overran
+        self.open[key] = _Crumb(alone)
+        return self.suspects.get(key, History())
+
+    def end(self, keys: Sequence[str]) -> None:
+        """Clear the breadcrumbs; the histories stay, for a row may kill only now and then."""
+        for key in keys:
+            self.open.pop(key, None)
+
+    def overran(self, keys: Sequence[str]) -> None:
+        """Note that the worker is about to end itself because these rows ran past the time-out."""
+        for key in keys:
+            if key in self.open:
+                self.open[key].overran = True
+
+
+class TrailClient(Protocol):
+    """What a worker needs of the trail; calls return when the trail has taken them in."""
+
+    def begin(self, keys: Sequence[str], alone: bool) -> list[History]:
+        """See :meth:`Trail.begin`."""
+
+    def end(self, keys: Sequence[str]) -> None:
+        """See :meth:`Trail.end`."""
+
+    def overran(self, keys: Sequence[str]) -> None:
+        """See :meth:`Trail.overran`."""
+
+
+class Quarantine:
+    """Runs a stage's work on rows under breadcrumbs, a time-out and a memory limit.
+
+    timeout_s: per batch, and per row once rows run alone. memory_bytes: data segment of the worker process, beyond
+    which allocations fail with MemoryError instead of endangering the node; None for no limit.
+    """
+
+    def __init__(self, trail: TrailClient, stage: str, timeout_s: float, memory_bytes: int | None = None) -> None:
+        self.trail = trail
+        self.stage = stage
+        self.timeout_s = timeout_s
+        self.memory_bytes = memory_bytes
+        self._limited = False
+
+    def __call__(self, rows: list[Row], work: Work) -> list[Row | BadImageError]:
+        """Apply ``work`` to ``rows``; known killers come back as errors without being run."""
+        self._limit_memory()
+        keys = [f"{self.stage}/{row['shard']}/{row['row']}" for row in rows]
+        histories = self.trail.begin(keys, alone=False)
+        if any(history.together >= DEATHS_TOGETHER for history in histories):
+            self.trail.end(keys)
+            return [self._alone(row, key, work) for row, key in zip(rows, keys, strict=True)]
+        with self._time_limit(keys):
+            results = list(work(rows))
+        self.trail.end(keys)
+        return results
+
+    def _alone(self, row: Row, key: str, work: Work) -> Row | BadImageError:
+        history = self.trail.begin([key], alone=True)[0]
+        if history.alone >= DEATHS_ALONE:
+            self.trail.end([key])
+            if history.overran:
+                return BadImageError(self.stage, "timed_out", f"ran past {self.timeout_s:g} s twice, alone")
+            return BadImageError(self.stage, "worker_died", f"its worker died {history.alone} times, alone")
+        with self._time_limit([key]):
+            result = work([row])[0]
+        self.trail.end([key])
+        return result
+
+    @contextmanager
+    def _time_limit(self, keys: list[str]) -> Iterator[None]:
+        def give_up() -> None:
+            # Native code cannot be interrupted from within its process: only the process can end.
+            self.trail.overran(keys)
+            os._exit(EXIT_OVERRAN)
+
+        timer = threading.Timer(self.timeout_s, give_up)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _limit_memory(self) -> None:
+        if self.memory_bytes is not None and not self._limited:
+            _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+            resource.setrlimit(resource.RLIMIT_DATA, (self.memory_bytes, hard))
+        self._limited = True
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_limited": False}
+
+
+Run = Callable[[list[Row], Work], list[Row | BadImageError]]
+"""How a stage runs its work: under quarantine, or plainly."""
+
+
+def no_quarantine(rows: list[Row], work: Work) -> list[Row | BadImageError]:
+    """Run ``work`` as it is: for using a stage without Ray."""
+    return list(work(rows))

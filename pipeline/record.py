@@ -1,0 +1,96 @@
+"""run.json and classes.json: what the run is, what its results depend on, and whether a rerun may continue it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from typing import Any
+
+from model import Vocabulary
+from model.presets import ModelSpec, spec_fingerprint
+from pipeline.config import LabelConfig, output_settings
+from pipeline.output import Output
+from pipeline.schema import SCHEMA_VERSION
+from pipeline.weights import local_spec
+
+RUN = "run.json"
+CLASSES = "classes.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunRecord:
+    """The contents of run.json. Times are seconds since 1970; ``fingerprint`` maps each part to a short hash."""
+
+    run_id: str
+    created_at: float
+    schema_version: int
+    versions: dict[str, str]
+    config: dict[str, Any]
+    fingerprint: dict[str, str]
+    shards: int
+    earlier: list[dict[str, Any]] = field(default_factory=list)
+    """Records of the same run under other settings, whose finished shards were kept (--on-change keep)."""
+
+    @property
+    def digest(self) -> str:
+        """One short hash of the whole fingerprint."""
+        return digest(self.fingerprint)
+
+
+def digest(value: Any) -> str:
+    """A short stable hash of any JSON value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def fingerprint(config: LabelConfig, spec: ModelSpec, vocabulary: Vocabulary) -> dict[str, str]:
+    """What the labels depend on, part by part, so that a refusal can say which part changed."""
+    settings = {name: digest(value) for name, value in output_settings(config).items()}
+    return {
+        **spec_fingerprint(local_spec(spec, config.storage_option), vocabulary),
+        **settings,
+        "input": digest(config.input),
+        "schema_version": str(SCHEMA_VERSION),
+    }
+
+
+def new_record(config: LabelConfig, parts: dict[str, str], shards: int) -> RunRecord:
+    """A record for a run that starts now."""
+    packages = ("maskmill", "ray", "torch", "open_clip_torch", "pyarrow")
+    return RunRecord(
+        run_id=f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{uuid.uuid4().hex[:8]}",
+        created_at=time.time(),
+        schema_version=SCHEMA_VERSION,
+        versions={name: version(name) for name in packages},
+        config=config.public(),
+        fingerprint=parts,
+        shards=shards,
+    )
+
+
+def read_record(output: Output) -> RunRecord | None:
+    """The record of the run that the output holds, None if there is none."""
+    plain = output.read_json(RUN)
+    return None if plain is None else RunRecord(**plain)
+
+
+def write_record(output: Output, record: RunRecord, vocabulary: Vocabulary) -> None:
+    """Write classes.json, then run.json."""
+    output.write_json(CLASSES, classes_json(vocabulary))
+    output.write_json(RUN, asdict(record))
+
+
+def classes_json(vocabulary: Vocabulary) -> dict[str, Any]:
+    """The vocabulary with the class ids that the labels use."""
+    plain = vocabulary.to_dict()
+    return {**plain, "classes": [{"class_id": i, **entry} for i, entry in enumerate(plain["classes"])]}
+
+
+def changed_parts(old: RunRecord, parts: Mapping[str, str]) -> list[str]:
+    """Names of the parts of the fingerprint in which a run asked for differs from the one in the output."""
+    names = sorted(set(old.fingerprint) | set(parts))
+    return [name for name in names if old.fingerprint.get(name) != parts.get(name)]

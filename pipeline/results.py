@@ -1,0 +1,108 @@
+"""Reads a run back: what it is, its classes, and the rows of its committed shards, never more than asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.errors import UsageError
+from pipeline.output import Output, labels_name
+from pipeline.palette import Colour, class_colours
+from pipeline.storage import StorageOptions
+
+BATCH_ROWS = 256
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunClass:
+    """One class of a run's vocabulary. seen: None where nobody said. colour: RGB 0..255, given or chosen."""
+
+    class_id: int
+    name: str
+    seen: bool | None
+    colour: Colour
+    distractor: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Results:
+    """A run's output, opened for reading.
+
+    run: the contents of run.json. classes: in id order. shard_ids: those with a marker, sorted; labels files of other
+    shards are not yet, or no longer, part of the run.
+    """
+
+    output: Output
+    run: dict[str, Any]
+    classes: tuple[RunClass, ...]
+    shard_ids: tuple[str, ...]
+
+    @property
+    def names(self) -> list[str]:
+        """Class names in id order."""
+        return [entry.name for entry in self.classes]
+
+    @property
+    def colours(self) -> list[Colour]:
+        """Class colours in id order."""
+        return [entry.colour for entry in self.classes]
+
+    @property
+    def has_instances(self) -> bool:
+        """Whether a segment is one object (--segments query) rather than all of a class in an image."""
+        return self.run["config"]["segments"] == "query"
+
+    def batches(
+        self, shard_id: str, columns: Sequence[str] | None = None, batch_rows: int = BATCH_ROWS
+    ) -> Iterator[pa.RecordBatch]:
+        """Yield the labels of one shard; memory holds the compressed file and one batch."""
+        data = self.output.read_bytes(labels_name(shard_id))
+        file = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False)
+        yield from file.iter_batches(
+            batch_size=batch_rows, columns=None if columns is None else list(columns), use_threads=False
+        )
+
+    def rows(self, shard_id: str, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+        """Yield the labels of one shard row by row, in input order."""
+        for batch in self.batches(shard_id, columns):
+            yield from batch.to_pylist()
+
+    def sample(self, shards: int) -> list[str]:
+        """At most so many shards, spread evenly over the run; the same ones every time."""
+        count = len(self.shard_ids)
+        if count <= shards:
+            return list(self.shard_ids)
+        return [self.shard_ids[position * count // shards] for position in range(shards)]
+
+
+def open_results(uri: str, storage_options: StorageOptions | None = None) -> Results:
+    """Open the output of ``maskmill label``. Raises UsageError where there is no run."""
+    output = Output(uri, storage_options)
+    run, classes = output.read_json("run.json"), output.read_json("classes.json")
+    if run is None or classes is None:
+        missing = "run.json" if run is None else "classes.json"
+        raise UsageError(f"{uri} holds no run (no {missing} there)")
+    return Results(
+        output=output,
+        run=run,
+        classes=_run_classes(classes["classes"]),
+        shard_ids=tuple(output.names("stats", ".json")),
+    )
+
+
+def _run_classes(entries: Sequence[dict[str, Any]]) -> tuple[RunClass, ...]:
+    colours = class_colours([entry.get("colour") for entry in entries])
+    return tuple(
+        RunClass(
+            class_id=class_id,
+            name=entry["name"],
+            seen=entry.get("seen"),
+            colour=colours[class_id],
+            distractor=bool(entry.get("distractor")),
+        )
+        for class_id, entry in enumerate(entries)
+    )

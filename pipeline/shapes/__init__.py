@@ -1,0 +1,8 @@
+"""A drawn world of coloured shapes on textured ground, with exact ground truth: the data the bundled model knows."""
+
+from __future__ import annotations
+
+from pipeline.shapes.draw import draw
+from pipeline.shapes.world import CLASSES, IGNORE_LABEL, ShapeClass, allowed_class_ids, classes_document
+
+__all__ = ["CLASSES", "IGNORE_LABEL", "ShapeClass", "allowed_class_ids", "classes_document", "draw"]

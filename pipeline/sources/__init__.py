@@ -1,0 +1,9 @@
+"""Where images come from: WebDataset tars, Parquet, folders and manifests, on this machine or any fsspec store."""
+
+from __future__ import annotations
+
+from pipeline.sources.reading import count_images, read_shard
+from pipeline.sources.shard import ImageRecord, ReadLimits, Shard, ShardError
+from pipeline.sources.sharding import list_shards
+
+__all__ = ["ImageRecord", "ReadLimits", "Shard", "ShardError", "count_images", "list_shards", "read_shard"]

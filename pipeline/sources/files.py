@@ -1,0 +1,125 @@
+"""Reads single image files by URI, several at a time where that hides the latency of a store."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import fsspec
+
+from pipeline.errors import BadImageError, UsageError
+from pipeline.sources.shard import ReadLimits
+from pipeline.sources.tar import too_large
+from pipeline.storage import (
+    ShortReadError,
+    StorageOptions,
+    is_local,
+    is_missing,
+    open_filesystem,
+    with_retries,
+)
+
+_NO_SUCH_NAME = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP}
+READ_THREADS = 16
+"""Files in flight per shard read from a store; each may take up to the byte limit of memory, most take kilobytes."""
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fetched:
+    """What came of reading one file: its bytes or the reason why there are none."""
+
+    data: bytes | None = None
+    error: BadImageError | None = None
+
+
+def fetch(uri: str, storage_options: StorageOptions | None, limits: ReadLimits) -> Fetched:
+    """Read one image file. Missing, empty, too large and irregular files are errors of the image.
+
+    Whatever concerns the set-up or the network is raised, transient errors after several tries.
+    """
+    try:
+        fs, path = open_filesystem(uri, storage_options)
+        return with_retries(lambda: _read_local(path, limits) if is_local(fs) else _read_remote(fs, path, limits))
+    except Exception as error:
+        if is_missing(error) or (isinstance(error, OSError) and error.errno in _NO_SUCH_NAME):
+            return Fetched(error=BadImageError("read", "not_found", "there is no such file"))
+        if _is_bad_uri(error):
+            return Fetched(error=BadImageError("read", "bad_uri", "the URI cannot be understood"))
+        raise
+
+
+def _is_bad_uri(error: Exception) -> bool:
+    # An unknown scheme, a null byte, a bucket name no bucket can have, ...: this line of the list, not the set-up.
+    cause = error.__cause__ if isinstance(error, UsageError) else error
+    return isinstance(cause, ValueError) or type(cause).__name__ == "ParamValidationError"
+
+
+def _read_local(path: str, limits: ReadLimits) -> Fetched:
+    # Opening a pipe would wait for ever, so what it is comes first.
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        return Fetched(error=BadImageError("read", "not_a_file", "not a regular file"))
+    with open(path, "rb") as stream:
+        size = os.fstat(stream.fileno()).st_size
+        return _too_large_or(size, limits) or _content(stream.read())
+
+
+def _read_remote(fs: fsspec.AbstractFileSystem, path: str, limits: ReadLimits) -> Fetched:
+    size = fs.info(path).get("size")
+    if size is None:
+        with fs.open(path, "rb") as stream:
+            data = _read_bounded(stream, limits.max_image_bytes + 1)
+        return _too_large_or(len(data), limits) or _content(data)
+    if bad := _too_large_or(size, limits):
+        return bad
+    data = fs.cat_file(path)
+    if len(data) != size:
+        raise ShortReadError(path, size, len(data))
+    return _content(data)
+
+
+def _read_bounded(stream: fsspec.spec.AbstractBufferedFile, limit: int) -> bytes:
+    pieces, received = [], 0
+    while received < limit and (piece := stream.read(min(2**20, limit - received))):
+        pieces.append(piece)
+        received += len(piece)
+    return b"".join(pieces)
+
+
+def _too_large_or(size: int, limits: ReadLimits) -> Fetched | None:
+    return Fetched(error=too_large(size, limits)) if size > limits.max_image_bytes else None
+
+
+def _content(data: bytes) -> Fetched:
+    return Fetched(data=data) if data else Fetched(error=BadImageError("read", "empty", "the file has no data"))
+
+
+def ordered_map(
+    function: Callable[[Item], Result], items: Iterable[Item], threads: int
+) -> Iterator[tuple[Item, Result]]:
+    """Yield every item with its result, in order, computing at most ``threads`` ahead; none ahead for one thread."""
+    if threads == 1:
+        yield from ((item, function(item)) for item in items)
+        return
+    pending: deque[tuple[Item, Future[Result]]] = deque()
+    with ThreadPoolExecutor(threads, thread_name_prefix="fetch") as pool:
+        try:
+            for item in items:
+                pending.append((item, pool.submit(function, item)))
+                if len(pending) >= threads:
+                    first, future = pending.popleft()
+                    yield first, future.result()
+            while pending:
+                first, future = pending.popleft()
+                yield first, future.result()
+        finally:
+            for _, future in pending:
+                future.cancel()

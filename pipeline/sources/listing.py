@@ -1,0 +1,219 @@
+"""Finds the files an input stands for, whatever it is: a file, a folder, a glob or a brace pattern, here or remote."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import fsspec
+
+from pipeline.errors import UsageError
+from pipeline.sources.manifest import TEXT_SUFFIXES
+from pipeline.sources.patterns import expand_braces
+from pipeline.sources.shard import is_image_name
+from pipeline.sources.version import file_info, file_version, local_info
+from pipeline.storage import (
+    StorageOptions,
+    is_local,
+    is_missing,
+    is_permission,
+    open_filesystem,
+    public_uri,
+    with_retries,
+)
+
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
+PARQUET_SUFFIXES = (".parquet", ".pq")
+LISTING_THREADS = 16
+_GLOB_CHARACTERS = "*?["
+_EXAMPLES = 5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class File:
+    """One file found. name: relative to the listing's root. location: URI (or local path) to open it by."""
+
+    name: str
+    location: str
+    size_bytes: int
+    version: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Listing:
+    """All files an input stands for, of one kind ("tar", "parquet", "manifest" or "image"), sorted by name."""
+
+    kind: str
+    root: str
+    files: list[File]
+
+
+def list_files(uri: str, storage_options: StorageOptions | None = None) -> Listing:
+    """Find the files of ``uri``. Raises UsageError when there are none, none of use, or several kinds together."""
+    if not uri.strip():
+        raise UsageError("the input is empty; give a file, a folder, a pattern or a manifest")
+    fs, path = open_filesystem(uri, storage_options)
+    try:
+        found, root, explicit = _find(fs, path, uri)
+    except Exception as error:
+        if is_permission(error):
+            raise UsageError(f"no permission to read {public_uri(uri)}: {type(error).__name__}") from error
+        if isinstance(error, FileNotFoundError):
+            raise UsageError(f"no such bucket or folder: {public_uri(uri)}") from error
+        raise
+    kind, infos = _one_kind(found, public_uri(uri), explicit)
+    files = [_file(fs, root, path, info) for path, info in sorted(infos.items())]
+    return Listing(kind=kind, root=_location(fs, root), files=files)
+
+
+Infos = dict[str, dict[str, Any]]
+"""What the file system says of each file, by path."""
+
+
+def _find(fs: fsspec.AbstractFileSystem, path: str, uri: str) -> tuple[Infos, str, bool]:
+    """Return the files, the root their names are relative to, and whether they were named rather than found."""
+    info = _info(fs, path)
+    # A folder may really be called "photos [2020]", so a pattern is one only if nothing has that very name.
+    if info is not None and info["type"] == "directory":
+        return _walk(fs, path), path, False
+    if info is not None:
+        return {path: info}, posixpath.dirname(path), True
+    if "{" not in path and not _is_glob(path):
+        raise UsageError(f"no such file or folder: {public_uri(uri)}")
+    paths = expand_braces(path) if "{" in path else [path]
+    root = _common_folder(paths)
+    globs = [each for each in paths if _is_glob(each)]
+    found = _named(fs, [each for each in paths if not _is_glob(each)], uri)
+    for pattern in globs:
+        matches = with_retries(lambda pattern=pattern: fs.glob(pattern, detail=True))  # type: ignore[misc]
+        if not matches:
+            raise UsageError(f"nothing matches {public_uri(pattern)}")
+        # Stamps of this machine's files have one form, whichever way they were found.
+        infos = {each: _present_info(each) if is_local(fs) else info for each, info in matches.items()}
+        found |= {each: info for each, info in infos.items() if info["type"] != "directory"}
+    return found, root, True
+
+
+def _is_glob(path: str) -> bool:
+    return any(character in path for character in _GLOB_CHARACTERS)
+
+
+def _common_folder(paths: Sequence[str]) -> str:
+    """Return the deepest folder all paths lie in, not counting parts with wildcards."""
+    folders = [posixpath.dirname(_fixed_part(path)) for path in paths]
+    return posixpath.commonpath(folders) if len(set(folders)) > 1 else folders[0]
+
+
+def _fixed_part(path: str) -> str:
+    stop = min((path.index(character) for character in _GLOB_CHARACTERS if character in path), default=len(path))
+    return path[:stop]
+
+
+def _info(fs: fsspec.AbstractFileSystem, path: str) -> dict[str, Any] | None:
+    """Return what the file system says of ``path``, None if there is no such file or folder."""
+    try:
+        return with_retries(lambda: file_info(fs, path))
+    except Exception as error:
+        if isinstance(error, FileNotFoundError | NotADirectoryError) or is_missing(error):
+            return None
+        raise
+
+
+def _named(fs: fsspec.AbstractFileSystem, paths: list[str], uri: str) -> Infos:
+    with ThreadPoolExecutor(LISTING_THREADS) as pool:
+        infos = dict(zip(paths, pool.map(lambda path: _info(fs, path), paths), strict=True))
+    missing = [path for path, info in infos.items() if info is None]
+    if missing:
+        shown = ", ".join(missing[:_EXAMPLES]) + (", ..." if len(missing) > _EXAMPLES else "")
+        raise UsageError(f"{len(missing)} of the {len(paths)} files of {public_uri(uri)} do not exist: {shown}")
+    return {path: info for path, info in infos.items() if info is not None}
+
+
+def _walk(fs: fsspec.AbstractFileSystem, root: str) -> Infos:
+    """Return every file below ``root``, without those in or under a name that begins with a dot."""
+    if is_local(fs):
+        return dict(_walk_local(root))
+    found: Infos = with_retries(lambda: fs.find(root, detail=True))
+    return {
+        path: info
+        for path, info in found.items()
+        if info["type"] != "directory" and not any(part.startswith(".") for part in _relative(path, root).split("/"))
+    }
+
+
+def _walk_local(root: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    def refuse(error: OSError) -> None:
+        raise error
+
+    for folder, subfolders, names in os.walk(root, onerror=refuse):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        for name in names:
+            if not name.startswith("."):
+                path = os.path.join(folder, name)
+                yield path, _present_info(path)
+
+
+def _present_info(path: str) -> dict[str, Any]:
+    try:
+        return local_info(path)
+    except FileNotFoundError:
+        # A link to nowhere: listed, so that reading it tells.
+        return {"type": "file", "size": 0, "mtime": 0}
+
+
+def kind_of(name: str) -> str | None:
+    """Return what a file of this name is taken for: "tar", "parquet", "manifest", "image" or None."""
+    if posixpath.basename(name).startswith("."):
+        return None
+    lower = name.lower()
+    if lower.endswith(TAR_SUFFIXES):
+        return "tar"
+    if lower.endswith(PARQUET_SUFFIXES):
+        return "parquet"
+    if lower.endswith(TEXT_SUFFIXES):
+        return "manifest"
+    return "image" if is_image_name(name) else None
+
+
+def _one_kind(found: Infos, uri: str, explicit: bool) -> tuple[str, Infos]:
+    """Choose the files that are input. Text files count as manifests only where they were named."""
+    if not found:
+        raise UsageError(f"{uri} is empty")
+    by_kind: dict[str, Infos] = {}
+    for path, info in found.items():
+        kind = kind_of(path.partition("?")[0])
+        if kind is not None and (explicit or kind != "manifest"):
+            by_kind.setdefault(kind, {})[path] = info
+    if not by_kind:
+        suffixes = Counter(posixpath.splitext(path)[1] or "no extension" for path in found)
+        seen = ", ".join(f"{count} x {suffix}" for suffix, count in suffixes.most_common(_EXAMPLES))
+        raise UsageError(
+            f"nothing in {uri} is a tar, a Parquet file, an image or a manifest (found {seen}); "
+            "manifests (.txt .csv .jsonl .parquet) must be named themselves"
+        )
+    if len(by_kind) > 1:
+        counts = ", ".join(f"{len(infos)} of kind {kind}" for kind, infos in sorted(by_kind.items()))
+        raise UsageError(f"{uri} holds several kinds of input ({counts}); name one kind with a pattern like '*.tar'")
+    return next(iter(by_kind.items()))
+
+
+def _relative(path: str, root: str) -> str:
+    return path[len(root) :].lstrip("/") if path.startswith(root) else path
+
+
+def _location(fs: fsspec.AbstractFileSystem, path: str) -> str:
+    return path if is_local(fs) else str(fs.unstrip_protocol(path))
+
+
+def _file(fs: fsspec.AbstractFileSystem, root: str, path: str, info: dict[str, Any]) -> File:
+    return File(
+        name=_relative(path, root),
+        location=_location(fs, path),
+        size_bytes=info.get("size") or 0,
+        version=file_version(info),
+    )

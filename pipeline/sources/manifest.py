@@ -1,0 +1,174 @@
+"""Reads manifests: lists of image URIs as text, CSV or JSON lines, any part of them without the part before."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import posixpath
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import IO
+
+from pipeline.errors import BadImageError, UsageError
+from pipeline.sources.columns import URI_COLUMNS, ColumnError, entry_columns
+
+TEXT_SUFFIXES = (".txt", ".csv", ".jsonl", ".ndjson")
+_MAX_ENTRY_BYTES = 2**20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Entry:
+    """One line of a manifest: where the image is and its id if the manifest gives one, or why the line is no use."""
+
+    uri: str | None = None
+    image_id: str | None = None
+    error: BadImageError | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """K consecutive entries: positions, the byte the first one begins at, their length and a hash of their bytes."""
+
+    start: int
+    stop: int
+    offset: int
+    size_bytes: int
+    digest: bytes
+
+
+class _Lines:
+    """Physical lines of a binary file as text, remembering the bytes of the lines since `take` was last called."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._taken = b""
+
+    def __iter__(self) -> Iterator[str]:
+        while line := self._stream.readline(_MAX_ENTRY_BYTES):
+            self._taken += line
+            yield line.decode("utf-8-sig", "surrogateescape")
+
+    def take(self) -> bytes:
+        taken, self._taken = self._taken, b""
+        return taken
+
+
+def split_manifest(stream: IO[bytes], suffix: str, size: int) -> Iterator[Run]:
+    """Yield the runs of up to ``size`` entries of the manifest."""
+    start = position = offset = length = 0
+    digest = hashlib.sha256()
+    for raw, is_entry in _raw_entries(stream, suffix):
+        if is_entry and position - start == size:
+            yield Run(start=start, stop=position, offset=offset, size_bytes=length, digest=digest.digest())
+            start, offset, length, digest = position, offset + length, 0, hashlib.sha256()
+        if is_entry or position > start:
+            digest.update(raw)
+            length += len(raw)
+        else:
+            offset += len(raw)
+        position += is_entry
+    if position > start:
+        yield Run(start=start, stop=position, offset=offset, size_bytes=length, digest=digest.digest())
+
+
+def _raw_entries(stream: IO[bytes], suffix: str) -> Iterator[tuple[bytes, bool]]:
+    """Yield the raw bytes of every record and whether it is an entry (no header, blank or comment)."""
+    lines = _Lines(stream)
+    if suffix == ".csv":
+        # The reader takes just the lines of the record it returns, also where a quoted field spans several.
+        for number, record in enumerate(csv.reader(iter(lines))):
+            yield lines.take(), number > 0 and bool(record)
+    else:
+        for line in lines:
+            yield lines.take(), _is_entry_line(line)
+
+
+def _is_entry_line(line: str) -> bool:
+    stripped = line.strip()
+    return bool(stripped) and not stripped.startswith("#")
+
+
+def read_entries(
+    stream: IO[bytes], suffix: str, offset: int, count: int, image_column: str | None = None
+) -> Iterator[Entry]:
+    """Yield ``count`` entries beginning at byte ``offset``. Raises ColumnError where a CSV has no column of URIs."""
+    header: list[str] = []
+    if suffix == ".csv":
+        header = csv_header(stream)
+        columns = entry_columns(header, image_column)
+    stream.seek(offset)
+    lines = iter(_Lines(stream))
+    given = 0
+    if suffix == ".csv":
+        for record in csv.reader(lines):
+            if given == count:
+                return
+            if record:
+                yield _csv_entry(dict(zip(header, record, strict=False)), columns)
+                given += 1
+        return
+    for line in lines:
+        if given == count:
+            return
+        if _is_entry_line(line):
+            yield Entry(uri=line.strip()) if suffix == ".txt" else _json_entry(line, image_column)
+            given += 1
+
+
+def csv_header(stream: IO[bytes]) -> list[str]:
+    """Return the column names in the first record of a CSV."""
+    stream.seek(0)
+    return [name.strip() for name in next(csv.reader(iter(_Lines(stream))), [])]
+
+
+def check_manifest(stream: IO[bytes], suffix: str, image_column: str | None) -> None:
+    """Raise UsageError if the manifest's columns, or its first entry, hold no URI."""
+    try:
+        if suffix == ".csv":
+            entry_columns(csv_header(stream), image_column)
+            return
+        stream.seek(0)
+        first = next(read_entries(stream, suffix, 0, 1, image_column), None)
+    except ColumnError as error:
+        raise UsageError(str(error)) from error
+    if first is None:
+        raise UsageError("the manifest is empty")
+    if first.error is not None:
+        raise UsageError(f"the first entry is of no use: {first.error.message}")
+
+
+def _csv_entry(record: dict[str, str], columns: tuple[str, str | None]) -> Entry:
+    uri, image_id = columns
+    return _entry(record.get(uri), record.get(image_id) if image_id else None)
+
+
+def _json_entry(line: str, image_column: str | None) -> Entry:
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        return _bad(f"not JSON: {error}")
+    if not isinstance(record, dict):
+        return _bad("not a JSON object")
+    try:
+        uri, image_id = entry_columns([str(name) for name in record], image_column)
+    except ColumnError as error:
+        return _bad(str(error))
+    return _entry(record[uri], record[image_id] if image_id else None)
+
+
+def _entry(uri: object, image_id: object) -> Entry:
+    if not isinstance(uri, str) or not uri.strip():
+        return _bad(f"no URI in the column ({', '.join(URI_COLUMNS)})")
+    return Entry(uri=uri.strip(), image_id=None if image_id in (None, "") else str(image_id))
+
+
+def _bad(message: str) -> Entry:
+    return Entry(error=BadImageError("read", "bad_manifest_entry", message))
+
+
+def resolve(uri: str, base: str) -> str:
+    """Return ``uri``, or where it lies below ``base`` (the manifest's folder) if it is relative."""
+    if "://" in uri or uri.startswith("/"):
+        return uri
+    return posixpath.join(base, uri)

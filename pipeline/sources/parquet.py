@@ -1,0 +1,136 @@
+"""Reads images out of Parquet files, a run of row groups at a time, never a whole file or row group in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.errors import BadImageError
+from pipeline.sources.columns import ColumnError, TableLayout, table_layout
+from pipeline.sources.shard import DEFAULT_LIMITS, DamagedError, ReadLimits
+from pipeline.sources.tar import too_large
+
+_BATCH_BYTES = 16 * 2**20
+_MAX_BATCH_ROWS = 256
+_READ_BUFFER_BYTES = 2**20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TableRow:
+    """One row: position in the file, id if the table has one, then image bytes, or the URI they are at, or an error."""
+
+    position: int
+    image_id: str | None
+    data: bytes | None = None
+    uri: str | None = None
+    error: BadImageError | None = None
+    segmentation: bytes | None = None
+
+
+def open_parquet(stream: IO[bytes]) -> pq.ParquetFile:
+    """Read the footer. Raises DamagedError where this is no Parquet file or a truncated one."""
+    try:
+        # A buffer makes pyarrow read column chunks in pieces; by default it loads each as a whole.
+        return pq.ParquetFile(stream, pre_buffer=False, buffer_size=_READ_BUFFER_BYTES)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError, pa.ArrowKeyError) as error:
+        raise DamagedError(f"not a Parquet file, or a damaged one: {error}") from error
+    except OSError as error:
+        raise _damage_or_storage(error) from error
+
+
+def _damage_or_storage(error: OSError) -> Exception:
+    # Arrow reports corrupt pages as OSError without a number; what storage raises has one, or is another class.
+    if type(error) is OSError and error.errno is None and error.__cause__ is None:
+        return DamagedError(f"damaged Parquet data: {error}")
+    return error
+
+
+def row_group_rows(file: pq.ParquetFile) -> list[int]:
+    """Return the number of rows of every row group."""
+    return [file.metadata.row_group(index).num_rows for index in range(file.metadata.num_row_groups)]
+
+
+def parquet_layout(file: pq.ParquetFile, image_column: str | None) -> TableLayout:
+    """Choose the columns to read. Raises DamagedError naming those there are if none holds images."""
+    try:
+        return table_layout(file.schema_arrow, image_column)
+    except ColumnError as error:
+        raise DamagedError(str(error)) from error
+
+
+def read_parquet(
+    file: pq.ParquetFile,
+    groups: range,
+    layout: TableLayout,
+    limits: ReadLimits = DEFAULT_LIMITS,
+    *,
+    with_segmentation: bool = False,
+) -> Iterator[TableRow]:
+    """Yield the rows of some row groups. A null image or URI is a row with an error.
+
+    Raises DamagedError where pages are corrupt.
+    """
+    columns = [name for name in layout.columns() if with_segmentation or name != layout.segmentation]
+    position = sum(row_group_rows(file)[: groups.start])
+    try:
+        for group in groups:
+            batches = file.iter_batches(
+                batch_size=_batch_rows(file, group), row_groups=[group], columns=columns, use_threads=False
+            )
+            for batch in batches:
+                yield from _rows(batch, layout, position, limits, with_segmentation)
+                position += batch.num_rows
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError, pa.ArrowCapacityError) as error:
+        raise DamagedError(f"damaged Parquet data: {error}") from error
+    except OSError as error:
+        raise _damage_or_storage(error) from error
+
+
+def _batch_rows(file: pq.ParquetFile, group: int) -> int:
+    """Return how many rows hold about 16 MiB, so that memory does not depend on the size of the images."""
+    metadata = file.metadata.row_group(group)
+    row_bytes = metadata.total_byte_size / max(1, metadata.num_rows)
+    return int(max(1, min(_MAX_BATCH_ROWS, _BATCH_BYTES // max(1.0, row_bytes))))
+
+
+def _column(batch: pa.RecordBatch, path: str | None) -> pa.Array | None:
+    if path is None:
+        return None
+    if path in batch.schema.names:
+        return batch.column(path)
+    top, _, field = path.partition(".")
+    # flatten() keeps a null struct's fields null.
+    structs = batch.column(top)
+    return structs.flatten()[structs.type.get_field_index(field)]
+
+
+def _rows(
+    batch: pa.RecordBatch, layout: TableLayout, position: int, limits: ReadLimits, with_segmentation: bool
+) -> Iterator[TableRow]:
+    images, uris = _column(batch, layout.image), _column(batch, layout.uri)
+    ids = _column(batch, layout.image_id)
+    labels = _column(batch, layout.segmentation) if with_segmentation else None
+    for index in range(batch.num_rows):
+        image_id = None if ids is None else ids[index].as_py()
+        fields: dict[str, Any] = {
+            "position": position + index,
+            "image_id": None if image_id is None else str(image_id),
+            "segmentation": None if labels is None else labels[index].as_py(),
+        }
+        value = (images if uris is None else uris)[index]  # type: ignore[index]
+        if not value.is_valid:
+            yield TableRow(**fields, error=BadImageError("read", "missing_data", "the image is null in the table"))
+        elif uris is not None:
+            yield TableRow(**fields, uri=value.as_py())
+        else:
+            size = len(value.as_buffer())
+            if size > limits.max_image_bytes:
+                yield TableRow(**fields, error=too_large(size, limits))
+            elif size == 0:
+                yield TableRow(**fields, error=BadImageError("read", "empty", "the image has no data"))
+            else:
+                yield TableRow(**fields, data=value.as_py())

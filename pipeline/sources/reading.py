@@ -1,0 +1,197 @@
+"""Reads the images of one shard, whatever its kind."""
+
+from __future__ import annotations
+
+import csv
+import os
+import posixpath
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import IO
+
+from pipeline.sources.columns import ColumnError
+from pipeline.sources.files import READ_THREADS, Fetched, fetch, ordered_map
+from pipeline.sources.manifest import Entry, read_entries, resolve
+from pipeline.sources.parquet import TableRow, open_parquet, parquet_layout, read_parquet, row_group_rows
+from pipeline.sources.shard import (
+    DEFAULT_LIMITS,
+    SEGMENTATION_SUFFIX,
+    DamagedError,
+    ImageRecord,
+    Kind,
+    ReadLimits,
+    Shard,
+    ShardError,
+    image_key,
+    printable,
+)
+from pipeline.sources.stream import open_stream
+from pipeline.sources.tar import count_tar_images, read_tar
+from pipeline.sources.version import file_info, file_version
+from pipeline.storage import StorageOptions, is_local, is_missing, open_filesystem, public_uri, with_retries
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Reading:
+    """One reading of one shard."""
+
+    shard: Shard
+    storage_options: StorageOptions | None
+    with_segmentation: bool
+    limits: ReadLimits
+
+
+def read_shard(
+    shard: Shard,
+    storage_options: StorageOptions | None = None,
+    *,
+    with_segmentation: bool = False,
+    limits: ReadLimits = DEFAULT_LIMITS,
+) -> Iterator[ImageRecord]:
+    """Yield every image of the shard in a fixed order, one record per row, bad ones with their error.
+
+    Memory is bounded by the largest image, not by the shard. Transient storage errors are tried again, then raised,
+    as are permission errors: they are never taken for bad data. Raises ShardError, after the records before the
+    damage, where the rest of the shard cannot be read.
+    """
+    reading = _Reading(shard=shard, storage_options=storage_options, with_segmentation=with_segmentation, limits=limits)
+    rows_read = 0
+    try:
+        for record in _READERS[shard.kind](reading):
+            yield record
+            rows_read += 1
+    except DamagedError as error:
+        raise ShardError(shard.shard_id, str(error), rows_read) from error
+
+
+def count_images(shard: Shard, storage_options: StorageOptions | None = None) -> int:
+    """Return how many records the shard holds, reading as little as possible. Raises ShardError like `read_shard`."""
+    if shard.kind in ("files", "manifest"):
+        return shard.stop - shard.start
+    try:
+        fs, path = open_filesystem(shard.location, storage_options)
+        with open_stream(fs, path, with_retries(lambda: file_info(fs, path))) as stream:
+            if shard.kind == "tar":
+                return count_tar_images(stream)
+            return sum(row_group_rows(open_parquet(stream))[shard.start : shard.stop])
+    except DamagedError as error:
+        raise ShardError(shard.shard_id, str(error), 0) from error
+
+
+def _open(reading: _Reading) -> IO[bytes]:
+    """Open the shard's file, which must still be the one that was listed."""
+    shard = reading.shard
+    fs, path = open_filesystem(shard.location, reading.storage_options)
+    try:
+        info = with_retries(lambda: file_info(fs, path))
+    except FileNotFoundError as error:
+        if not is_missing(error):
+            raise
+        raise DamagedError("the file is gone") from error
+    if file_version(info) != shard.version:
+        raise DamagedError("the file has changed since it was listed")
+    return open_stream(fs, path, info)
+
+
+def _read_tar_shard(reading: _Reading) -> Iterator[ImageRecord]:
+    with _open(reading) as stream:
+        yield from read_tar(stream, reading.shard.uri, reading.limits, with_segmentation=reading.with_segmentation)
+
+
+def _read_parquet_shard(reading: _Reading) -> Iterator[ImageRecord]:
+    shard = reading.shard
+    with _open(reading) as stream:
+        file = open_parquet(stream)
+        layout = parquet_layout(file, shard.image_column)
+        groups = range(shard.start, shard.stop or file.metadata.num_row_groups)
+        rows = read_parquet(file, groups, layout, reading.limits, with_segmentation=reading.with_segmentation)
+        if layout.uri is None:
+            yield from (_table_record(shard, number, row) for number, row in enumerate(rows))
+        else:
+            entries = (Entry(uri=row.uri, image_id=row.image_id, error=row.error) for row in rows)
+            yield from _entry_records(reading, entries)
+
+
+def _table_record(shard: Shard, number: int, row: TableRow) -> ImageRecord:
+    return ImageRecord(
+        image_id=row.image_id or f"{shard.shard_id}/{number}",
+        uri=f"{shard.uri}#row={row.position}",
+        row=number,
+        data=row.data,
+        error=row.error,
+        segmentation=row.segmentation,
+    )
+
+
+def _read_manifest_shard(reading: _Reading) -> Iterator[ImageRecord]:
+    shard = reading.shard
+    suffix = posixpath.splitext(shard.location.partition("?")[0])[1].lower()
+    with _open(reading) as stream:
+        try:
+            entries = read_entries(stream, suffix, shard.offset, shard.stop - shard.start, shard.image_column)
+            yield from _entry_records(reading, entries)
+        except (ColumnError, csv.Error) as error:
+            raise DamagedError(f"damaged manifest: {error}") from error
+
+
+def _entry_records(reading: _Reading, entries: Iterable[Entry]) -> Iterator[ImageRecord]:
+    """Fetch what the entries name. Ids are the table's, else the URI as written without its extension."""
+    shard = reading.shard
+    base = posixpath.dirname(shard.location)
+
+    def load(entry: Entry) -> tuple[Fetched, bytes | None]:
+        if entry.uri is None:
+            return Fetched(error=entry.error), None
+        return _fetch_with_label(reading, resolve(entry.uri, base))
+
+    for number, (entry, (fetched, label)) in enumerate(ordered_map(load, entries, READ_THREADS)):
+        uri = shard.uri if entry.uri is None else printable(public_uri(resolve(entry.uri, base)))
+        stem = f"{shard.shard_id}/{number}" if entry.uri is None else image_key(public_uri(entry.uri).partition("?")[0])
+        yield ImageRecord(
+            image_id=printable(entry.image_id or stem),
+            uri=uri,
+            row=number,
+            data=fetched.data,
+            error=fetched.error,
+            segmentation=label,
+        )
+
+
+def _read_folder_shard(reading: _Reading) -> Iterator[ImageRecord]:
+    shard = reading.shard
+    fs, root = open_filesystem(shard.location, reading.storage_options)
+
+    def load(name: str) -> tuple[Fetched, bytes | None]:
+        return _fetch_with_label(reading, posixpath.join(shard.location, name))
+
+    threads = 1 if is_local(fs) else READ_THREADS
+    for number, (name, (fetched, label)) in enumerate(ordered_map(load, shard.members, threads)):
+        if fetched.error is not None and is_local(fs) and not os.path.isdir(root):
+            # A disk that went away is no property of the images on it.
+            raise FileNotFoundError(f"the folder {shard.uri} is gone")
+        yield ImageRecord(
+            image_id=image_key(name),
+            uri=printable(posixpath.join(shard.uri, name)),
+            row=number,
+            data=fetched.data,
+            error=fetched.error,
+            segmentation=label,
+        )
+
+
+def _fetch_with_label(reading: _Reading, uri: str) -> tuple[Fetched, bytes | None]:
+    # Options of the input's store mean nothing to the web servers a manifest may name.
+    web = uri.startswith(("http://", "https://")) and not reading.shard.location.startswith(("http://", "https://"))
+    options = None if web else reading.storage_options
+    fetched = fetch(uri, options, reading.limits)
+    if not reading.with_segmentation or fetched.error is not None:
+        return fetched, None
+    return fetched, fetch(posixpath.splitext(uri)[0] + SEGMENTATION_SUFFIX, options, reading.limits).data
+
+
+_READERS: dict[Kind, Callable[[_Reading], Iterator[ImageRecord]]] = {
+    "tar": _read_tar_shard,
+    "parquet": _read_parquet_shard,
+    "manifest": _read_manifest_shard,
+    "files": _read_folder_shard,
+}

@@ -1,0 +1,136 @@
+"""What flows out of the sources: shards (units of work and of commit) and the image records read from them."""
+
+from __future__ import annotations
+
+import hashlib
+import posixpath
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline.errors import BadImageError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
+SEGMENTATION_SUFFIX = ".seg.png"
+"""``x.seg.png`` is the ground truth of image ``x`` and never an image itself."""
+
+Kind = Literal["tar", "parquet", "files", "manifest"]
+_PREFIX_LENGTH = 40
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shard:
+    """One unit of work: a tar, a run of a Parquet file's row groups, up to K files of a folder, or K manifest entries.
+
+    shard_id: names the output files; the same for the same input, whatever else is read, and safe as a file name.
+    uri: where the data lies, for people and tables: credentials in it are blanked out.
+    location: the same as needed to open it.
+    start, stop: row groups (parquet), positions in the sorted folder (files) or entries (manifest); 0, 0 for a tar.
+    offset: byte at which a text manifest's entry ``start`` begins.
+    members: files of a folder shard, relative to ``location``.
+    size_bytes: stored size of this part of the input (a share of the file where only part of it is meant).
+    version: entity tag or modification time with size; a changed input has another one.
+    image_column: Parquet column the user named, None to find it.
+    """
+
+    shard_id: str
+    kind: Kind
+    uri: str
+    location: str
+    start: int = 0
+    stop: int = 0
+    offset: int = 0
+    members: tuple[str, ...] = ()
+    size_bytes: int
+    version: str
+    image_column: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageRecord:
+    """One input row. Exactly one of ``data`` (encoded image bytes) and ``error`` (stage "read") is set.
+
+    image_id: the name without extension (tar, folder), the id column's value (Parquet, manifests), or shard and row.
+    row: position in the shard, counted over all rows from 0.
+    segmentation: encoded ground-truth label map, where asked for and there.
+    """
+
+    image_id: str
+    uri: str
+    row: int
+    data: bytes | None = None
+    error: BadImageError | None = None
+    segmentation: bytes | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReadLimits:
+    """Bounds while reading. max_image_bytes: a larger file or member becomes an error row and is not read."""
+
+    max_image_bytes: int = 512 * 2**20
+
+
+DEFAULT_LIMITS = ReadLimits()
+HEADERS_ONLY = ReadLimits(max_image_bytes=0)
+"""Reads no image at all: each is a record, if only with an error."""
+
+
+class ShardError(Exception):
+    """A shard cannot be read to its end: truncated, corrupt, or changed while it was read.
+
+    Raised after every row before the damage has been yielded; ``rows_read`` counts them.
+    """
+
+    def __init__(self, shard_id: str, message: str, rows_read: int) -> None:
+        super().__init__(f"shard {shard_id}: {message} (after {rows_read} images)")
+        self.shard_id = shard_id
+        self.message = message
+        self.rows_read = rows_read
+
+    def __reduce__(self) -> tuple[type[ShardError], tuple[str, str, int]]:
+        return (type(self), (self.shard_id, self.message, self.rows_read))
+
+
+class DamagedError(Exception):
+    """Damage found by a format reader, which does not know its shard; `read_shard` turns it into a ShardError."""
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file or member of this name is taken for an image. Names beginning with a dot are not."""
+    base = posixpath.basename(name).lower()
+    return base.endswith(IMAGE_SUFFIXES) and not base.endswith(SEGMENTATION_SUFFIX) and not base.startswith(".")
+
+
+def image_key(name: str) -> str:
+    """Return ``name`` without its extension and a leading "./", as text that any table can hold."""
+    return printable(posixpath.splitext(name)[0].removeprefix("./"))
+
+
+def segmentation_key(name: str) -> str | None:
+    """Return the key of the image whose ground truth ``name`` is, None if it is no such file."""
+    base = posixpath.basename(name)
+    if base.startswith(".") or not name.lower().endswith(SEGMENTATION_SUFFIX):
+        return None
+    return printable(name[: -len(SEGMENTATION_SUFFIX)].removeprefix("./"))
+
+
+def printable(name: str) -> str:
+    """Return ``name`` as valid Unicode: bytes of file names that are not UTF-8 appear as backslash escapes."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def shard_id(uri: str, content: Iterable[str | bytes] = (), start: int | None = None) -> str:
+    """Return a readable, file-name safe, deterministic id: the stem of ``uri``, ``start`` if given, and a short hash.
+
+    content: whatever else tells this shard from others of the same URI, such as its members' names.
+    """
+    digest = hashlib.sha256(uri.encode("utf-8", "surrogateescape"))
+    for part in content:
+        encoded = part if isinstance(part, bytes) else part.encode("utf-8", "surrogateescape")
+        digest.update(len(encoded).to_bytes(8, "little") + encoded)
+    stem = posixpath.basename(uri.rstrip("/").partition("?")[0])
+    stem = re.sub(r"\.(tar|tar\.gz|tgz|parquet|pq|txt|csv|jsonl|ndjson)$", "", stem, flags=re.IGNORECASE)
+    stem = re.sub(r"[^A-Za-z0-9_-]+", "-", stem).strip("-")[:_PREFIX_LENGTH] or "shard"
+    position = "" if start is None else f"-{start:08d}"
+    return f"{stem}{position}-{digest.hexdigest()[:12]}"

@@ -1,0 +1,194 @@
+"""Cuts an input into shards."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import posixpath
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import IO
+
+from pipeline.errors import UsageError
+from pipeline.sources.columns import ColumnError, table_layout
+from pipeline.sources.files import ordered_map
+from pipeline.sources.listing import LISTING_THREADS, File, Listing, list_files
+from pipeline.sources.manifest import check_manifest, split_manifest
+from pipeline.sources.parquet import open_parquet, row_group_rows
+from pipeline.sources.shard import HEADERS_ONLY, DamagedError, Shard, printable, shard_id
+from pipeline.sources.stream import open_stream
+from pipeline.sources.tar import read_tar
+from pipeline.sources.version import file_info
+from pipeline.storage import StorageOptions, open_filesystem, public_uri, with_retries
+
+_PROBED_TARS = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Cut:
+    """How to cut. shard_size: images per shard of folders and manifests; least rows of a run of row groups."""
+
+    shard_size: int
+    image_column: str | None
+    storage_options: StorageOptions | None
+
+    def open_file(self, file: File) -> IO[bytes]:
+        """Open a listed file."""
+        fs, path = open_filesystem(file.location, self.storage_options)
+        return open_stream(fs, path, with_retries(lambda: file_info(fs, path)))
+
+
+def list_shards(
+    uri: str,
+    *,
+    storage_options: StorageOptions | None = None,
+    shard_size: int = 1000,
+    limit: int | None = None,
+    image_column: str | None = None,
+) -> list[Shard]:
+    """Return the shards of an input, in a fixed order, the first ``limit`` of them if given.
+
+    uri: tars, Parquet files, images or manifests as a file, a folder, a glob or a brace pattern, any fsspec URI.
+    Raises UsageError, after looking at names and the first file only, when there is nothing to read or nothing in it
+    is an image. A damaged file among good ones is not found here; reading its shard raises ShardError.
+    """
+    if shard_size < 1 or (limit is not None and limit < 1):
+        raise UsageError("shard_size and limit must be at least 1")
+    listing = list_files(uri, storage_options)
+    cut = _Cut(shard_size=shard_size, image_column=image_column, storage_options=storage_options)
+    shards = list(islice(_CUTTERS[listing.kind](listing, cut), limit))
+    if not shards:
+        raise UsageError(f"there is no image in {public_uri(uri)}")
+    return shards
+
+
+def _cut_tars(listing: Listing, cut: _Cut) -> Iterator[Shard]:
+    _probe_tars(listing.files[:_PROBED_TARS], cut)
+    for file in listing.files:
+        uri = printable(public_uri(file.location))
+        yield Shard(
+            shard_id=shard_id(uri),
+            kind="tar",
+            uri=uri,
+            location=file.location,
+            size_bytes=file.size_bytes,
+            version=file.version,
+        )
+
+
+def _probe_tars(files: list[File], cut: _Cut) -> None:
+    """Raise UsageError if the first tars hold no image at all, or none of them is a tar."""
+    damage = None
+    for file in files:
+        try:
+            with cut.open_file(file) as stream:
+                if next(read_tar(stream, "", HEADERS_ONLY), None) is not None:
+                    return
+        except DamagedError as error:
+            damage = error
+    names = ", ".join(public_uri(file.location) for file in files)
+    reason = f": {damage}" if damage else " (members need an extension such as .jpg or .png)"
+    raise UsageError(f"there is no image in {names}{reason}")
+
+
+def _cut_parquet(listing: Listing, cut: _Cut) -> Iterator[Shard]:
+    def footer(file: File) -> list[int] | DamagedError | ColumnError:
+        try:
+            with cut.open_file(file) as stream:
+                parquet = open_parquet(stream)
+                table_layout(parquet.schema_arrow, cut.image_column)
+                return row_group_rows(parquet)
+        except (DamagedError, ColumnError) as error:
+            return error
+
+    good = False
+    for file, rows in ordered_map(footer, listing.files, LISTING_THREADS):
+        if isinstance(rows, Exception):
+            # One file of many may be damaged, which its shard will show; the first one must be right.
+            if not good:
+                raise UsageError(f"{public_uri(file.location)}: {rows}") from rows
+            yield _parquet_shard(file, (0, 0), cut, 1.0)
+            continue
+        good = True
+        total = max(1, sum(rows))
+        for start, stop in _runs(rows, cut.shard_size):
+            yield _parquet_shard(file, (start, stop), cut, sum(rows[start:stop]) / total)
+
+
+def _runs(rows: list[int], shard_size: int) -> Iterator[tuple[int, int]]:
+    """Yield runs of row groups of at least ``shard_size`` rows; a short rest goes with the last run."""
+    starts = [0]
+    length = 0
+    for group, count in enumerate(rows):
+        if length >= shard_size and sum(rows[group:]) >= shard_size:
+            starts.append(group)
+            length = 0
+        length += count
+    if sum(rows):
+        yield from zip(starts, [*starts[1:], len(rows)], strict=True)
+
+
+def _parquet_shard(file: File, groups: tuple[int, int], cut: _Cut, share: float) -> Shard:
+    uri = printable(public_uri(file.location))
+    start, stop = groups
+    whole = share == 1.0
+    return Shard(
+        shard_id=shard_id(uri) if whole else shard_id(uri, [f"{start}-{stop}"], start),
+        kind="parquet",
+        uri=uri,
+        location=file.location,
+        start=start,
+        stop=stop,
+        size_bytes=round(file.size_bytes * share),
+        version=file.version,
+        image_column=cut.image_column,
+    )
+
+
+def _cut_folder(listing: Listing, cut: _Cut) -> Iterator[Shard]:
+    uri = printable(public_uri(listing.root))
+    for start in range(0, len(listing.files), cut.shard_size):
+        files = listing.files[start : start + cut.shard_size]
+        members = tuple(file.name for file in files)
+        version = hashlib.sha256("\n".join(file.version for file in files).encode()).hexdigest()[:16]
+        yield Shard(
+            # The members are part of the id: with a file more or less in the folder, other images make up a shard.
+            shard_id=shard_id(uri, members, start),
+            kind="files",
+            uri=uri,
+            location=listing.root,
+            start=start,
+            stop=start + len(files),
+            members=members,
+            size_bytes=sum(file.size_bytes for file in files),
+            version=version,
+        )
+
+
+def _cut_manifests(listing: Listing, cut: _Cut) -> Iterator[Shard]:
+    for file in listing.files:
+        uri = printable(public_uri(file.location))
+        suffix = posixpath.splitext(file.location.partition("?")[0])[1].lower()
+        with cut.open_file(file) as stream:
+            try:
+                check_manifest(stream, suffix, cut.image_column)
+                stream.seek(0)
+                for run in split_manifest(stream, suffix, cut.shard_size):
+                    yield Shard(
+                        shard_id=shard_id(uri, [run.digest], run.start),
+                        kind="manifest",
+                        uri=uri,
+                        location=file.location,
+                        start=run.start,
+                        stop=run.stop,
+                        offset=run.offset,
+                        size_bytes=run.size_bytes,
+                        version=file.version,
+                        image_column=cut.image_column,
+                    )
+            except (UsageError, csv.Error) as error:
+                raise UsageError(f"{uri}: {error}") from error
+
+
+_CUTTERS = {"tar": _cut_tars, "parquet": _cut_parquet, "image": _cut_folder, "manifest": _cut_manifests}

@@ -1,0 +1,132 @@
+"""The last stage: segment maps become rows of the labels table, parts go to staging, receipts to the driver."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.errors import BadImageError
+from pipeline.guard import run_guarded
+from pipeline.output import Output
+from pipeline.rows import Row, failed
+from pipeline.schema import ERRORS, LABELS
+from pipeline.segments import SegmentGeometry, segment_geometry
+
+RECEIPTS = pa.schema(
+    [
+        ("shard", pa.int32()),
+        ("rows", pa.list_(pa.int64())),
+        ("failed", pa.int32()),
+        ("total", pa.int64()),
+        ("part", pa.string()),
+    ]
+)
+"""One receipt per shard and batch. part: staged files, without folder and ending; total: from an end mark."""
+
+
+SEGMENT_COLUMNS = ("class_ids", "scores", "stability", "agreement", "objectness", "margin")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Thresholds:
+    """Segments below any of these are left unlabelled rather than labelled wrong. area: pixels of the image."""
+
+    score: float = 0.0
+    stability: float = 0.0
+    area: int = 0
+
+    def accept(self, row: Row, geometry: SegmentGeometry, at: int) -> bool:
+        """Whether segment ``at`` of the row is good enough."""
+        return (
+            row["scores"][at] >= self.score
+            and row["stability"][at] >= self.stability
+            and geometry.areas[at] >= self.area
+        )
+
+
+class StageStage:
+    """CLASSIFIED in, RECEIPTS out; writes ``_staging/<attempt>/{labels,errors}/<part>.parquet``."""
+
+    def __init__(
+        self,
+        output: Output,
+        attempt: str,
+        shard_ids: Sequence[str],
+        class_names: Sequence[str],
+        thresholds: Thresholds = Thresholds(),
+    ) -> None:
+        self.output = output
+        self.thresholds = thresholds
+        self.attempt = attempt
+        self.shard_ids = list(shard_ids)
+        self.class_names = list(class_names)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Encode and stage one batch; rows of different shards go to different parts."""
+        by_shard: dict[int, list[Row]] = {}
+        for row in batch.to_pylist():
+            by_shard.setdefault(row["shard"], []).append(row)
+        receipts = [self._stage(shard, rows) for shard, rows in by_shard.items()]
+        return pa.Table.from_pylist(receipts, schema=RECEIPTS)
+
+    def _stage(self, shard: int, rows: list[Row]) -> dict[str, Any]:
+        shard_id = self.shard_ids[shard]
+        total = next((row["total"] for row in rows if row["total"] is not None), None)
+        images = [row for row in rows if row["total"] is None]
+        bad = [row for row in images if row["error_stage"] is not None]
+        good = [row for row in images if row["error_stage"] is None]
+        labels: list[Row] = []
+        for row, result in zip(good, run_guarded(good, self._encode, "encode"), strict=True):
+            if isinstance(result, BadImageError):
+                bad.append(failed(row, result))
+            else:
+                labels.append({**result, "shard": shard_id})
+        part = f"{shard_id}-{uuid.uuid4().hex}" if images else None
+        if labels:
+            table = pa.Table.from_pylist(labels, schema=LABELS)
+            self.output.write_table(part_name(self.attempt, "labels", part), table)
+        if bad:
+            errors = [{**row, "shard": shard_id, "stage": row["error_stage"]} for row in bad]
+            self.output.write_table(
+                part_name(self.attempt, "errors", part), pa.Table.from_pylist(errors, schema=ERRORS)
+            )
+        return {
+            "shard": shard,
+            "rows": [row["row"] for row in images],
+            "failed": len(bad),
+            "total": total,
+            "part": part,
+        }
+
+    def _encode(self, rows: Sequence[Row]) -> list[Row]:
+        return [self._label_row(row) for row in rows]
+
+    def _label_row(self, row: Row) -> Row:
+        height, width = row["height"], row["width"]
+        segment_map = np.frombuffer(row["segment_map"], np.uint16).reshape(height, width)
+        geometry = segment_geometry(segment_map, row["segment_values"])
+        kept = [at for at in range(len(geometry.areas)) if self.thresholds.accept(row, geometry, at)]
+        areas = [geometry.areas[at] for at in kept]
+        lists = {name: [row[name][at] for at in kept] for name in SEGMENT_COLUMNS}
+        return {
+            **{name: row[name] for name in ("image_id", "uri", "row", "width", "height")},
+            **lists,
+            "coverage": sum(areas) / (height * width),
+            "class_names": [self.class_names[class_id] for class_id in lists["class_ids"]],
+            "areas": areas,
+            "boxes": [geometry.boxes[at] for at in kept],
+            "components": [geometry.components[at] for at in kept],
+            "withheld_segments": len(geometry.areas) - len(kept),
+            "withheld_pixels": sum(geometry.areas) - sum(areas),
+            "rles": [geometry.rles[at] for at in kept],
+        }
+
+
+def part_name(attempt: str, kind: str, part: str | None) -> str:
+    """Name of a staged part below the output."""
+    return f"_staging/{attempt}/{kind}/{part}.parquet"

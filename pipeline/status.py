@@ -1,0 +1,83 @@
+"""How far a run is, from its markers alone: no Ray, no reading of labels."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.errors import UsageError
+from pipeline.output import Output, marker_name
+from pipeline.storage import StorageOptions
+
+RATE_WINDOW = 50
+"""The rate is taken over this many most recent commits, so that a resumed run shows its own speed."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Status:
+    """Counts of a run. errors: "stage/class" -> images. rate and ETA are None until two shards are committed."""
+
+    run_id: str
+    shards: int
+    shards_done: int
+    images: int
+    labelled: int
+    failed: int
+    errors: dict[str, int]
+    images_per_s: float | None
+    eta_s: float | None
+    last_commit_age_s: float | None
+
+    @property
+    def shards_pending(self) -> int:
+        """Shards without a marker."""
+        return self.shards - self.shards_done
+
+
+def read_status(output_uri: str, storage_options: StorageOptions | None = None) -> Status:
+    """Read run.json and the markers. Raises UsageError where there is no run."""
+    output = Output(output_uri, storage_options)
+    run = output.read_json("run.json")
+    if run is None:
+        raise UsageError(f"{output_uri} holds no run (no run.json there)")
+    documents = output.read_many(marker_name(name) for name in output.names("stats", ".json"))
+    markers = [_head(document) for document in documents]
+    errors: Counter[str] = Counter()
+    for marker in markers:
+        errors.update(marker["sums"]["errors"])
+    images_per_s, shards_per_s = _rates(markers)
+    pending = run["shards"] - len(markers)
+    return Status(
+        run_id=run["run_id"],
+        shards=run["shards"],
+        shards_done=len(markers),
+        images=sum(m["sums"]["labelled"] + m["sums"]["failed"] for m in markers),
+        labelled=sum(m["sums"]["labelled"] for m in markers),
+        failed=sum(m["sums"]["failed"] for m in markers),
+        errors=dict(errors.most_common()),
+        images_per_s=images_per_s,
+        eta_s=pending / shards_per_s if shards_per_s else None,
+        last_commit_age_s=time.time() - max(m["committed_at"] for m in markers) if markers else None,
+    )
+
+
+def _head(document: bytes) -> dict[str, Any]:
+    """A marker without its per-class sums, which come last and are most of it."""
+    head, separator, _ = document.partition(b', "classes": {')
+    return json.loads(head + b"}}" if separator else document)
+
+
+def _rates(markers: Sequence[Mapping[str, Any]]) -> tuple[float | None, float | None]:
+    """Images and shards a second over the latest commits."""
+    recent = sorted(markers, key=lambda marker: marker["committed_at"])[-RATE_WINDOW:]
+    if len(recent) < 2:
+        return None, None
+    span_s = recent[-1]["committed_at"] - recent[0]["committed_at"]
+    if span_s <= 0:
+        return None, None
+    images = sum(marker["sums"]["labelled"] + marker["sums"]["failed"] for marker in recent[1:])
+    return images / span_s, (len(recent) - 1) / span_s

@@ -1,0 +1,64 @@
+"""Random views of a training image with its label map: scale, crop, flip, colour."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image, ImageEnhance
+from pydantic import BaseModel, ConfigDict, Field
+
+from model.preprocess import output_size
+
+PAD_VALUE = 128
+"""Grey that images are padded with in training (the release's value; at inference it is the mean colour)."""
+
+
+class AugmentSettings(BaseModel):
+    """How images are varied. The defaults are the released recipe's."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    short_side: int = Field(640, ge=32, description="Short side of an image before the scale jitter.")
+    crop: int = Field(640, ge=32, multiple_of=32, description="Side of the square the network is fed.")
+    scale_least: float = Field(0.5, gt=0, description="Smallest factor of the scale jitter.")
+    scale_most: float = Field(1.5, gt=0, description="Largest factor of the scale jitter.")
+    flip: bool = Field(True, description="Mirror half of the images.")
+    brightness: float = Field(0.125, ge=0, lt=1, description="Largest relative change of brightness.")
+    contrast: float = Field(0.5, ge=0, lt=1, description="Largest relative change of contrast.")
+    saturation: float = Field(0.5, ge=0, lt=1, description="Largest relative change of saturation.")
+
+
+def augment(
+    image: np.ndarray, label: np.ndarray, settings: AugmentSettings, pad_label: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return a random view: (crop, crop, 3) uint8 and (crop, crop) int64, padded with grey and ``pad_label``.
+
+    image: (H, W, 3) uint8 RGB. label: (H, W) int64. The same seed gives the same view.
+    """
+    rng = np.random.default_rng(seed)
+    picture = _coloured(Image.fromarray(image), settings, rng)
+    short_side = max(1, round(settings.short_side * rng.uniform(settings.scale_least, settings.scale_most)))
+    height, width = output_size(*image.shape[:2], short_side)
+    pixels = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
+    rows = (np.arange(height) + 0.5) * (label.shape[0] / height)
+    columns = (np.arange(width) + 0.5) * (label.shape[1] / width)
+    labels = label[rows.astype(np.int64)[:, None], columns.astype(np.int64)]
+    top, left = (int(rng.integers(max(side - settings.crop, 0) + 1)) for side in (height, width))
+    pixels = pixels[top : top + settings.crop, left : left + settings.crop]
+    labels = labels[top : top + settings.crop, left : left + settings.crop]
+    if settings.flip and rng.random() < 0.5:
+        pixels, labels = pixels[:, ::-1], labels[:, ::-1]
+    missing = [(0, settings.crop - side) for side in labels.shape]
+    pixels = np.pad(pixels, (*missing, (0, 0)), constant_values=PAD_VALUE)
+    return pixels, np.pad(labels, missing, constant_values=pad_label)
+
+
+def _coloured(picture: Image.Image, settings: AugmentSettings, rng: np.random.Generator) -> Image.Image:
+    changes = (
+        (ImageEnhance.Brightness, settings.brightness),
+        (ImageEnhance.Contrast, settings.contrast),
+        (ImageEnhance.Color, settings.saturation),
+    )
+    for enhancer, most in changes:
+        if most:
+            picture = enhancer(picture).enhance(1 + rng.uniform(-most, most))
+    return picture

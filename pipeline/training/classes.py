@@ -1,0 +1,67 @@
+"""The classes of a training set: the vocabulary, which ids are unseen, and the ignore label."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import yaml
+
+from model.vocabulary import Vocabulary
+from pipeline.errors import UsageError
+from pipeline.storage import open_filesystem
+
+DEFAULT_IGNORE = 255
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingClasses:
+    """vocabulary: every class, the position is the id in label maps. ignore: the value of unlabelled pixels."""
+
+    vocabulary: Vocabulary
+    ignore: int
+
+    def __post_init__(self) -> None:
+        if 0 <= self.ignore < len(self.vocabulary):
+            raise UsageError(f"ignore_label {self.ignore} is also the id of {self.vocabulary.names[self.ignore]!r}")
+
+    @property
+    def seen_ids(self) -> list[int]:
+        """Ids that segmentation training may use, ascending."""
+        return [class_id for class_id, entry in enumerate(self.vocabulary) if entry.seen is not False]
+
+    def seen_labels(self, label: np.ndarray) -> np.ndarray:
+        """Map a label map (H, W) to positions in ``seen_ids``; every other value becomes -1, "ignore"."""
+        table = np.full(max(int(label.max(initial=0)), self.ignore, len(self.vocabulary)) + 1, -1, dtype=np.int64)
+        table[self.seen_ids] = np.arange(len(self.seen_ids))
+        return table[label]
+
+    def holds_unseen(self, label: np.ndarray) -> bool:
+        """Whether an unseen class occurs in a label map (H, W)."""
+        seen = np.zeros(max(int(label.max(initial=0)), self.ignore, len(self.vocabulary)) + 1, dtype=bool)
+        seen[self.seen_ids] = True
+        seen[self.ignore] = True
+        return not seen[label].all()
+
+
+def read_classes(uri: str, storage_options: Mapping[str, Any] | None = None) -> TrainingClasses:
+    """Read a JSON or YAML class file (``classes.json`` of `maskmill shapes`; key "ignore_label", else 255).
+
+    A class without a "seen" flag may be trained on. Raises UsageError for a file that is not one.
+    """
+    fs, path = open_filesystem(uri, storage_options)
+    if not fs.exists(path):
+        raise UsageError(f"no class file at {uri}")
+    text = fs.cat_file(path).decode("utf-8-sig")
+    try:
+        document = json.loads(text) if path.endswith(".json") else yaml.safe_load(text)
+        vocabulary = Vocabulary.from_data(document)
+    except (json.JSONDecodeError, yaml.YAMLError, ValueError) as error:
+        raise UsageError(f"{uri} is not a class file: {error}") from error
+    ignore = document.get("ignore_label", DEFAULT_IGNORE) if isinstance(document, dict) else DEFAULT_IGNORE
+    if type(ignore) is not int:
+        raise UsageError(f"{uri}: ignore_label must be an integer, got {ignore!r}")
+    return TrainingClasses(vocabulary=vocabulary, ignore=ignore)

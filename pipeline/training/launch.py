@@ -1,0 +1,54 @@
+"""Runs a training on Ray Train: the same run on 1..N workers, CPUs or GPUs, restarted where a worker dies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+import ray.train
+import ray.train.torch
+from ray.train.torch import TorchTrainer
+
+from pipeline.training.run import TrainRequest, run_training
+
+RESTARTS = 3
+"""How often a dead worker's run is started again from its last checkpoint before it fails."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Workers:
+    """How many workers train, and what each is given. address: a running cluster; None for a local Ray."""
+
+    count: int = 1
+    cpus: float = 1.0
+    gpus: float = 0.0
+    address: str | None = None
+
+
+def train_on_ray(request: TrainRequest, workers: Workers) -> dict[str, float]:
+    """Train on Ray and return the last metrics. Raises what ``run_training`` raises in a worker, as Ray wraps it."""
+    if not ray.is_initialized():
+        ray.init(address=workers.address, include_dashboard=False, log_to_driver=True)
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={"request": request},
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=workers.count,
+            use_gpu=workers.gpus > 0,
+            resources_per_worker={"CPU": workers.cpus, **({"GPU": workers.gpus} if workers.gpus else {})},
+        ),
+        run_config=ray.train.RunConfig(
+            name="ray",
+            storage_path=str(Path(request.out).resolve()),
+            failure_config=ray.train.FailureConfig(max_failures=RESTARTS),
+        ),
+    )
+    result = trainer.fit()
+    assert result.metrics is not None
+    return dict(result.metrics)
+
+
+def _worker(config: dict[str, TrainRequest]) -> None:
+    metrics = run_training(config["request"], ray.train.torch.get_device())
+    ray.train.report(metrics)

@@ -1,0 +1,204 @@
+"""The training loop: the same for every task, for one process or many, for a fresh start or a resumed one.
+
+Everything random at a step follows from (seed, step, position in the batch), so a run that was killed and resumed
+takes exactly the steps it would have taken.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from pipeline.errors import UsageError
+from pipeline.training.metrics import MetricsLog
+from pipeline.training.settings import LoopSettings, learning_rate_factor
+
+CHECKPOINT_FILE = "checkpoint.pt"
+
+
+class Task(Protocol):
+    """What is trained.
+
+    module: ``module(batch)`` returns named losses of which "loss" is minimised; other values are only recorded.
+    dataset: keyed by (position, seed); the seed decides the augmentation.
+    config: plain values that a resumed run must share.
+    """
+
+    module: nn.Module
+    dataset: Dataset
+    config: dict[str, Any]
+
+    def collate(self, items: list[Any]) -> Any:
+        """Make a batch of dataset items."""
+
+    def parameter_groups(self) -> list[tuple[float, list[nn.Parameter]]]:
+        """Return (factor on the learning rate, parameters) groups."""
+
+    def evaluate(self) -> dict[str, float]:
+        """Measure the module on held-out data; empty where there is none."""
+
+    def export(self, directory: Path) -> None:
+        """Write the trained weights in the form inference loads."""
+
+
+class StepSampler(Sampler[list[tuple[int, int]]]):
+    """Batches of (position, seed) of one worker, from ``first_step`` on; every epoch is a new permutation."""
+
+    def __init__(self, records: int, settings: LoopSettings, first_step: int) -> None:
+        self._records, self._settings, self._first_step = records, settings, first_step
+        self._rank, self._workers = rank(), workers()
+
+    def __len__(self) -> int:
+        return self._settings.steps - self._first_step
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        size, seed = self._settings.batch_size, self._settings.seed
+        epoch, order = -1, np.empty(0, dtype=np.int64)
+        for step in range(self._first_step, self._settings.steps):
+            batch = []
+            for slot in range(self._rank, size, self._workers):
+                drawn = step * size + slot
+                if drawn // self._records != epoch:
+                    epoch = drawn // self._records
+                    order = np.random.default_rng((seed, epoch)).permutation(self._records)
+                batch.append((int(order[drawn % self._records]), drawn))
+            yield batch
+
+
+def rank() -> int:
+    """Return this worker's number, 0 where there is only one."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def workers() -> int:
+    """Return the number of workers."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def train(task: Task, settings: LoopSettings, out: Path, device: torch.device) -> dict[str, float]:
+    """Train to the last step, resuming from ``out`` if it holds a checkpoint; return the last metrics.
+
+    Worker 0 writes checkpoint.pt, metrics.jsonl and the exported weights to ``out``, which all workers must reach.
+    Raises UsageError when ``out`` holds another configuration's checkpoint or a batch does not divide by the workers.
+    """
+    if settings.batch_size % workers():
+        raise UsageError(f"batch_size {settings.batch_size} must be a multiple of the {workers()} workers")
+    task.module.to(device).train()
+    optimiser = _optimiser(task, settings)
+    progress = _resume(task, optimiser, out)
+    model = DistributedDataParallel(task.module, find_unused_parameters=True) if workers() > 1 else task.module
+    loader = DataLoader(
+        task.dataset,
+        batch_sampler=StepSampler(len(task.dataset), settings, progress["step"]),
+        collate_fn=task.collate,
+        num_workers=settings.loader_processes,
+    )
+    log = MetricsLog(out, progress["step"]) if rank() == 0 else None
+    metrics: dict[str, float] = {}
+    started = time.perf_counter() - progress["seconds"]
+    for step, batch in enumerate(loader, start=progress["step"]):
+        torch.manual_seed(int(np.random.SeedSequence((settings.seed, step, rank())).generate_state(1)[0]))
+        losses = _step(model, batch, optimiser, settings, step)
+        done = step + 1
+        if done % settings.log_every_steps == 0 or done == settings.steps:
+            metrics = _averaged(losses)
+            if log is not None:
+                seconds = time.perf_counter() - started
+                log.write(
+                    {"step": done, "seconds": round(seconds, 2), "lr": optimiser.param_groups[0]["lr"], **metrics}
+                )
+        if rank() == 0 and (done % settings.checkpoint_every_steps == 0 or done == settings.steps):
+            _save(task, optimiser, out, {"step": done, "seconds": time.perf_counter() - started})
+    return _finish(task, settings, out, log, metrics)
+
+
+def _finish(
+    task: Task, settings: LoopSettings, out: Path, log: MetricsLog | None, metrics: dict[str, float]
+) -> dict[str, float]:
+    task.module.eval()
+    if log is not None:
+        task.export(out)
+        metrics = {**metrics, **task.evaluate()}
+        log.write({"step": settings.steps, "final": True, **metrics})
+        log.close()
+    if dist.is_initialized():
+        dist.barrier()
+    return metrics
+
+
+def _optimiser(task: Task, settings: LoopSettings) -> torch.optim.AdamW:
+    groups = []
+    for factor, parameters in task.parameter_groups():
+        # Norms, biases and single vectors are not decayed.
+        for decayed in (True, False):
+            chosen = [p for p in parameters if p.requires_grad and (p.ndim > 1) == decayed]
+            if chosen:
+                weight_decay = settings.weight_decay if decayed else 0.0
+                groups.append({"params": chosen, "factor": factor, "weight_decay": weight_decay})
+    return torch.optim.AdamW(groups, lr=settings.learning_rate)
+
+
+def _step(
+    model: nn.Module, batch: Any, optimiser: torch.optim.AdamW, settings: LoopSettings, step: int
+) -> dict[str, Tensor]:
+    factor = learning_rate_factor(settings, step)
+    for group in optimiser.param_groups:
+        group["lr"] = settings.learning_rate * group["factor"] * factor
+    losses = model(batch)
+    optimiser.zero_grad(set_to_none=True)
+    losses["loss"].backward()
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    norm = torch.nn.utils.clip_grad_norm_(parameters, settings.clip_norm, error_if_nonfinite=True)
+    optimiser.step()
+    return {**{name: value.detach() for name, value in losses.items()}, "gradient_norm": norm.detach()}
+
+
+def _averaged(losses: dict[str, Tensor]) -> dict[str, float]:
+    values = torch.stack([value.float() for value in losses.values()])
+    if dist.is_initialized():
+        dist.all_reduce(values)
+        values = values / workers()
+    return {name: round(value, 6) for name, value in zip(losses, values.tolist(), strict=True)}
+
+
+def _save(task: Task, optimiser: torch.optim.AdamW, out: Path, progress: dict[str, Any]) -> None:
+    state = {
+        "module": task.module.state_dict(),
+        "optimiser": optimiser.state_dict(),
+        "progress": progress,
+        "config": json.dumps(task.config, sort_keys=True),
+    }
+    temporary = out / f"{CHECKPOINT_FILE}.{os.getpid()}"
+    torch.save(state, temporary)
+    os.replace(temporary, out / CHECKPOINT_FILE)
+
+
+def _resume(task: Task, optimiser: torch.optim.AdamW, out: Path) -> dict[str, Any]:
+    """Load the checkpoint in ``out`` if there is one; return the step to go on from and the seconds spent."""
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / CHECKPOINT_FILE
+    if not path.exists():
+        return {"step": 0, "seconds": 0.0}
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    before = json.loads(state["config"])
+    now = json.loads(json.dumps(task.config))
+    changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    if changed:
+        raise UsageError(
+            f"{out} holds a checkpoint of another configuration (different: {', '.join(changed)}); "
+            "use the same settings to resume it, or another --out"
+        )
+    task.module.load_state_dict(state["module"])
+    optimiser.load_state_dict(state["optimiser"])
+    return state["progress"]

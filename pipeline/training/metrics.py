@@ -1,0 +1,58 @@
+"""The record of a training run: one JSON object per line, and TensorBoard where it is installed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+METRICS_FILE = "metrics.jsonl"
+
+
+class MetricsLog:
+    """Appends to metrics.jsonl in ``out``; lines after ``first_step`` are from steps that will be taken again."""
+
+    def __init__(self, out: Path, first_step: int) -> None:
+        path = out / METRICS_FILE
+        kept = []
+        if path.exists():
+            kept = [line for line in path.read_text().splitlines() if _is_before(line, first_step)]
+        self._stream = open(path, "w", encoding="utf-8")
+        self._stream.writelines(f"{line}\n" for line in kept)
+        self._stream.flush()
+        self._board = _board(out)
+
+    def write(self, metrics: dict[str, Any]) -> None:
+        """Append one line, also to standard error."""
+        line = json.dumps(metrics)
+        self._stream.write(f"{line}\n")
+        self._stream.flush()
+        print(line, file=sys.stderr, flush=True)
+        if self._board is not None:
+            for name, value in metrics.items():
+                if name != "step":
+                    self._board.add_scalar(name, value, metrics["step"])
+
+    def close(self) -> None:
+        """Flush and close the files."""
+        self._stream.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def _is_before(line: str, first_step: int) -> bool:
+    """Whether ``line`` belongs to a step that is kept; a line cut off by a kill does not."""
+    try:
+        metrics = json.loads(line)
+    except json.JSONDecodeError:
+        return False
+    return metrics["step"] <= first_step and not metrics.get("final", False)
+
+
+def _board(out: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(out / "tensorboard"))

@@ -1,0 +1,86 @@
+"""One training run as one worker sees it: from names of data and settings to trained weights."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from pydantic import BaseModel
+
+from pipeline.errors import UsageError
+from pipeline.training.baseline import BaselineTraining, PerPixelConfig
+from pipeline.training.classes import read_classes
+from pipeline.training.clip import ClipConfig, ClipTraining
+from pipeline.training.grouping import GroupingConfig, GroupingTraining
+from pipeline.training.loop import Task, train
+from pipeline.training.records import RecordStore, open_records
+from pipeline.training.settings import LoopSettings
+
+CONFIGS: dict[str, type[BaseModel]] = {"grouping": GroupingConfig, "clip": ClipConfig, "baseline": PerPixelConfig}
+"""The configuration of each kind of training."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainRequest:
+    """What to train, in plain values that travel to workers.
+
+    kind: a key of CONFIGS. data, validation: inputs with label maps, any that ``maskmill label`` reads.
+    classes: a class file. out: a folder all workers reach. cache: where data is copied to; None for ``out``/cache.
+    config: values of the kind's configuration.
+    """
+
+    kind: str
+    data: str
+    classes: str
+    out: str
+    config: dict[str, Any]
+    validation: str | None = None
+    cache: str | None = None
+    storage_options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if "://" in self.out:
+            raise UsageError(f"--out {self.out}: checkpoints go to a folder of a mounted file system, not to a URI")
+
+
+def run_training(request: TrainRequest, device: torch.device) -> dict[str, float]:
+    """Train, resuming what ``request.out`` holds, and return the last metrics. Every worker calls this.
+
+    Raises UsageError for wrong data or settings.
+    """
+    out = Path(request.out)
+    cache = Path(request.cache) if request.cache else out / "cache"
+    records = _open_once(request.data, cache, request.storage_options)
+    validation = _open_once(request.validation, cache, request.storage_options) if request.validation else None
+    torch.manual_seed(request.config["loop"]["seed"])
+    task, settings = _task(request, records, validation, out)
+    return train(task, settings, out, device)
+
+
+def _open_once(data: str, cache: Path, storage_options: Mapping[str, Any]) -> RecordStore:
+    """Let one worker of each machine copy the data before the others open it."""
+    copies = int(os.environ.get("LOCAL_RANK", "0")) == 0
+    if dist.is_initialized() and not copies:
+        dist.barrier()
+    records = open_records(data, cache, storage_options)
+    if dist.is_initialized() and copies:
+        dist.barrier()
+    return records
+
+
+def _task(
+    request: TrainRequest, records: RecordStore, validation: RecordStore | None, out: Path
+) -> tuple[Task, LoopSettings]:
+    classes = read_classes(request.classes, request.storage_options)
+    config = CONFIGS[request.kind].model_validate(request.config)
+    if isinstance(config, GroupingConfig):
+        return GroupingTraining(config, records, classes), config.loop
+    if isinstance(config, PerPixelConfig):
+        return BaselineTraining(config, records, classes), config.loop
+    assert isinstance(config, ClipConfig)
+    return ClipTraining(config, records, classes, out, validation), config.loop

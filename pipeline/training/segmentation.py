@@ -1,0 +1,68 @@
+"""Batches of augmented images and label maps for segmentation training, by grouping or per pixel alike."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from model.preprocess import PIXEL_MEAN, PIXEL_STD, normalise
+from pipeline.errors import UsageError
+from pipeline.training.augment import AugmentSettings, augment
+from pipeline.training.classes import TrainingClasses
+from pipeline.training.records import RecordStore
+
+IGNORED = -1
+"""Value of training labels where nothing is known or nothing may be learned."""
+
+
+class SegmentationData(AugmentSettings):
+    """How images become training batches."""
+
+    images_with_unseen: Literal["skip", "ignore"] = Field(
+        "ignore", description="ignore: their unseen pixels count as unlabelled (the release); skip: never used."
+    )
+    label_stride: int = Field(1, ge=1, description="Losses are computed on every n-th pixel of the label map.")
+
+
+class SegmentationBatch(NamedTuple):
+    """images (B, 3, S, S) float32 normalised; labels (B, S / stride, S / stride) int64, seen classes or IGNORED."""
+
+    images: Tensor
+    labels: Tensor
+
+
+class SegmentationDataset(Dataset):
+    """Views of the training images, keyed by (position, seed); labels are positions in ``classes.seen_ids``."""
+
+    def __init__(self, records: RecordStore, classes: TrainingClasses, data: SegmentationData) -> None:
+        self._records, self._classes, self._data = records, classes, data
+        self._positions = np.arange(len(records))
+        if data.images_with_unseen == "skip" and len(classes.seen_ids) < len(classes.vocabulary):
+            usable = [not classes.holds_unseen(records.label(position)) for position in range(len(records))]
+            self._positions = np.flatnonzero(usable)
+        if len(self._positions) == 0:
+            raise UsageError("every training image holds an unseen class; nothing is left to train on")
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    def __getitem__(self, key: tuple[int, int]) -> SegmentationBatch:
+        position, seed = key
+        image, label = self._records.load(int(self._positions[position]))
+        labels = self._classes.seen_labels(label)
+        pixels, labels = augment(image, labels, self._data, IGNORED, seed)
+        first = self._data.label_stride // 2
+        strided = labels[first :: self._data.label_stride, first :: self._data.label_stride]
+        return SegmentationBatch(
+            normalise(np.ascontiguousarray(pixels), PIXEL_MEAN, PIXEL_STD), torch.from_numpy(strided.copy())
+        )
+
+
+def collate(items: list[SegmentationBatch]) -> SegmentationBatch:
+    """Stack items to one batch."""
+    return SegmentationBatch(*(torch.stack(parts) for parts in zip(*items, strict=True)))

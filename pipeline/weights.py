@@ -1,0 +1,62 @@
+"""Weights from anywhere: remote ones are copied to this machine once, and the model only ever sees local paths."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import posixpath
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from model import ModelSpec
+from pipeline.errors import UsageError
+from pipeline.storage import open_filesystem, with_retries
+
+CACHE = "MASKMILL_CACHE"
+"""Environment variable: where copies of remote weights and text embeddings are kept; default ~/.cache/maskmill."""
+
+
+def cache_directory() -> Path:
+    """Where this machine keeps what it can fetch or make again."""
+    return Path(os.environ.get(CACHE) or Path.home() / ".cache" / "maskmill")
+
+
+def local_spec(spec: ModelSpec, storage_option: Mapping[str, Any]) -> ModelSpec:
+    """The same model with every remote URI replaced by a local copy. Raises UsageError where nothing lies there."""
+    return replace(spec, weights=_local(spec.weights, storage_option), clip=_local(spec.clip, storage_option))
+
+
+def _local(source: str | None, storage_option: Mapping[str, Any]) -> str | None:
+    # open_clip's own names ("ViT-B-16-quickgelu:openai") have no "://".
+    if source is None or "://" not in source:
+        return source
+    fs, path = open_filesystem(source, storage_option)
+    try:
+        info = with_retries(lambda: fs.info(path))
+    except FileNotFoundError as error:
+        raise UsageError(f"there are no weights at {source}") from error
+    version = str(fs.ukey(path)) if info["type"] == "file" else str(sorted(fs.find(path, detail=True).items()))
+    digest = hashlib.sha256(f"{source}\n{version}".encode()).hexdigest()[:16]
+    target = cache_directory() / "weights" / digest / posixpath.basename(path.rstrip("/"))
+    if not target.exists():
+        _copy(fs, path, target)
+    return str(target)
+
+
+def _copy(fs: Any, path: str, target: Path) -> None:
+    """Download beside the target, then rename: several workers of a machine may do this at once."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(dir=target.parent))
+    try:
+        with_retries(lambda: fs.get(path, str(beside / target.name), recursive=True))
+        try:
+            (beside / target.name).rename(target)
+        except OSError:
+            if not target.exists():
+                raise
+    finally:
+        shutil.rmtree(beside)

@@ -1,0 +1,39 @@
+"""`maskmill models`: every preset with its licence and what it needs, and the plain word about the bundled one."""
+
+from __future__ import annotations
+
+import json
+
+from typer.testing import CliRunner
+
+from jobs.main import app
+from model.presets import PRESETS
+
+
+def blocks() -> dict[str, str]:
+    """The text about each preset."""
+    result = CliRunner().invoke(app, ["models"])
+    assert result.exit_code == 0
+    parts = [part.strip() for part in result.stdout.split("\n\n")]
+    return {part.splitlines()[0]: part for part in parts if part.splitlines()[0] in PRESETS}
+
+
+def test_every_preset_says_needs_source_and_licence() -> None:
+    assert blocks().keys() == PRESETS.keys()
+    for name, text in blocks().items():
+        assert PRESETS[name].licence in text
+        assert PRESETS[name].weights_from in text
+        assert ("needs:    nothing" in text) == (PRESETS[name].weights is not None)
+
+
+def test_it_says_plainly_what_the_models_know_and_forbid() -> None:
+    assert "shapes, not photographs" in blocks()["bundled"]
+    for name in set(PRESETS) - {"bundled"}:
+        assert "CC-BY-NC 4.0: non-commercial use only" in blocks()[name]
+        assert "--weights FILE" in blocks()[name]
+
+
+def test_json_for_programs() -> None:
+    found = json.loads(CliRunner().invoke(app, ["models", "--json"]).stdout)
+    assert found.keys() == PRESETS.keys()
+    assert found["bundled"]["licence"] == "Apache-2.0"

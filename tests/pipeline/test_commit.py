@@ -1,0 +1,147 @@
+"""A commit holds each row exactly once, in input order, and the marker comes last."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.commit import CommitError, CommitRequest, commit_shard
+from pipeline.output import Output
+from pipeline.schema import ERRORS, LABELS
+from pipeline.sources import Shard
+from pipeline.staging import part_name
+
+SHARD = Shard(shard_id="s-1", kind="tar", uri="in/s.tar", location="in/s.tar", size_bytes=10, version="v1")
+
+
+def label(row: int, name: str = "cat") -> dict[str, Any]:
+    lists = {field.name: [] for field in LABELS if pa.types.is_list(field.type)}
+    return {
+        **lists,
+        "image_id": str(row),
+        "uri": "in/s.tar",
+        "shard": "s-1",
+        "row": row,
+        "width": 10,
+        "height": 10,
+        "coverage": 0.0,
+        "class_ids": [0],
+        "class_names": [name],
+        "withheld_segments": 0,
+        "withheld_pixels": 0,
+        **dict.fromkeys(("scores", "areas", "stability", "agreement", "objectness", "margin", "components"), [1]),
+        "boxes": [[0, 0, 1, 1]],
+        "rles": ["x"],
+    }
+
+
+def error(row: int, error_class: str = "truncated", attempts: int = 1) -> dict[str, Any]:
+    texts = {"stage": "decode", "error_class": error_class, "error_message": "cut short"}
+    return {"image_id": str(row), "uri": "in/s.tar", "shard": "s-1", "row": row, "attempts": attempts, **texts}
+
+
+def stage(
+    output: Output, part: str, labels: list[int], errors: tuple[int, ...] = (), name: str = "cat", attempt: str = "a1"
+) -> None:
+    if labels:
+        table = pa.Table.from_pylist([label(row, name) for row in labels], schema=LABELS)
+        output.write_table(part_name(attempt, "labels", part), table)
+    if errors:
+        table = pa.Table.from_pylist([error(row) for row in errors], schema=ERRORS)
+        output.write_table(part_name(attempt, "errors", part), table)
+
+
+def request(rows: int, *parts: str, attempt: str = "a1", relabelled: tuple[int, ...] | None = None) -> CommitRequest:
+    return CommitRequest(
+        shard=SHARD, attempt=attempt, rows=rows, parts=parts, run_id="r", fingerprint="f", relabelled=relabelled
+    )
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Output:
+    return Output(str(tmp_path))
+
+
+def read(output: Output, kind: str) -> list[dict[str, Any]]:
+    return pq.read_table(f"{output.uri}/{kind}/s-1.parquet").to_pylist()
+
+
+def test_rows_come_out_in_input_order_whatever_the_order_of_parts(output: Output) -> None:
+    stage(output, "late", [3, 4])
+    stage(output, "early", [1, 0], errors=(2,))
+    assert commit_shard(output, request(5, "late", "early")) == {"images": 5, "failed": 1}
+    assert [row["row"] for row in read(output, "labels")] == [0, 1, 3, 4]
+    assert [row["row"] for row in read(output, "errors")] == [2]
+    marker = json.loads(Path(output.uri, "stats", "s-1.json").read_text())
+    assert marker["sums"]["labelled"] == 4
+    assert marker["sums"]["errors"] == {"decode/truncated": 1}
+    assert marker["shard"]["version"] == "v1"
+    assert not output.names("_staging/a1/labels", ".parquet")
+
+
+def test_rows_staged_twice_are_written_once(output: Output) -> None:
+    stage(output, "a", [0, 1])
+    stage(output, "b", [1, 2])
+    commit_shard(output, request(3, "a", "b"))
+    assert [row["row"] for row in read(output, "labels")] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("labels", "errors"), [([0, 1], ()), ([0, 1, 2], (2,)), ([0, 1, 2, 3], ())])
+def test_lost_or_surplus_rows_commit_nothing(output: Output, labels: list[int], errors: tuple[int, ...]) -> None:
+    stage(output, "a", labels, errors)
+    with pytest.raises(CommitError):
+        commit_shard(output, request(3, "a"))
+    assert not output.names("stats", ".json")
+    assert not output.names("labels", ".parquet")
+
+
+def test_a_commit_run_again_after_its_last_step_changes_nothing(output: Output) -> None:
+    stage(output, "a", [0], errors=(1,))
+    first = commit_shard(output, request(2, "a"))
+    marker = output.read_bytes("stats/s-1.json")
+    assert commit_shard(output, request(2, "a")) == first
+    assert output.read_bytes("stats/s-1.json") == marker
+
+
+def test_a_shard_without_images_still_gets_its_marker(output: Output) -> None:
+    assert commit_shard(output, request(0)) == {"images": 0, "failed": 0}
+    assert read(output, "labels") == []
+    assert output.names("stats", ".json") == ["s-1"]
+
+
+def test_a_retry_replaces_only_its_rows(output: Output) -> None:
+    stage(output, "a", [0, 2, 4], errors=(1, 3))
+    commit_shard(output, request(5, "a"))
+    stage(output, "b", [1], name="dog", attempt="a2")
+    stage(output, "c", [], errors=(3,), attempt="a2")
+    assert commit_shard(output, request(2, "b", "c", attempt="a2", relabelled=(1, 3))) == {"images": 5, "failed": 1}
+    assert [(row["row"], row["class_names"]) for row in read(output, "labels")] == [
+        (0, ["cat"]),
+        (1, ["dog"]),
+        (2, ["cat"]),
+        (4, ["cat"]),
+    ]
+    assert [row["row"] for row in read(output, "errors")] == [3]
+
+
+def test_the_errors_file_goes_when_the_last_error_is_repaired(output: Output) -> None:
+    stage(output, "a", [0], errors=(1,))
+    commit_shard(output, request(2, "a"))
+    stage(output, "b", [1], attempt="a2")
+    commit_shard(output, request(1, "b", attempt="a2", relabelled=(1,)))
+    assert not output.names("errors", ".parquet")
+    assert json.loads(Path(output.uri, "stats", "s-1.json").read_text())["sums"]["failed"] == 0
+
+
+def test_files_carry_where_they_come_from(output: Output) -> None:
+    stage(output, "a", [0])
+    commit_shard(output, request(1, "a"))
+    metadata = pq.read_schema(f"{output.uri}/labels/s-1.parquet").metadata
+    assert metadata[b"maskmill.run_id"] == b"r"
+    assert metadata[b"maskmill.fingerprint"] == b"f"
+    assert metadata[b"maskmill.schema_version"] == b"1"

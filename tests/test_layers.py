@@ -1,0 +1,110 @@
+"""The shape of the program: imports go down only, ray stays where it orchestrates, and files stay readable."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+LAYERS = ("model", "pipeline", "jobs")  # each may import those before it
+
+# Files whose job is to start, feed and watch Ray. Everything else is called by them and tested without it.
+ORCHESTRATION = {
+    "pipeline/flow.py",
+    "pipeline/evaluation/distribute.py",
+    "pipeline/training/launch.py",
+}
+
+# What model/ must work without: it is used alone, on images in memory.
+FOREIGN_TO_MODEL = {"ray", "pyarrow", "fsspec", "s3fs", "pandas", "typer", "rich", "pydantic"}
+
+LONGEST_FILE_LINES = 300
+LONGER_FOR_A_REASON: dict[str, str] = {}
+
+SOURCES = sorted(path for layer in LAYERS for path in (ROOT / layer).rglob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def imported_modules(tree: ast.AST) -> Iterator[str]:
+    """Every imported module by its dotted name, also inside functions and under TYPE_CHECKING."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: relative import; write the package's name"
+            yield str(node.module)
+        elif isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")) in (
+            "import_module",
+            "__import__",
+        ):
+            assert isinstance(node.args[0], ast.Constant), f"line {node.lineno}: import of a computed name"
+            yield str(node.args[0].value)
+
+
+def packages_imported_by(path: Path) -> set[str]:
+    return {module.split(".")[0] for module in imported_modules(ast.parse(path.read_text(encoding="utf-8")))}
+
+
+def forbidden_imports(file: str, packages: set[str]) -> set[str]:
+    """The rule itself: which of ``packages`` the file (a path from the root) must not import."""
+    layer = file.split("/")[0]
+    forbidden = set(LAYERS[LAYERS.index(layer) + 1 :]) | {"tests"}
+    if layer == "model":
+        forbidden |= FOREIGN_TO_MODEL
+    if file not in ORCHESTRATION:
+        forbidden.add("ray")
+    return packages & forbidden
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_imports_go_down_only(path: Path) -> None:
+    assert forbidden_imports(name_of(path), packages_imported_by(path)) == set()
+
+
+@pytest.mark.parametrize(
+    ("file", "code", "forbidden"),
+    [
+        ("model/text.py", "from pipeline.errors import UsageError", {"pipeline"}),
+        ("model/text.py", "def f():\n    import jobs.main", {"jobs"}),
+        ("model/text.py", "import pyarrow.parquet as pq", {"pyarrow"}),
+        ("pipeline/decode.py", "import jobs", {"jobs"}),
+        ("pipeline/decode.py", "if TYPE_CHECKING:\n    from ray import ObjectRef", {"ray"}),
+        ("pipeline/decode.py", "importlib.import_module('ray.data')", {"ray"}),
+        ("jobs/label.py", "import ray", {"ray"}),
+        ("pipeline/flow.py", "import ray, model.config", set()),
+        ("jobs/label.py", "from pipeline.flow import run", set()),
+    ],
+)
+def test_the_rule_would_notice(file: str, code: str, forbidden: set[str]) -> None:
+    packages = {module.split(".")[0] for module in imported_modules(ast.parse(code))}
+    assert forbidden_imports(file, packages) == forbidden
+
+
+def test_the_orchestration_files_exist_and_use_ray() -> None:
+    for file in ORCHESTRATION:
+        assert "ray" in packages_imported_by(ROOT / file), f"{file} no longer needs its exception"
+
+
+@pytest.mark.parametrize("path", SOURCES + TESTS, ids=name_of)
+def test_every_file_says_what_it_is_for(path: Path) -> None:
+    source = path.read_text(encoding="utf-8")
+    if source.strip():
+        assert ast.get_docstring(ast.parse(source)), f"{name_of(path)} has no docstring"
+    assert not re.search(r"(^|_)(utils?|common|helpers?|misc)$", path.stem), "name the file for its role"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_files_fit_in_a_head(path: Path) -> None:
+    lines = len(path.read_text(encoding="utf-8").splitlines())
+    if name_of(path) in LONGER_FOR_A_REASON:
+        assert lines > LONGEST_FILE_LINES, f"{name_of(path)} no longer needs its exception"
+    else:
+        assert lines <= LONGEST_FILE_LINES, f"{name_of(path)} has {lines} lines; split it by role"

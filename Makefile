@@ -11,7 +11,7 @@ TORCH_PIN ?= torch==2.14.1 torchvision==0.29.1
 TORCH_INDEX ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all check format bundled lock clean
+.PHONY: help setup demo test test-all check lint format bundled lock clean
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -22,6 +22,7 @@ setup: $(VENV)/.installed  ## create .venv with maskmill and everything to devel
 # constraints.txt, so that an environment made next year is the one the tests passed in; users get pyproject.toml's ranges.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(f"maskmill needs Python 3.11 or newer, and $(PYTHON) is {v[0]}.{v[1]}; try: make PYTHON=python3.11" if v < (3, 11) else 0)'
+	@echo 'Setting up $(VENV); this takes some minutes and several GB, once.'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH_PIN)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,train]'
@@ -36,11 +37,12 @@ test: setup  ## run the tests that take less than about 20 seconds each
 test-all: setup  ## run every test
 	$(BIN)/python -m pytest
 
-check: setup  ## everything a change has to pass: format, lint, types, tests
+check: lint test  ## everything a change has to pass: format, lint, types, tests
+
+lint: setup  ## format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(MAKE) test
 
 format: setup  ## put the code into the one format and apply the safe lint fixes
 	$(BIN)/ruff format .

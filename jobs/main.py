@@ -17,9 +17,11 @@ EXIT_WRONG_USAGE = 2
 # name: (module, function or typer app, summary). A module is imported only when its command is asked for, so that
 # `maskmill --help` answers at once, whatever the commands need.
 COMMANDS = {
-    "label": ("jobs.label", "label", "Label every image: masks, class names, statistics. Rerun to resume."),
+    "demo": ("jobs.demo", "demo", "Draw images, label, score and paint them: a first look."),
+    "label": ("jobs.label", "label", "Label images: masks, class names, statistics. Rerun to resume."),
     "status": ("jobs.status", "status", "Show how far a run is, without starting anything."),
     "retry": ("jobs.retry", "retry", "Label again only the images that failed."),
+    "evaluate": ("jobs.evaluate", "evaluate", "Compare labels with ground truth: mIoU seen and unseen, and more."),
     "models": ("jobs.models", "models", "List the models: what each knows, needs and permits."),
     "convert": ("jobs.convert", "convert", "Convert a released checkpoint to safetensors and JSON."),
     "train": ("jobs.train", "app", "Train grouping, CLIP or the baseline on your own label maps."),

@@ -1,4 +1,4 @@
-"""`maskmill train`: class-agnostic grouping, a small CLIP, the per-pixel baseline; and the bundled model in one command."""
+"""`maskmill train`: grouping, a small CLIP, the per-pixel baseline, and the bundled model in one command."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="On top of --config, as in loop.steps=100.")
 ]
 Validation = Annotated[str | None, typer.Option(help="Held-out images with label maps, measured at the end.")]
-Cache = Annotated[Path | None, typer.Option(help="Where the data is copied to, best a local disk; OUT/cache if not given.")]
+Cache = Annotated[
+    Path | None, typer.Option(help="Where the data is copied to, best a local disk; OUT/cache if not given.")
+]
 WorkerCount = Annotated[int, typer.Option(min=0, help="Workers of Ray Train; 0: in this process, without Ray.")]
 WorkerCpus = Annotated[float, typer.Option(min=0, help="CPUs of each worker.")]
 WorkerGpus = Annotated[float, typer.Option(min=0, help="GPUs of each worker.")]
@@ -82,7 +84,7 @@ def grouping(
     address: Address = None,
     storage_option: StorageOption = None,
 ) -> None:
-    """Train class-agnostic grouping on the seen classes. Named configurations: bundled, zegformer-coco, zegformer-voc."""
+    """Train class-agnostic grouping on seen classes. Named configurations: bundled, zegformer-coco, zegformer-voc."""
     _train(
         "grouping",
         config,

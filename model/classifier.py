@@ -15,13 +15,14 @@ import torch
 from torch import Tensor
 
 from model.clip import Clip
+from model.instances import query_map
 from model.preprocess import CLIP_MEAN, CLIP_STD, normalise
 from model.prompts import IMAGE_BRANCH, PROMPT_SETS, prompt_set
 from model.proposals import UNLABELLED, Proposals, Segmentation
 from model.quality import agreement, class_queries, margin, stability
 from model.regions import REGIONS, RegionImages, region_boxes, region_images
 from model.scoring import FUSIONS, calibration_offsets, clip_probabilities, fuse, query_probabilities
-from model.semantic import Frame, SemanticSum, query_map
+from model.semantic import Frame, SemanticSum
 from model.text import text_features
 from model.vocabulary import Vocabulary
 
@@ -138,8 +139,11 @@ class Classifier:
         for image, own in zip(images, proposals, strict=True):
             if image.shape[:2] != tuple(own.image_size):
                 raise ValueError(f"Proposals for an image of {own.image_size} came with one of {image.shape[:2]}")
+        if not images:
+            return []
         own_proposals = [own.to(self.clip.device) for own in proposals]
-        groups = [[index] for index in range(len(images))] if independent else [list(range(len(images)))]
+        everything = range(len(images))
+        groups = [everything[i : i + 1] for i in everything] if independent else [everything]
         results: list[Segmentation] = []
         for group in groups:
             features, boxes = self._look_at([images[i] for i in group], [own_proposals[i] for i in group])

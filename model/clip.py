@@ -18,10 +18,11 @@ import open_clip
 import torch
 from open_clip import CLIP, CLIPTextCfg, CustomTextCLIP, SimpleTokenizer
 from open_clip.tokenizer import default_bpe
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from model.clip_weights import config_from_weights, load_exactly, read_clip_weights, resolution_from_weights
+from model.weight_files import CheckpointError
 
 CONFIG_FILE = "clip.json"
 WEIGHTS_FILE = "clip.safetensors"
@@ -139,7 +140,8 @@ def load_clip(source: str | Path, device: str | torch.device = "cpu", dtype: tor
     """Load CLIP from any of ``SOURCES`` for inference: evaluation mode, no gradients.
 
     Half-precision weights are cast to float32 first. dtype is the precision of the image encoder.
-    Raises ValueError for a source that is none of these, or whose weights are damaged or do not fit.
+    Raises ValueError for a source that is none of these, CheckpointError (a ValueError) for weights that are damaged
+    or do not fit.
     """
     path = Path(source)
     if path.is_dir():
@@ -174,18 +176,19 @@ def save_clip(clip: Clip, directory: str | Path) -> None:
     description = {"model": clip.config, "tokenizer": tokenizer_file}
     (directory / CONFIG_FILE).write_text(json.dumps(description, indent=2, default=list) + "\n")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in clip.model.state_dict().items()}
-    save_file(tensors, directory / WEIGHTS_FILE)
+    # As bytes, because safetensors' own file writing makes files that only their owner can read.
+    (directory / WEIGHTS_FILE).write_bytes(save(tensors))
 
 
 def _from_directory(directory: Path) -> Clip:
     config_path = directory / CONFIG_FILE
     if not config_path.is_file():
-        raise ValueError(f"No {CONFIG_FILE} in {str(directory)!r}: not a directory written by save_clip")
+        raise CheckpointError(f"{directory} has no {CONFIG_FILE}: not a directory written by save_clip")
     try:
         description = json.loads(config_path.read_text())
         config, tokenizer_file = description["model"], description["tokenizer"]
     except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{config_path} is damaged: {error!r}") from error
+        raise CheckpointError(f"{config_path} is damaged: {error!r}") from error
     clip = new_clip(config, bpe_path=None if tokenizer_file is None else directory / TOKENIZER_FILE)
     load_exactly(clip.model, read_clip_weights(directory / WEIGHTS_FILE), WEIGHTS_FILE)
     return clip
@@ -196,6 +199,8 @@ def _from_open_clip(name: str, weights_source: str) -> Clip:
     config = open_clip.get_model_config(name)
     if config is None:
         raise ValueError(f"Unknown open_clip architecture {name!r}. Choose from: {', '.join(open_clip.list_models())}")
+    if "multimodal_cfg" in config:
+        raise ValueError(f"{name}: captioning models are not supported, only plain CLIP")
     path = Path(weights_source)
     if path.is_file():
         weights = read_clip_weights(path)
@@ -213,8 +218,6 @@ def _from_open_clip(name: str, weights_source: str) -> Clip:
 
 def _build(config: Mapping[str, Any]) -> CLIP | CustomTextCLIP:
     settings = copy.deepcopy(dict(config))
-    if "multimodal_cfg" in settings:
-        raise ValueError("Captioning models (CoCa) are not supported, only plain CLIP")
     custom_text = settings.pop("custom_text", False) or "hf_model_name" in settings["text_cfg"]
     return (CustomTextCLIP if custom_text else CLIP)(**settings)
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import pickle
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from open_clip import CLIPVisionCfg
 from torch import Tensor, nn
+
+from model.weight_files import CheckpointError, read_safetensors
 
 OPENAI_METADATA = ("input_resolution", "context_length", "vocab_size")
 HEAD_WIDTH = 64
@@ -24,31 +25,46 @@ def read_clip_weights(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a state dict file (.safetensors, or anything torch.save wrote), without running code in it.
 
     A {"state_dict": ...} wrapper and "module." prefixes are taken off.
-    Raises ValueError for a file that is damaged, holds code, or is no state dict.
+    Raises CheckpointError for a file that is damaged, holds code, or is no state dict; OSError if unreadable.
     """
-    if not path.is_file():
-        raise ValueError(f"No CLIP weights at {str(path)!r}")
+    if path.suffix == ".safetensors":
+        return read_safetensors(path)
+    if _is_torchscript(path):
+        raise CheckpointError(
+            f"{path} is a TorchScript archive, a program, and is not run. Name OpenAI's weights instead, as in "
+            "ViT-B-16-quickgelu:openai, or save its state dict once with torch.save"
+        )
     try:
-        if path.suffix == ".safetensors":
-            content: object = load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise ValueError(f"Cannot read CLIP weights from {str(path)!r}: {error}") from error
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # damaged bytes drive a parser into any exception
+        raise CheckpointError(f"{path} is refused, it is damaged or holds more than tensors: {error}") from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
-    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise ValueError(f"{str(path)!r} is not a state dict: expected names with tensors")
+    if not isinstance(content, Mapping) or not content or not all(map(_is_named_tensor, content.items())):
+        raise CheckpointError(f"{path} is no state dict: expected names with tensors")
     prefix = "module."
     if all(name.startswith(prefix) for name in content):
         content = {name.removeprefix(prefix): tensor for name, tensor in content.items()}
     return dict(content)
 
 
+def _is_torchscript(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(member.endswith("/constants.pkl") for member in archive.namelist())
+
+
+def _is_named_tensor(item: tuple[object, object]) -> bool:
+    return isinstance(item[0], str) and isinstance(item[1], Tensor)
+
+
 def load_exactly(model: nn.Module, weights: Mapping[str, Tensor], name: str) -> None:
     """Fill every parameter and buffer of ``model``, cast to its type.
 
-    Raises ValueError naming keys that are missing, unexpected or of the wrong size.
+    Raises CheckpointError naming keys that are missing, unexpected or of the wrong size.
     """
     expected = model.state_dict()
     given = {key: tensor for key, tensor in weights.items() if key not in OPENAI_METADATA}
@@ -59,7 +75,9 @@ def load_exactly(model: nn.Module, weights: Mapping[str, Tensor], name: str) -> 
         if key in given and given[key].shape != tensor.shape
     ]
     if missing or unexpected or misfits:
-        raise ValueError(f"{name} does not fit this CLIP: missing {missing}, unexpected {unexpected}, sizes {misfits}")
+        raise CheckpointError(
+            f"{name} does not fit this CLIP: missing {missing}, unexpected {unexpected}, sizes {misfits}"
+        )
     model.load_state_dict(given)
 
 
@@ -67,7 +85,8 @@ def config_from_weights(weights: Mapping[str, Tensor], name: str) -> dict[str, A
     """Return the open_clip configuration of an OpenAI-style state dict: vision transformer or modified ResNet.
 
     The activation is not in the weights: OpenAI's (told by its metadata entries or half precision) is QuickGELU; for
-    any other file open_clip's default, GELU, is taken with a warning. Raises ValueError where sizes do not tell enough.
+    any other file open_clip's default, GELU, is taken with a warning.
+    Raises CheckpointError where sizes tell too little.
     """
     try:
         vision = _vision_transformer(weights) if "visual.proj" in weights else _modified_resnet(weights)
@@ -81,9 +100,11 @@ def config_from_weights(weights: Mapping[str, Tensor], name: str) -> dict[str, A
         }
         embed_dim = weights["text_projection"].shape[1]
     except KeyError as error:
-        raise ValueError(f"{name} is not an OpenAI-style CLIP: no {error}. {_NAME_IT}") from error
+        raise CheckpointError(f"{name} is not an OpenAI-style CLIP: no {error}. {_NAME_IT}") from error
     if vision["width"] > WIDEST_OPENAI_VISION:
-        raise ValueError(f"{name}: a vision width of {vision['width']} does not tell the number of heads. {_NAME_IT}")
+        raise CheckpointError(
+            f"{name}: a vision width of {vision['width']} does not tell the number of heads. {_NAME_IT}"
+        )
     openai = any(key in weights for key in OPENAI_METADATA) or weights["text_projection"].dtype == torch.float16
     if not openai:
         warnings.warn(f"{name} does not tell its activation, GELU is taken. {_NAME_IT}", stacklevel=3)
@@ -95,11 +116,11 @@ _NAME_IT = "Name the architecture of an open_clip checkpoint: NAME:FILE, as in V
 
 def resolution_from_weights(weights: Mapping[str, Tensor], config: Mapping[str, Any]) -> int | tuple[int, int]:
     """Return the input side in pixels the position embeddings were made for, or the configured one without them."""
-    positions = weights.get("visual.positional_embedding")
-    vision = config["vision_cfg"]
-    if positions is None or "patch_size" not in vision:
-        return vision.get("image_size", 224)
-    return _grid_side(positions) * vision["patch_size"]
+    if "visual.attnpool.positional_embedding" in weights:
+        return _grid_side(weights["visual.attnpool.positional_embedding"]) * RESNET_STRIDE
+    if "visual.positional_embedding" in weights and "patch_size" in config["vision_cfg"]:
+        return _grid_side(weights["visual.positional_embedding"]) * config["vision_cfg"]["patch_size"]
+    return config["vision_cfg"].get("image_size", CLIPVisionCfg.image_size)
 
 
 def _vision_transformer(weights: Mapping[str, Tensor]) -> dict[str, Any]:

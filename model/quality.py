@@ -67,15 +67,12 @@ def class_queries(label_map: np.ndarray, scores: Tensor, mask_logits: Tensor, fr
 
 
 def _axis(cells: int, padded: int, image: int, output: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the output index at the centre of each mask cell inside the image, and the mask cell of each output."""
+    """Return the output index at the centre of each mask cell that covers some image, and the cell of each output."""
     scale = padded / cells
-    centres = (np.arange(cells) + 0.5) * scale
-    centres = centres[: max(1, int((centres < image).sum()))]
+    covering = -(-image // scale)
+    centres = np.minimum((np.arange(covering) + 0.5) * scale, image - 0.5)
     owners = (np.arange(output) + 0.5) * (image / output) / scale
-    return (
-        np.minimum(centres * (output / image), output - 1).astype(np.int64),
-        np.minimum(owners, len(centres) - 1).astype(np.int64),
-    )
+    return (centres * (output / image)).astype(np.int64), owners.astype(np.int64)
 
 
 def _present(label_map: np.ndarray, classes: int) -> np.ndarray:

@@ -25,9 +25,11 @@ class Taps:
         """First source index and one beyond the last; outputs must be in order."""
         return int(self.low[0]), int(self.high[-1]) + 1
 
-    def shifted(self, offset: int) -> Taps:
-        """Return the same points in a source of which the first ``-offset`` entries are cut off."""
-        return Taps(self.low + offset, self.high + offset, self.weight)
+    @property
+    def from_start(self) -> Taps:
+        """The same points in a source of which only ``span`` is left."""
+        first = self.low[0]
+        return Taps(self.low - first, self.high - first, self.weight)
 
     def at(self, index: Tensor) -> Taps:
         """Return only the outputs ``index``."""
@@ -41,7 +43,9 @@ def taps(source: int, size: int, device: torch.device, start: int, stop: int) ->
     scale = torch.tensor(source / size, device=device, dtype=torch.float32)
     points = (centres * scale - 0.5).clamp(min=0)
     low = points.long().clamp(max=source - 1)
-    return Taps(low, (low + 1).clamp(max=source - 1), points - low)
+    weight = points - low
+    # A point that hits an entry needs no second one, so a span is no longer than what is used.
+    return Taps(low, (low + (weight > 0)).clamp(max=source - 1), weight)
 
 
 def resize_rows(maps: Tensor, rows: Taps, width: int) -> Tensor:

@@ -85,6 +85,9 @@ class LabelConfig(BaseModel):
 
     max_failed: Share = Field(0.01, description="Exit code 3 when more than this share of the images failed.")
     batch_timeout_s: float = Field(600.0, gt=0, description="A batch that runs longer ends its worker; see errors.")
+    max_worker_deaths: int = Field(
+        1000, ge=1, description="Give up when workers died this often; a killer row takes 4."
+    )
     worker_memory_bytes: int | None = Field(None, ge=2**28, description="Data memory of each worker process.")
     stall_timeout_s: float = Field(600.0, gt=0, description="Give up when no image was finished for so many seconds.")
     on_change: Literal["fail", "restart", "keep"] = Field(

@@ -33,9 +33,6 @@ BLOCK_BYTES = 2 * 2**20
 COMMIT_CPUS = 0.01
 """Commits mostly wait for storage. Not zero: on a cluster whose head has no CPUs they must not land there."""
 COMMIT_RETRIES = 3
-MAX_WORKER_RESTARTS = 1000
-MAX_TASK_RETRIES = 1000
-"""Finite, so that a worker that cannot live ends the run; large, since quarantining one row takes four deaths."""
 DEFAULT_OBJECT_STORE_BYTES = 2 * 2**30
 
 
@@ -166,7 +163,9 @@ def build_dataset(job: Job, pools: Pools) -> Dataset:
     assert job.spec.max_long_side is not None  # filled in by the preset
     limits = ReadLimits(max_image_bytes=config.max_image_bytes)
     read = ReadStage(limits, config.storage_option)
-    trail = RemoteTrail(ray.remote(num_cpus=COMMIT_CPUS, max_restarts=-1, max_task_retries=-1)(Trail).remote())
+    trail = RemoteTrail(
+        ray.remote(num_cpus=COMMIT_CPUS, max_restarts=-1, max_task_retries=-1)(Trail).remote(config.max_worker_deaths)
+    )
 
     def quarantine(stage: str) -> Quarantine:
         return Quarantine(trail, stage, config.batch_timeout_s, config.worker_memory_bytes)
@@ -209,7 +208,6 @@ def _map_tasks(data: Dataset, stage: Callable[[pa.Table], Any], batch_size: int 
         batch_format="pyarrow",
         zero_copy_batch=True,
         num_cpus=cpus,
-        ray_remote_args_fn=lambda: {"max_retries": MAX_TASK_RETRIES},
     )
 
 
@@ -223,7 +221,6 @@ def _map_actors(data: Dataset, stage: type, pool: Pool, model: StageModel, run: 
         zero_copy_batch=True,
         num_cpus=pool.cpus,
         num_gpus=pool.gpus,
-        ray_remote_args_fn=lambda: {"max_restarts": MAX_WORKER_RESTARTS, "max_task_retries": MAX_TASK_RETRIES},
     )
 
 

@@ -5,7 +5,6 @@ Legend for shapes: H x W pixels of the original image.
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -15,13 +14,14 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.decode import decode_image
 from pipeline.errors import UsageError
-from pipeline.output import Output, labels_name
+from pipeline.images import ImageFinder
+from pipeline.palette import Colour
+from pipeline.results import Results, open_results
 from pipeline.segments import decode_segment_map
-from pipeline.sources import ImageRecord, list_shards, read_shard
 from pipeline.storage import StorageOptions
 
-Colour = tuple[int, int, int]
-
+COLUMNS = ("uri", "row", "width", "height", "class_ids", "class_names", "scores", "areas", "rles")
+"""What a picture needs of the labels table."""
 TINT = 0.6
 """Share of a segment's colour in its pixels."""
 UNLABELLED_TINT = 0.75
@@ -30,12 +30,6 @@ LEGEND_ENTRIES = 7
 _LINE_PX = 18
 _GAP_PX = 8
 _NO_SEGMENT = 65535
-
-
-def class_colour(class_id: int) -> Colour:
-    """A colour for a class that brings none: neighbouring ids lie far apart in hue."""
-    red, green, blue = colorsys.hsv_to_rgb(class_id * 0.618033989 % 1, 0.75, 0.95)
-    return round(red * 255), round(green * 255), round(blue * 255)
 
 
 def draw_segments(image: np.ndarray, row: Mapping[str, Any], colours: Sequence[Colour]) -> np.ndarray:
@@ -107,37 +101,21 @@ def grid(tiles: Sequence[Image.Image], columns: int) -> Image.Image:
 
 
 def overlay_grid(
-    input_uri: str,
-    output_uri: str,
-    *,
-    images: int = 8,
-    columns: int = 2,
-    storage_options: StorageOptions | None = None,
+    output_uri: str, *, images: int, columns: int, storage_options: StorageOptions | None = None
 ) -> Image.Image:
-    """A grid of the first ``images`` labelled images of a finished run. Raises UsageError if there are none."""
-    output = Output(output_uri, storage_options)
-    classes = output.read_json("classes.json")
-    if classes is None:
-        raise UsageError(f"{output_uri} holds no run (no classes.json there)")
-    colours = [
-        tuple(entry.get("colour") or class_colour(class_id)) for class_id, entry in enumerate(classes["classes"])
-    ]
-    labelled = _labelled_images(input_uri, output, storage_options)
-    tiles = [tile(decode_image(data), row, colours) for data, row in islice(labelled, images)]
+    """A grid of the first ``images`` labelled images of a run. Raises UsageError if there are none to be found."""
+    results = open_results(output_uri, storage_options)
+    tiles = [tile(image, row, results.colours) for image, row in islice(_labelled_images(results), images)]
     if not tiles:
-        raise UsageError(f"{output_uri} holds no labelled image of {input_uri}")
+        raise UsageError(f"{output_uri} has no labelled image, or its images are no longer where they were")
     return grid(tiles, columns)
 
 
-def _labelled_images(
-    input_uri: str, output: Output, storage_options: StorageOptions | None
-) -> Iterator[tuple[bytes, dict[str, Any]]]:
-    """Encoded bytes and labels row of each labelled image, in input order."""
-    for shard in list_shards(input_uri, storage_options=storage_options):
-        if not output.exists(labels_name(shard.shard_id)):
-            continue
-        rows = {row["row"]: row for row in output.read_table(labels_name(shard.shard_id)).to_pylist()}
-        record: ImageRecord
-        for record in read_shard(shard, storage_options):
-            if record.row in rows and record.data is not None:
-                yield record.data, rows[record.row]
+def _labelled_images(results: Results) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
+    """Pixels and labels row of each labelled image in the order of the output; images gone since are passed over."""
+    finder = ImageFinder(results.output.storage_options, results.run["config"]["image_column"])
+    for shard_id in results.shard_ids:
+        rows = {row["row"]: row for row in results.rows(shard_id, COLUMNS)}
+        for number, fetched in finder.read({number: row["uri"] for number, row in rows.items()}):
+            if fetched.data is not None:
+                yield decode_image(fetched.data), rows[number]

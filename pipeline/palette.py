@@ -31,9 +31,7 @@ _CHROMA = 0.14
 
 def class_colours(given: Sequence[Sequence[int] | None]) -> list[Colour]:
     """The colour (RGB, 0..255) of every class in id order. given: what the vocabulary says, None where it does not."""
-    return [
-        (int(own[0]), int(own[1]), int(own[2])) if own else _colour(class_id) for class_id, own in enumerate(given)
-    ]
+    return [(int(own[0]), int(own[1]), int(own[2])) if own else _colour(class_id) for class_id, own in enumerate(given)]
 
 
 def _colour(class_id: int) -> Colour:

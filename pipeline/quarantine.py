@@ -39,15 +39,30 @@ class _Crumb:
     overran: bool = False
 
 
+class TooManyDeathsError(RuntimeError):
+    """Workers died more often than rows alone can explain."""
+
+
 @dataclass(slots=True)
 class Trail:
-    """The breadcrumbs of a run. Holds open ones and the histories of suspects only, so it stays small."""
+    """The breadcrumbs of a run. Holds open ones and the histories of suspects only, so it stays small.
 
+    Ray restarts workers without end; max_deaths bounds it.
+    """
+
+    max_deaths: int = 1000
+    deaths: int = 0
     open: dict[str, _Crumb] = field(default_factory=dict)
     suspects: dict[str, History] = field(default_factory=dict)
 
     def begin(self, keys: Sequence[str], alone: bool) -> list[History]:
-        """Leave a breadcrumb for each key; one that lies there already means that its worker died."""
+        """Leave a breadcrumb for each key; one that lies there already means that its worker died.
+
+        Raises TooManyDeathsError beyond ``max_deaths``.
+        """
+        self.deaths += any(key in self.open for key in keys)
+        if self.deaths > self.max_deaths:
+            raise TooManyDeathsError(f"workers died {self.deaths} times, the last time with {keys[0]}")
         return [self._begin(key, alone) for key in keys]
 
     def _begin(self, key: str, alone: bool) -> History:

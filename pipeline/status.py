@@ -13,6 +13,8 @@ from pipeline.errors import UsageError
 from pipeline.output import Output, marker_name
 from pipeline.storage import StorageOptions
 
+HEAD_BYTES = 16 * 1024
+"""Enough for all of a marker that is not about single classes."""
 RATE_WINDOW = 50
 """The rate is taken over this many most recent commits, so that a resumed run shows its own speed."""
 
@@ -44,8 +46,7 @@ def read_status(output_uri: str, storage_options: StorageOptions | None = None) 
     run = output.read_json("run.json")
     if run is None:
         raise UsageError(f"{output_uri} holds no run (no run.json there)")
-    documents = output.read_many(marker_name(name) for name in output.names("stats", ".json"))
-    markers = [_head(document) for document in documents]
+    markers = _read_heads(output, [marker_name(name) for name in output.names("stats", ".json")])
     errors: Counter[str] = Counter()
     for marker in markers:
         errors.update(marker["sums"]["errors"])
@@ -65,10 +66,13 @@ def read_status(output_uri: str, storage_options: StorageOptions | None = None) 
     )
 
 
-def _head(document: bytes) -> dict[str, Any]:
-    """A marker without its per-class sums, which come last and are most of it."""
-    head, separator, _ = document.partition(b', "classes": {')
-    return json.loads(head + b"}}" if separator else document)
+def _read_heads(output: Output, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Markers without their per-class sums, which come last and are most of them."""
+    markers = []
+    for name, start in zip(names, output.read_heads(names, HEAD_BYTES), strict=True):
+        head, separator, _ = start.partition(b', "classes": {')
+        markers.append(json.loads(head + b"}}" if separator else output.read_bytes(name)))
+    return markers
 
 
 def _rates(markers: Sequence[Mapping[str, Any]]) -> tuple[float | None, float | None]:

@@ -8,21 +8,43 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import IO, Any, TypeVar
-from urllib.parse import urlsplit, urlunsplit
+from typing import IO, TypeVar
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.errors import UsageError
+from pipeline.storage_options import (
+    StorageOptions,
+    nested_options,
+    parse_storage_options,
+    public_uri,
+    s3_options,
+    without_query,
+)
+
+__all__ = [
+    "ShortReadError",
+    "StorageOptions",
+    "is_local",
+    "is_missing",
+    "is_permission",
+    "is_transient",
+    "open_atomic",
+    "open_filesystem",
+    "parse_storage_options",
+    "public_uri",
+    "read_bytes",
+    "with_retries",
+    "without_query",
+    "write_atomic",
+]
 
 Result = TypeVar("Result")
-StorageOptions = Mapping[str, Any]
 
 ATTEMPTS = 5
 """How often a read or write is tried before its transient error is raised."""
@@ -50,6 +72,7 @@ _TRANSIENT_TYPES = {
     "aiohttp.ClientPayloadError",
     "azure.ServiceRequestError",
     "azure.ServiceResponseError",
+    "botocore.ConnectionError",
     "botocore.FlexibleChecksumError",
     "botocore.HTTPClientError",
     "botocore.ResponseParserError",
@@ -57,9 +80,6 @@ _TRANSIENT_TYPES = {
     "requests.ConnectionError",
     "requests.Timeout",
 }
-_SECRET_PARAMETER = re.compile(
-    r"signature|credential|token|secret|password|policy|api-?_?key|key-pair|accesskey|^sig$", re.I
-)
 _PERMISSION_TYPES = {
     "botocore.NoCredentialsError",
     "botocore.PartialCredentialsError",
@@ -85,9 +105,9 @@ def open_filesystem(uri: str, storage_options: StorageOptions | None = None) -> 
     package is missing or an option is not understood.
     """
     scheme = uri.split("://", 1)[0] if "://" in uri else "file"
-    options = _nested(storage_options or {})
+    options = nested_options(storage_options or {})
     if scheme in ("s3", "s3a"):
-        options = _s3_options(options)
+        options = s3_options(options)
     elif scheme == "file":
         options = {}
     try:
@@ -97,57 +117,6 @@ def open_filesystem(uri: str, storage_options: StorageOptions | None = None) -> 
     except TypeError as error:
         names = ", ".join(sorted(options)) or "none"
         raise UsageError(f"storage options not understood for {scheme}:// (given: {names}): {error}") from error
-
-
-def _s3_options(options: dict[str, Any]) -> dict[str, Any]:
-    """Fill in timeouts under which a stalled connection is given up and tried again, where none are set."""
-    if "endpoint_url" not in options and "endpoint_url" not in options.get("client_kwargs", {}):
-        # botocore reads these itself, but fsspec would hand out a cached connection made under another value.
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-        options = options | ({"endpoint_url": endpoint} if endpoint else {})
-    config = {"connect_timeout": 10, "read_timeout": 30, "retries": {"mode": "standard", "max_attempts": 2}}
-    return {
-        "use_listings_cache": False,
-        **options,
-        "config_kwargs": {**config, **options.get("config_kwargs", {})},
-    }
-
-
-def parse_storage_options(entries: list[str]) -> dict[str, str]:
-    """Turn ``["key=value", ...]`` into a dict. Raises UsageError with the number, never the text, of a bad entry."""
-    options: dict[str, str] = {}
-    for position, entry in enumerate(entries, start=1):
-        name, separator, value = entry.partition("=")
-        if not separator or not name:
-            raise UsageError(f"storage option number {position} must look like key=value or group.key=value")
-        options[name] = value
-    return options
-
-
-def _nested(options: StorageOptions) -> dict[str, Any]:
-    """Expand dotted keys ("client_kwargs.endpoint_url") into nested dicts and "true" / "false" into booleans."""
-    nested: dict[str, Any] = {}
-    for name, value in options.items():
-        *groups, key = name.split(".")
-        target = nested
-        for group in groups:
-            target = target.setdefault(group, {})
-            if not isinstance(target, dict):
-                raise UsageError(f"storage option {name!r}: {group!r} has a value of its own and cannot be a group")
-        target[key] = {"true": True, "false": False}.get(value.lower(), value) if isinstance(value, str) else value
-    return nested
-
-
-def public_uri(uri: str) -> str:
-    """Return ``uri`` fit for logs and tables: without user and password, signatures in its query blanked out."""
-    parts = urlsplit(uri)
-    if not parts.scheme or not (parts.query or "@" in parts.netloc):
-        return uri
-    query = "&".join(
-        f"{name}=..." if separator and _SECRET_PARAMETER.search(name) else f"{name}{separator}{value}"
-        for name, separator, value in (field.partition("=") for field in parts.query.split("&"))
-    )
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=query))
 
 
 def is_local(fs: fsspec.AbstractFileSystem) -> bool:
@@ -185,18 +154,35 @@ def _s3_code(error: BaseException) -> str | None:
 
 def is_missing(error: BaseException) -> bool:
     """Whether ``error`` says that there is no such file or object. A missing bucket is none: that is wrong set-up."""
-    if any(_s3_code(each) == "NoSuchBucket" for each in _chain(error)):
+    chain = list(_chain(error))
+    if any(_s3_code(each) == "NoSuchBucket" for each in chain):
         return False
-    return any(isinstance(each, FileNotFoundError) or _status(each) in _MISSING_STATUS for each in _chain(error))
+    if any(_status(each) in _MISSING_STATUS for each in chain):
+        return True
+    # fsspec's web file system says "not found" of whatever went wrong; then the cause tells what it was.
+    told_otherwise = any(_is_transient_itself(each) or _is_permission_itself(each) for each in chain)
+    return not told_otherwise and any(isinstance(each, FileNotFoundError) for each in chain)
+
+
+def _is_permission_itself(error: BaseException) -> bool:
+    return (
+        isinstance(error, PermissionError)
+        or _status(error) in _PERMISSION_STATUS
+        or bool(_type_names(error) & _PERMISSION_TYPES)
+    )
 
 
 def is_permission(error: BaseException) -> bool:
     """Whether ``error`` says that we may not: a run stops on it, for it concerns the set-up and no single image."""
-    return any(
-        isinstance(each, PermissionError)
-        or _status(each) in _PERMISSION_STATUS
-        or bool(_type_names(each) & _PERMISSION_TYPES)
-        for each in _chain(error)
+    return any(_is_permission_itself(each) for each in _chain(error))
+
+
+def _is_transient_itself(error: BaseException) -> bool:
+    return (
+        isinstance(error, (TimeoutError, ConnectionError, EOFError))
+        or (isinstance(error, OSError) and error.errno in _TRANSIENT_ERRNOS)
+        or _status(error) in _TRANSIENT_STATUS
+        or bool(_type_names(error) & _TRANSIENT_TYPES)
     )
 
 
@@ -204,13 +190,7 @@ def is_transient(error: BaseException) -> bool:
     """Whether ``error`` may go away by itself: time-outs, throttling, resets, short transfers, server errors."""
     if is_permission(error) or is_missing(error):
         return False
-    return any(
-        isinstance(each, (TimeoutError, ConnectionError, EOFError))
-        or (isinstance(each, OSError) and each.errno in _TRANSIENT_ERRNOS)
-        or _status(each) in _TRANSIENT_STATUS
-        or bool(_type_names(each) & _TRANSIENT_TYPES)
-        for each in _chain(error)
-    )
+    return any(_is_transient_itself(each) for each in _chain(error))
 
 
 def with_retries(

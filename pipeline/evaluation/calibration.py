@@ -38,7 +38,7 @@ def calibration_counts(overlaps: Overlaps) -> tuple[np.ndarray, np.ndarray]:
 
 
 def expected_calibration_error(bins: np.ndarray) -> float | None:
-    """Mean distance of accuracy from score over the bins (BINS, 3), weighted by count, in 0..1; None if all are empty."""
+    """Mean distance of accuracy from score over the bins (BINS, 3), weighted by count, in 0..1; None if all empty."""
     count, score_sum, correct = (bins[:, i].astype(np.float64) for i in range(len(COLUMNS)))
     total = count.sum()
     return None if total == 0 else float(np.abs(correct - score_sum / SCORE_UNIT).sum() / total)

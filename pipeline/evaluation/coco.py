@@ -153,8 +153,8 @@ def _by_name(
     if unknown:
         raise EvaluationError(
             f"{uri} uses categories that protocol {protocol.name!r} does not compare ({protocol.setting}): "
-            f"{', '.join(map(repr, unknown[:_EXAMPLES]))}; with --ground-truth-ids raw categories of ground truth go by "
-            "id, and those of no class are ignored"
+            f"{', '.join(map(repr, unknown[:_EXAMPLES]))}; with --ground-truth-ids raw those of ground truth go by "
+            "id, and what is no class is ignored"
         )
     return mapped
 

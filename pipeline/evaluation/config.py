@@ -17,7 +17,7 @@ class EvaluationConfig(BaseModel):
 
     output: str = Field(description="What to evaluate: a run's output, a COCO results JSON, or a folder of label maps.")
     ground_truth: str = Field(
-        description="Label maps (tars or folders, x.seg.png beside the images or a parallel tree), Parquet, or COCO JSON."
+        description="Label maps (tars, folders; x.seg.png beside the images or a parallel tree), Parquet, or COCO JSON."
     )
     protocol: str = Field(description="voc, coco-stuff, ade20k-full, shapes, or one's own JSON or YAML file.")
     setting: Setting = Field(

@@ -20,10 +20,10 @@ from pipeline.evaluation.inventory import Inventory
 from pipeline.evaluation.protocol import EvaluationError, Protocol, load_protocol
 from pipeline.evaluation.run_labels import run_inventory
 from pipeline.evaluation.sums import Sums
-from pipeline.evaluation.unit import EXAMPLES, IMAGES, PARTS, Comparison, read_part
-from pipeline.evaluation.write import write_results
+from pipeline.evaluation.unit import EXAMPLES, IMAGES, PARTS, Comparison, UnitEvaluator, read_part
+from pipeline.evaluation.write import FIGURES, write_results
 from pipeline.output import Output
-from pipeline.storage import public_uri
+from pipeline.storage import StorageOptions, public_uri
 
 CODE_VERSION = 1
 """Moves when the same inputs would give other sums, so that old parts are not taken for new ones."""
@@ -65,7 +65,7 @@ def evaluate(
     started_at = time.monotonic()
     config = _with_absolute_paths(config)
     protocol = load_protocol(config.protocol, setting=config.setting, storage_options=config.storage_option)
-    results = Output(results_uri(config), config.storage_option)
+    results = Output(config.results or results_uri(config.output), config.storage_option)
     inventory = _inventory(config, protocol, results)
     units, truth = find_ground_truth(config, protocol)
     comparison = Comparison(
@@ -100,17 +100,22 @@ def evaluate(
 
 def evaluate_here(comparison: Comparison, units: Sequence[TruthShard]) -> Iterator[int]:
     """Evaluate units one after the other in this process, without Ray."""
-    from pipeline.evaluation.unit import UnitEvaluator
-
     return map(UnitEvaluator(comparison), units)
 
 
-def results_uri(config: EvaluationConfig) -> str:
-    """Where the figures go."""
-    if config.results is not None:
-        return config.results
-    stem = config.output.rstrip("/")
+def results_uri(output: str) -> str:
+    """Where the figures of an output go by default."""
+    stem = output.rstrip("/")
     return f"{stem[: -len('.json')]}-evaluation" if stem.lower().endswith(".json") else f"{stem}/evaluation"
+
+
+def other_results(output: str, storage_options: StorageOptions) -> Output:
+    """The results of another output, or the folder of such results itself. Raises EvaluationError if there are none."""
+    for uri in (results_uri(output), output):
+        results = Output(uri, storage_options)
+        if results.exists(FIGURES):
+            return results
+    raise EvaluationError(f"{public_uri(output)} holds no evaluation: run `maskmill evaluate` on it first")
 
 
 def _with_absolute_paths(config: EvaluationConfig) -> EvaluationConfig:
@@ -142,6 +147,7 @@ def _fingerprint(config: EvaluationConfig, protocol: Protocol, inventory: Invent
             "reduce_zero_label",
             "ground_truth_suffix",
             "ground_truth_column",
+            "panoptic_maps",
             "panoptic",
             "boundary",
             "boundary_tolerance",
@@ -205,7 +211,8 @@ def _check_coverage(config: EvaluationConfig, inventory: Inventory, total: Total
         )
     if unused.size:
         problems.append(
-            f"{unused.size} images have a prediction but no ground truth, such as {inventory.image_id(int(unused[0]))!r}"
+            f"{unused.size} images have a prediction but no ground truth, such as "
+            f"{inventory.image_id(int(unused[0]))!r}"
         )
     if problems and not config.allow_missing:
         raise EvaluationError(f"{'; '.join(problems)}. --allow-missing evaluates the {matched} images both sides have")

@@ -27,15 +27,15 @@ CONVENTIONS = (
     "A figure over no class at all is null.",
     "Pixels ignored in ground truth count nowhere. Unlabelled pixels are wrong for their true class and for no other.",
     "miou_harmonic is 2SU/(S+U) of miou_seen and miou_unseen.",
-    "Images that lack a prediction or ground truth are left out, and counted (they are an error without --allow-missing).",
+    "Images that lack a prediction or ground truth are left out and counted; without --allow-missing that is an error.",
     "Ground truth of another size than its prediction is brought to that size by nearest neighbour, and counted.",
-    "Boundary F: a border pixel is found if one of its class lies within the tolerance; F of summed precision and recall "
-    "per class, then the mean over classes.",
+    "Boundary F: a border pixel is found if one of its class lies within the tolerance; precision and recall are over "
+    "the summed border pixels of a class, the mean is over classes.",
     "Recall and best IoU take the segments that were written, whatever their names, against the true segments.",
-    "oracle_miou gives every written segment its best name: 100 - oracle_miou is lost to grouping, oracle_miou - miou to "
-    "naming.",
-    "Calibration (ECE, 15 bins): a segment is correct if most of its pixels are of its class; by pixels, each pixel has "
-    "the score of its segment.",
+    "oracle_miou gives every written segment its best name: 100 - oracle_miou is lost to grouping, oracle_miou - miou "
+    "to naming.",
+    "Calibration (ECE, 15 bins): a segment is correct if most of its pixels are of its class; by pixels, each pixel "
+    "has the score of its segment.",
 )
 PANOPTIC_CONVENTIONS = (
     "Panoptic quality: all segments of a stuff class (or of one that may be either) in an image are one; matches need "

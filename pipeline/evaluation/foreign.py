@@ -14,7 +14,7 @@ from pipeline.evaluation.inventory import LISTS, FileList, Inventory, write_list
 from pipeline.evaluation.protocol import EvaluationError, Protocol, prediction_table
 from pipeline.output import Output
 from pipeline.sources.listing import list_files
-from pipeline.sources.version import file_version
+from pipeline.sources.version import file_info, file_version
 from pipeline.storage import open_filesystem, public_uri, with_retries
 
 _SCHEMA = pa.schema(
@@ -55,7 +55,7 @@ def results_inventory(config: EvaluationConfig, protocol: Protocol, results: Out
         data=Output(f"{results.uri}/{LISTS}", results.storage_options),
         names=names,
         image_ids=([entry.image_id for entry in piece] for piece in pieces),
-        versions=[file_version(with_retries(lambda: fs.info(path)))],
+        versions=[file_version(with_retries(lambda: file_info(fs, path)))],
     )
     source, index = write_lists(files, np.arange(len(protocol) + 1), protocol, results)
     return Inventory(

@@ -68,9 +68,10 @@ class TruthReader:
 
     def _maps(self, unit: TruthShard) -> Iterator[GroundTruth]:
         assert unit.shard is not None
-        in_table = unit.shard.kind == "parquet"
-        for record in read_shard(unit.shard, self.storage_options, with_segmentation=not in_table):
-            data = record.segmentation if record.segmentation is not None else _own_label_map(record, in_table)
+        in_table = unit.shard.kind == "parquet"  # then the column of label maps is read as if it were the images
+        for record in read_shard(unit.shard, self.storage_options, with_segmentation=True):
+            beside = None if in_table else record.segmentation
+            data = _own_label_map(record, in_table) if beside is None else beside
             if data is not None:
                 yield from_label_map(data, record.image_id, record.uri, self.label_table, self.classes)
 

@@ -94,8 +94,8 @@ class PredictionIndex:
         Raises EvaluationError where only the file name agrees and several predictions have it.
         """
         found, _ = _search(self.ids, self.by_id, _hashes(image_ids))
-        missing = np.flatnonzero(found < 0)
-        if missing.size:
+        missing = np.flatnonzero(found < 0).tolist()
+        if missing:
             names = [stem(image_ids[i]) for i in missing]
             found[missing], uses = _search(self.stems, self.by_stem, _hashes(names))
             if (uses > 1).any():

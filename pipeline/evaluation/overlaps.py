@@ -5,6 +5,7 @@ One pass over the pixels of an image makes a handful of cells; everything after 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -147,7 +148,7 @@ def _histogram(keys: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     return cells, counts[cells]
 
 
-def _concatenate(rows: list[tuple[np.ndarray, ...]], columns: int) -> list[np.ndarray]:
+def _concatenate(rows: Sequence[tuple[np.ndarray, ...]], columns: int) -> list[np.ndarray]:
     if not rows:
         return [np.zeros(0, dtype=np.int64) for _ in range(columns)]
     return [np.concatenate(column) for column in zip(*rows, strict=True)]

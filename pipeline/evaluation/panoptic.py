@@ -54,7 +54,7 @@ def panoptic_counts(overlaps: Overlaps, things: np.ndarray) -> np.ndarray:
 def _groups(
     image: np.ndarray, class_id: np.ndarray, crowd: np.ndarray, things: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Join the stuff segments of one class and image. Returns each segment's group, then the groups' class and crowd."""
+    """Join the stuff segments of one class and image: each segment's group, then the groups' class and crowd."""
     keys = image * things.size + class_id
     is_alone = things[class_id] | crowd
     keys[is_alone] = -1 - np.arange(np.count_nonzero(is_alone))

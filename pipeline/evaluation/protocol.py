@@ -27,6 +27,7 @@ The same value as model.proposals.UNLABELLED, which is not imported because eval
 _LABEL_VALUES = 65536
 # Keys of our own classes.json that say nothing about an evaluation, so that the file can serve as a protocol.
 _OTHER_CLASS_KEYS = {"class_id", "colour", "synonyms", "prompts", "distractor"}
+_RESERVED_GROUPS = ("harmonic",)  # would share a key with the harmonic mean
 _EXAMPLES = 5
 
 
@@ -54,8 +55,8 @@ class ProtocolClass:
 class Protocol:
     """What is compared. C below stands for the number of classes.
 
-    setting: "gzs3" compares all classes; "zs3" only the unseen ones: pixels of seen classes are ignored, and predictions
-    must have been made from the unseen names alone.
+    setting: "gzs3" compares all classes; "zs3" only the unseen ones: pixels of seen classes are ignored, and
+    predictions must have been made from the unseen names alone.
     """
 
     name: str
@@ -162,6 +163,8 @@ def _protocol_class(entry: Any, protocol: str) -> ProtocolClass:
             f"protocol {protocol!r}, class {entry['name']!r}: unknown key {', '.join(unknown)}. "
             f"Choose from: {', '.join(valid)}"
         )
+    if entry.get("group") in _RESERVED_GROUPS:
+        raise UsageError(f"protocol {protocol!r}, class {entry['name']!r}: no group can be called {entry['group']!r}")
     for key, kinds in (("seen", bool), ("thing", bool), ("group", str), ("raw_id", int)):
         value = entry.get(key)
         if value is not None and (not isinstance(value, kinds) or (key == "raw_id" and isinstance(value, bool))):
@@ -187,10 +190,11 @@ def label_table(protocol: Protocol, ids: IdKind, *, reduce_zero_label: bool = Fa
     if ids == "raw":
         if reduce_zero_label:
             raise UsageError("reduce-zero-label is for evaluation ids; raw ids are mapped one by one")
-        if any(entry.raw_id is None for entry in protocol.classes):
+        raw_ids = [entry.raw_id for entry in protocol.classes if entry.raw_id is not None]
+        if len(raw_ids) < count:
             raise UsageError(f"protocol {protocol.name!r} has no raw_id for its classes: use evaluation ids")
         table[:] = count
-        table[[entry.raw_id for entry in protocol.classes]] = np.arange(count)
+        table[raw_ids] = np.arange(count)
     else:
         first = int(reduce_zero_label)
         table[first : first + count] = np.arange(count)

@@ -25,7 +25,7 @@ class SegmentRuns:
     first: np.ndarray
 
     def paint(self, image: int, pixels: int, background: int) -> np.ndarray:
-        """Return (pixels,) uint16, the segment at every pixel in column-major order, ``background`` where there is none.
+        """Return (pixels,) uint16, the segment of every pixel in column-major order, ``background`` without one.
 
         Raises ValueError if two segments share a pixel, or a run ends outside the image.
         """
@@ -83,23 +83,23 @@ def _numbers(text: np.ndarray, text_ends: np.ndarray) -> tuple[np.ndarray, np.nd
 
     Returns the numbers and, for each text, how many numbers there are up to its end.
     """
-    if text_ends.size and (np.diff(text_ends, prepend=0) <= 0).any():
+    if not text_ends.size:
+        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+    if (np.diff(text_ends, prepend=0) <= 0).any():
         raise ValueError("an RLE is empty")
     code = text.astype(np.int64) - 48
-    if code.size and (code.min() < 0 or code.max() > 63):
+    if code.min() < 0 or code.max() > 63:
         raise ValueError("an RLE holds a character that is none of its alphabet")
     is_last = (code & 0x20) == 0
     number_ends = np.flatnonzero(is_last) + 1
     number_starts = np.concatenate(([0], number_ends[:-1]))
     numbers_end = np.searchsorted(number_ends, text_ends, side="right")
-    if text_ends.size and (not number_ends.size or not np.array_equal(number_ends[numbers_end - 1], text_ends)):
+    if not number_ends.size or not np.array_equal(number_ends[numbers_end - 1], text_ends):
         raise ValueError("an RLE ends in the middle of a number")
     width = number_ends - number_starts
-    if width.size and width.max() > 12:
+    if width.max() > 12:
         raise ValueError("an RLE holds a number of more than 60 bits")
     group = np.arange(code.size) - np.repeat(number_starts, width)
-    if not code.size:
-        return np.zeros(0, dtype=np.int64), numbers_end
     numbers = np.add.reduceat((code & 0x1F) << (5 * group), number_starts)
     is_negative = (code[number_ends - 1] & 0x10) != 0
     return np.where(is_negative, numbers - (np.int64(1) << (5 * width)), numbers), numbers_end
@@ -110,8 +110,8 @@ def _undo_deltas(numbers: np.ndarray, numbers_end: np.ndarray) -> tuple[np.ndarr
 
     Returns the counts and the position of each in its text.
     """
-    first = np.concatenate(([0], numbers_end[:-1])).astype(np.int64)
-    position = np.arange(numbers.size) - np.repeat(first, np.diff(numbers_end, prepend=0))
+    sizes = np.diff(numbers_end, prepend=0)
+    position = np.arange(numbers.size) - np.repeat(numbers_end - sizes, sizes)
     counts = numbers.copy()
     for parity in (0, 1):
         chosen = np.flatnonzero((position % 2 == parity) & (position > 0))

@@ -14,7 +14,7 @@ from pipeline.evaluation.inventory import FileList, Inventory, write_lists
 from pipeline.evaluation.protocol import EvaluationError, Protocol, match_classes
 from pipeline.output import Output, errors_name, labels_name
 from pipeline.sources.stream import open_stream
-from pipeline.sources.version import file_version
+from pipeline.sources.version import file_info, file_version
 from pipeline.storage import open_filesystem, public_uri, with_retries
 
 _READ_THREADS = 16
@@ -68,7 +68,7 @@ def run_inventory(output: Output, run: Mapping[str, Any], protocol: Protocol, re
 def _image_ids(output: Output, name: str) -> tuple[list[str], str]:
     """The image ids of one labels file, without reading the rest of it, and the file's version."""
     fs, path = open_filesystem(f"{output.uri}/{name}", output.storage_options)
-    info = with_retries(lambda: fs.info(path))
+    info = with_retries(lambda: file_info(fs, path))
     with open_stream(fs, path, info) as stream:
         table: pa.Table = pq.ParquetFile(stream, pre_buffer=False).read(columns=["image_id"])
     return table["image_id"].to_pylist(), file_version(info)
@@ -87,8 +87,8 @@ def _warnings(
     ]
     if differing:
         warnings.append(
-            f"{len(differing)} classes, such as {differing[0]!r}, were labelled as seen where the protocol says unseen or "
-            "the other way round; fusion and calibration followed the labels' own flags"
+            f"{len(differing)} classes, such as {differing[0]!r}, were labelled as seen where the protocol says unseen "
+            "or the other way round; fusion and calibration followed the labels' own flags"
         )
     has_unseen = any(entry.seen is False for entry in protocol.classes)
     if has_unseen and preset.startswith(_FOREIGN_PROPOSALS):

@@ -13,8 +13,8 @@ from pipeline.evaluation.overlaps import LIMIT, SegmentMap
 from pipeline.evaluation.protocol import EvaluationError
 
 _HINT = (
-    "is this the protocol of these labels? (--ground-truth-ids raw reads a dataset's own ids, --reduce-zero-label labels "
-    "that count from one)"
+    "is this the protocol of these labels? (--ground-truth-ids raw reads a dataset's own ids, --reduce-zero-label "
+    "labels that count from one)"
 )
 
 
@@ -87,7 +87,7 @@ def from_label_map(data: bytes, image_id: str, name: str, label_table: np.ndarra
 def from_segments(
     index: np.ndarray, shape: tuple[int, int], classes: np.ndarray, crowd: np.ndarray, ignored: int, image_id: str
 ) -> GroundTruth:
-    """Build from painted RLEs. index: (P,) column-major segments, S where there is none. ignored: C, a class to skip."""
+    """Build from painted RLEs. index: (P,) column-major segments, S for none. ignored: C, a class to skip."""
     height, width = shape
     number, kept = _renumbered(classes, ignored)
     return GroundTruth(

@@ -16,7 +16,7 @@ from pipeline.sources.columns import ID_COLUMNS, SEGMENTATION_COLUMNS
 from pipeline.sources.parquet import open_parquet
 from pipeline.sources.shard import DamagedError
 from pipeline.sources.stream import open_stream
-from pipeline.sources.version import file_version
+from pipeline.sources.version import file_info, file_version
 from pipeline.storage import StorageOptions, open_filesystem, with_retries
 
 MAP_COLUMNS = (*SEGMENTATION_COLUMNS, "label_map", "label", "labels", "mask", "annotation")
@@ -53,7 +53,7 @@ def read_schema(location: str, storage_options: StorageOptions) -> pa.Schema:
     """The columns of a Parquet file. Raises UsageError if it is none."""
     fs, path = open_filesystem(location, storage_options)
     try:
-        with open_stream(fs, path, with_retries(lambda: fs.info(path))) as stream:
+        with open_stream(fs, path, with_retries(lambda: file_info(fs, path))) as stream:
             return open_parquet(stream).schema_arrow
     except DamagedError as error:
         raise UsageError(f"{location}: {error}") from error
@@ -67,7 +67,7 @@ def read_segment_table(
     Raises EvaluationError for ids the protocol does not have, and ShardError for a damaged or changed file.
     """
     fs, path = open_filesystem(shard.location, storage_options)
-    info = with_retries(lambda: fs.info(path))
+    info = with_retries(lambda: file_info(fs, path))
     if file_version(info) != shard.version:
         raise ShardError(shard.shard_id, "the file has changed since it was listed", 0)
     rows_read = 0

@@ -165,15 +165,13 @@ def markdown(document: Mapping[str, Any], confusion: pa.Table) -> str:
     lines = [
         f"### {protocol['title']}, {protocol['setting'].upper()}",
         "",
-        f"{counts['images']:,} images, {counts['classes_in_ground_truth']} of {counts['classes']} classes in ground truth, "
-        f"{counts['pixels_compared']:,} pixels compared.",
+        f"{counts['images']:,} images, {counts['classes_in_ground_truth']} of {counts['classes']} classes in ground "
+        f"truth, {counts['pixels_compared']:,} pixels compared.",
         "",
         "| figure | % |",
         "|---|---:|",
     ]
-    groups = [(f"mIoU, {key.removeprefix('miou_')}", key) for key in document if is_group_figure(key)]
-    rows = [*SUMMARY_ROWS[:4], *groups, *SUMMARY_ROWS[4:]]
-    lines += [f"| {_cell(title)} | {document[key]:.2f} |" for title, key in rows if document.get(key) is not None]
+    lines += [f"| {_cell(title)} | {document[key]:.2f} |" for title, key in summary_rows(document)]
     mistakes = top_confusions(confusion)
     if mistakes:
         lines += ["", "| true class | taken for | % of the true class | pixels |", "|---|---|---:|---:|"]
@@ -188,9 +186,14 @@ def markdown(document: Mapping[str, Any], confusion: pa.Table) -> str:
     return "\n".join(lines) + "\n"
 
 
-def is_group_figure(key: str) -> bool:
-    """Whether a key of evaluation.json is the mIoU of a named group of classes."""
-    return key.startswith("miou_") and key not in ("miou_seen", "miou_unseen", "miou_harmonic")
+def summary_rows(document: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Title and key of every figure to show: those that are defined, mIoU of the protocol's own groups included."""
+    fixed = {key for _, key in SUMMARY_ROWS}
+    groups = [
+        (f"mIoU, {key.removeprefix('miou_')}", key) for key in document if key.startswith("miou_") and key not in fixed
+    ]
+    rows = [*SUMMARY_ROWS[:4], *groups, *SUMMARY_ROWS[4:]]
+    return [(title, key) for title, key in rows if document[key] is not None]
 
 
 def _cell(text: str) -> str:

@@ -14,16 +14,8 @@ from typing import TypeVar
 import fsspec
 
 from pipeline.errors import BadImageError, UsageError
-from pipeline.sources.shard import ReadLimits
-from pipeline.sources.tar import too_large
-from pipeline.storage import (
-    ShortReadError,
-    StorageOptions,
-    is_local,
-    is_missing,
-    open_filesystem,
-    with_retries,
-)
+from pipeline.sources.shard import ReadLimits, too_large
+from pipeline.storage import ShortReadError, StorageOptions, is_local, is_missing, open_filesystem, with_retries
 
 _NO_SUCH_NAME = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP}
 READ_THREADS = 16
@@ -80,7 +72,8 @@ def _read_remote(fs: fsspec.AbstractFileSystem, path: str, limits: ReadLimits) -
         return _too_large_or(len(data), limits) or _content(data)
     if bad := _too_large_or(size, limits):
         return bad
-    data = fs.cat_file(path)
+    # Given the range, S3's client does not ask for the size once more.
+    data = fs.cat_file(path, start=0, end=size) if size else b""
     if len(data) != size:
         raise ShortReadError(path, size, len(data))
     return _content(data)

@@ -22,9 +22,11 @@ from pipeline.storage import (
     is_local,
     is_missing,
     is_permission,
+    is_transient,
     open_filesystem,
     public_uri,
     with_retries,
+    without_query,
 )
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
@@ -32,6 +34,8 @@ PARQUET_SUFFIXES = (".parquet", ".pq")
 LISTING_THREADS = 16
 _GLOB_CHARACTERS = "*?["
 _EXAMPLES = 5
+_ATTEMPTS = 3
+"""Fewer than when reading: an address nobody answers at should be reported in seconds."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,8 +67,10 @@ def list_files(uri: str, storage_options: StorageOptions | None = None) -> Listi
     except Exception as error:
         if is_permission(error):
             raise UsageError(f"no permission to read {public_uri(uri)}: {type(error).__name__}") from error
-        if isinstance(error, FileNotFoundError):
+        if isinstance(error, FileNotFoundError) and not is_transient(error):
             raise UsageError(f"no such bucket or folder: {public_uri(uri)}") from error
+        if is_transient(error):
+            raise ConnectionError(f"cannot reach {public_uri(uri)}: {error}") from error
         raise
     kind, infos = _one_kind(found, public_uri(uri), explicit)
     files = [_file(fs, root, path, info) for path, info in sorted(infos.items())]
@@ -117,9 +123,9 @@ def _fixed_part(path: str) -> str:
 def _info(fs: fsspec.AbstractFileSystem, path: str) -> dict[str, Any] | None:
     """Return what the file system says of ``path``, None if there is no such file or folder."""
     try:
-        return with_retries(lambda: file_info(fs, path))
+        return with_retries(lambda: file_info(fs, path), attempts=_ATTEMPTS)
     except Exception as error:
-        if isinstance(error, FileNotFoundError | NotADirectoryError) or is_missing(error):
+        if isinstance(error, NotADirectoryError) or is_missing(error):
             return None
         raise
 
@@ -186,11 +192,11 @@ def _one_kind(found: Infos, uri: str, explicit: bool) -> tuple[str, Infos]:
         raise UsageError(f"{uri} is empty")
     by_kind: dict[str, Infos] = {}
     for path, info in found.items():
-        kind = kind_of(path.partition("?")[0])
+        kind = kind_of(without_query(path))
         if kind is not None and (explicit or kind != "manifest"):
             by_kind.setdefault(kind, {})[path] = info
     if not by_kind:
-        suffixes = Counter(posixpath.splitext(path)[1] or "no extension" for path in found)
+        suffixes = Counter(posixpath.splitext(path)[1] or "no extension" for path in sorted(found))
         seen = ", ".join(f"{count} x {suffix}" for suffix, count in suffixes.most_common(_EXAMPLES))
         raise UsageError(
             f"nothing in {uri} is a tar, a Parquet file, an image or a manifest (found {seen}); "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -11,8 +12,7 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import BadImageError
 from pipeline.sources.columns import ColumnError, TableLayout, table_layout
-from pipeline.sources.shard import DEFAULT_LIMITS, DamagedError, ReadLimits
-from pipeline.sources.tar import too_large
+from pipeline.sources.shard import DEFAULT_LIMITS, DamagedError, ReadLimits, too_large
 
 _BATCH_BYTES = 16 * 2**20
 _MAX_BATCH_ROWS = 256
@@ -31,22 +31,40 @@ class TableRow:
     segmentation: bytes | None = None
 
 
-def open_parquet(stream: IO[bytes]) -> pq.ParquetFile:
-    """Read the footer. Raises DamagedError where this is no Parquet file or a truncated one."""
+_DAMAGE = (
+    pa.ArrowInvalid,
+    pa.ArrowNotImplementedError,
+    pa.ArrowTypeError,
+    pa.ArrowKeyError,
+    pa.ArrowCapacityError,
+    UnicodeDecodeError,
+)
+
+
+@contextmanager
+def _damage_told() -> Iterator[None]:
+    """Turn what Arrow says of damaged data into DamagedError; what the storage below it says goes through."""
     try:
-        # A buffer makes pyarrow read column chunks in pieces; by default it loads each as a whole.
-        return pq.ParquetFile(stream, pre_buffer=False, buffer_size=_READ_BUFFER_BYTES)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError, pa.ArrowKeyError) as error:
-        raise DamagedError(f"not a Parquet file, or a damaged one: {error}") from error
+        yield
+    except _DAMAGE as error:
+        raise DamagedError(f"damaged Parquet data, or none: {error}") from error
     except OSError as error:
-        raise _damage_or_storage(error) from error
+        # Arrow reports corrupt pages as OSError without a number; storage gives one, or has another class.
+        if type(error) is OSError and error.errno is None and error.__cause__ is None:
+            raise DamagedError(f"damaged Parquet data: {error}") from error
+        raise
 
 
-def _damage_or_storage(error: OSError) -> Exception:
-    # Arrow reports corrupt pages as OSError without a number; what storage raises has one, or is another class.
-    if type(error) is OSError and error.errno is None and error.__cause__ is None:
-        return DamagedError(f"damaged Parquet data: {error}")
-    return error
+def open_parquet(stream: IO[bytes]) -> pq.ParquetFile:
+    """Read the footer. Raises DamagedError where this is no Parquet file, a truncated or a damaged one."""
+    with _damage_told():
+        # A buffer makes pyarrow read column chunks in pieces; by default it loads each as a whole.
+        file = pq.ParquetFile(stream, pre_buffer=False, buffer_size=_READ_BUFFER_BYTES)
+        # Names that are no text show when they are looked at.
+        _ = file.schema_arrow.names
+    if sum(row_group_rows(file)) != file.metadata.num_rows:
+        raise DamagedError("damaged Parquet data: the row groups do not add up to the number of rows")
+    return file
 
 
 def row_group_rows(file: pq.ParquetFile) -> list[int]:
@@ -72,22 +90,25 @@ def read_parquet(
 ) -> Iterator[TableRow]:
     """Yield the rows of some row groups. A null image or URI is a row with an error.
 
-    Raises DamagedError where pages are corrupt.
+    Raises DamagedError where pages are corrupt or rows missing.
     """
     columns = [name for name in layout.columns() if with_segmentation or name != layout.segmentation]
-    position = sum(row_group_rows(file)[: groups.start])
-    try:
-        for group in groups:
-            batches = file.iter_batches(
-                batch_size=_batch_rows(file, group), row_groups=[group], columns=columns, use_threads=False
-            )
-            for batch in batches:
-                yield from _rows(batch, layout, position, limits, with_segmentation)
-                position += batch.num_rows
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError, pa.ArrowCapacityError) as error:
-        raise DamagedError(f"damaged Parquet data: {error}") from error
-    except OSError as error:
-        raise _damage_or_storage(error) from error
+    rows = row_group_rows(file)
+    position = sum(rows[: groups.start])
+    for group in groups:
+        end = position + rows[group]
+        for batch in _batches(file, group, columns):
+            yield from _rows(batch, layout, position, limits, with_segmentation)
+            position += batch.num_rows
+        if position != end:
+            raise DamagedError(f"damaged Parquet data: row group {group} ends {end - position} rows early")
+
+
+def _batches(file: pq.ParquetFile, group: int, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    with _damage_told():
+        yield from file.iter_batches(
+            batch_size=_batch_rows(file, group), row_groups=[group], columns=columns, use_threads=False
+        )
 
 
 def _batch_rows(file: pq.ParquetFile, group: int) -> int:
@@ -115,17 +136,16 @@ def _rows(
     ids = _column(batch, layout.image_id)
     labels = _column(batch, layout.segmentation) if with_segmentation else None
     for index in range(batch.num_rows):
-        image_id = None if ids is None else ids[index].as_py()
         fields: dict[str, Any] = {
             "position": position + index,
-            "image_id": None if image_id is None else str(image_id),
+            "image_id": None if ids is None else _text(ids[index]),
             "segmentation": None if labels is None else labels[index].as_py(),
         }
         value = (images if uris is None else uris)[index]  # type: ignore[index]
         if not value.is_valid:
             yield TableRow(**fields, error=BadImageError("read", "missing_data", "the image is null in the table"))
         elif uris is not None:
-            yield TableRow(**fields, uri=value.as_py())
+            yield TableRow(**fields, uri=_text(value))
         else:
             size = len(value.as_buffer())
             if size > limits.max_image_bytes:
@@ -134,3 +154,12 @@ def _rows(
                 yield TableRow(**fields, error=BadImageError("read", "empty", "the image has no data"))
             else:
                 yield TableRow(**fields, data=value.as_py())
+
+
+def _text(value: pa.Scalar) -> str | None:
+    if not value.is_valid:
+        return None
+    if pa.types.is_string(value.type) or pa.types.is_large_string(value.type):
+        # Files may hold other bytes than they declare.
+        return value.as_buffer().to_pybytes().decode("utf-8", "backslashreplace")
+    return str(value.as_py())

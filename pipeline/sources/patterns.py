@@ -7,14 +7,14 @@ from collections.abc import Iterator
 
 from pipeline.errors import UsageError
 
-MAX_NAMES = 1_000_000
+MAX_NAMES = 100_000
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 
 def expand_braces(pattern: str) -> list[str]:
     """Return every name the pattern stands for, in order: numbers counted up with their zeros, lists as written.
 
-    Raises UsageError for braces that do not match, ranges that run down and patterns of more than a million names.
+    Raises UsageError for braces that do not match, ranges that run down and patterns of more than 100,000 names.
     """
     names = [pattern]
     # Innermost braces first, until none is left; each round replaces one pair in every name.

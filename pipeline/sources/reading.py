@@ -28,7 +28,15 @@ from pipeline.sources.shard import (
 from pipeline.sources.stream import open_stream
 from pipeline.sources.tar import count_tar_images, read_tar
 from pipeline.sources.version import file_info, file_version
-from pipeline.storage import StorageOptions, is_local, is_missing, open_filesystem, public_uri, with_retries
+from pipeline.storage import (
+    StorageOptions,
+    is_local,
+    is_missing,
+    open_filesystem,
+    public_uri,
+    with_retries,
+    without_query,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,7 +133,7 @@ def _table_record(shard: Shard, number: int, row: TableRow) -> ImageRecord:
 
 def _read_manifest_shard(reading: _Reading) -> Iterator[ImageRecord]:
     shard = reading.shard
-    suffix = posixpath.splitext(shard.location.partition("?")[0])[1].lower()
+    suffix = posixpath.splitext(without_query(shard.location))[1].lower()
     with _open(reading) as stream:
         try:
             entries = read_entries(stream, suffix, shard.offset, shard.stop - shard.start, shard.image_column)
@@ -146,7 +154,7 @@ def _entry_records(reading: _Reading, entries: Iterable[Entry]) -> Iterator[Imag
 
     for number, (entry, (fetched, label)) in enumerate(ordered_map(load, entries, READ_THREADS)):
         uri = shard.uri if entry.uri is None else printable(public_uri(resolve(entry.uri, base)))
-        stem = f"{shard.shard_id}/{number}" if entry.uri is None else image_key(public_uri(entry.uri).partition("?")[0])
+        stem = f"{shard.shard_id}/{number}" if entry.uri is None else image_key(without_query(public_uri(entry.uri)))
         yield ImageRecord(
             image_id=printable(entry.image_id or stem),
             uri=uri,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.errors import BadImageError
+from pipeline.storage import without_query
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
 SEGMENTATION_SUFFIX = ".seg.png"
@@ -96,6 +97,11 @@ class DamagedError(Exception):
     """Damage found by a format reader, which does not know its shard; `read_shard` turns it into a ShardError."""
 
 
+def too_large(size: int, limits: ReadLimits) -> BadImageError:
+    """Return the error of an image with more stored bytes than the limit."""
+    return BadImageError("read", "too_large", f"{size} bytes are more than the limit of {limits.max_image_bytes}")
+
+
 def is_image_name(name: str) -> bool:
     """Whether a file or member of this name is taken for an image. Names beginning with a dot are not."""
     base = posixpath.basename(name).lower()
@@ -129,7 +135,7 @@ def shard_id(uri: str, content: Iterable[str | bytes] = (), start: int | None = 
     for part in content:
         encoded = part if isinstance(part, bytes) else part.encode("utf-8", "surrogateescape")
         digest.update(len(encoded).to_bytes(8, "little") + encoded)
-    stem = posixpath.basename(uri.rstrip("/").partition("?")[0])
+    stem = posixpath.basename(without_query(uri).rstrip("/"))
     stem = re.sub(r"\.(tar|tar\.gz|tgz|parquet|pq|txt|csv|jsonl|ndjson)$", "", stem, flags=re.IGNORECASE)
     stem = re.sub(r"[^A-Za-z0-9_-]+", "-", stem).strip("-")[:_PREFIX_LENGTH] or "shard"
     position = "" if start is None else f"-{start:08d}"

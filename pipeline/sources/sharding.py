@@ -20,7 +20,7 @@ from pipeline.sources.shard import HEADERS_ONLY, DamagedError, Shard, printable,
 from pipeline.sources.stream import open_stream
 from pipeline.sources.tar import read_tar
 from pipeline.sources.version import file_info
-from pipeline.storage import StorageOptions, open_filesystem, public_uri, with_retries
+from pipeline.storage import StorageOptions, open_filesystem, public_uri, with_retries, without_query
 
 _PROBED_TARS = 3
 
@@ -169,7 +169,7 @@ def _cut_folder(listing: Listing, cut: _Cut) -> Iterator[Shard]:
 def _cut_manifests(listing: Listing, cut: _Cut) -> Iterator[Shard]:
     for file in listing.files:
         uri = printable(public_uri(file.location))
-        suffix = posixpath.splitext(file.location.partition("?")[0])[1].lower()
+        suffix = posixpath.splitext(without_query(file.location))[1].lower()
         with cut.open_file(file) as stream:
             try:
                 check_manifest(stream, suffix, cut.image_column)

@@ -7,6 +7,7 @@ extracted: their names are only ever text.
 from __future__ import annotations
 
 import gzip
+import io
 import tarfile
 import zlib
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from pipeline.sources.shard import (
     is_image_name,
     printable,
     segmentation_key,
+    too_large,
 )
 
 _MAX_HEADER_BYTES = 2**20
@@ -33,11 +35,15 @@ _PIECE_BYTES = 2**20
 
 
 class _ForwardStream:
-    """The side of a file that `tarfile` sees: reads that come up short or ask for too much are damage."""
+    """The side of a file that `tarfile` sees: leaving it, going back or asking for too much are damage.
 
-    def __init__(self, stream: IO[bytes]) -> None:
+    size: of the file in bytes, None where only reading tells.
+    """
+
+    def __init__(self, stream: IO[bytes], size: int | None) -> None:
         self._stream = stream
         self._peeked = b""
+        self._size = size
 
     def tell(self) -> int:
         return self._stream.tell() - len(self._peeked)
@@ -45,6 +51,9 @@ class _ForwardStream:
     def seek(self, offset: int) -> int:
         if offset < self._stream.tell():
             raise DamagedError(f"the archive points backwards, to byte {offset}")
+        if self._size is not None and offset > self._size:
+            # Not left to the system, which refuses to go very far with an error like any other.
+            raise DamagedError(f"truncated archive: a member reaches to byte {offset} of {self._size}")
         return self._stream.seek(offset)
 
     def peek_block(self) -> bytes:
@@ -100,7 +109,7 @@ class _StrictTarFile(tarfile.TarFile):
             return None
         try:
             member = self.tarinfo.fromtarfile(self)
-        except (tarfile.TarError, ValueError, LookupError, OverflowError, TypeError) as error:
+        except (tarfile.TarError, ValueError, LookupError, OverflowError, TypeError, RecursionError) as error:
             # The parser of extended headers lets plain Python errors through on nonsense.
             raise DamagedError(f"corrupt header at byte {start}: {error}") from error
         if member.size < 0 or self.offset <= start:
@@ -125,12 +134,6 @@ def count_tar_images(stream: IO[bytes]) -> int:
     return sum(1 for _ in read_tar(stream, "", HEADERS_ONLY))
 
 
-def _decompressed(stream: IO[bytes]) -> IO[bytes]:
-    magic = stream.read(2)
-    stream.seek(0)
-    return gzip.GzipFile(fileobj=stream) if magic == b"\x1f\x8b" else stream  # type: ignore[return-value]
-
-
 Member = tuple[str, bytes | None, BadImageError | None]
 """Name, data and error of a member."""
 
@@ -138,13 +141,22 @@ Member = tuple[str, bytes | None, BadImageError | None]
 def _members(stream: IO[bytes], limits: ReadLimits, with_segmentation: bool) -> Iterator[Member]:
     """Yield every member that is an image or, if wanted, a segmentation."""
     try:
-        yield from _plain_members(_decompressed(stream), limits, with_segmentation)
+        magic = stream.read(2)
+        size = stream.seek(0, io.SEEK_END)
+        stream.seek(0)
+        if magic == b"\x1f\x8b":
+            unzipped: IO[bytes] = gzip.GzipFile(fileobj=stream)  # type: ignore[assignment]
+            yield from _plain_members(unzipped, None, limits, with_segmentation)
+        else:
+            yield from _plain_members(stream, size, limits, with_segmentation)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DamagedError(f"truncated or corrupt gzip data: {error}") from error
 
 
-def _plain_members(stream: IO[bytes], limits: ReadLimits, with_segmentation: bool) -> Iterator[Member]:
-    archive = _StrictTarFile(_ForwardStream(stream))
+def _plain_members(
+    stream: IO[bytes], size: int | None, limits: ReadLimits, with_segmentation: bool
+) -> Iterator[Member]:
+    archive = _StrictTarFile(_ForwardStream(stream, size))
     while (member := archive.next()) is not None:
         image = is_image_name(member.name)
         if member.isdir() or not (image or (with_segmentation and segmentation_key(member.name))):
@@ -166,11 +178,6 @@ def _unusable(member: tarfile.TarInfo, limits: ReadLimits) -> BadImageError | No
     if member.size > limits.max_image_bytes:
         return too_large(member.size, limits)
     return None
-
-
-def too_large(size: int, limits: ReadLimits) -> BadImageError:
-    """Return the error of an image with more stored bytes than the limit."""
-    return BadImageError("read", "too_large", f"{size} bytes are more than the limit of {limits.max_image_bytes}")
 
 
 def _member_data(stream: IO[bytes], member: tarfile.TarInfo) -> bytes:

@@ -1,1 +1,1 @@
-"""Training: class-agnostic grouping, the small CLIP and the per-pixel baseline, from the readers the labelling job uses."""
+"""Training of grouping, of the small CLIP and of the per-pixel baseline, from the readers the labelling job uses."""

@@ -37,7 +37,7 @@ def augment(
     rng = np.random.default_rng(seed)
     picture = _coloured(Image.fromarray(image), settings, rng)
     short_side = max(1, round(settings.short_side * rng.uniform(settings.scale_least, settings.scale_most)))
-    height, width = output_size(*image.shape[:2], short_side)
+    height, width = output_size(image.shape[0], image.shape[1], short_side)
     pixels = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
     rows = (np.arange(height) + 0.5) * (label.shape[0] / height)
     columns = (np.arange(width) + 0.5) * (label.shape[1] / width)

@@ -1,4 +1,4 @@
-"""Trains the per-pixel baseline on the same data, losses' normalisation and schedule as grouping (paper section 4.3)."""
+"""Trains the per-pixel baseline on the data and schedule of grouping (paper section 4.3)."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ class PerPixelConfig(BaseModel):
     clip: str = Field(description="CLIP whose text embeddings name the classes.")
     prompts: Literal["single", "imagenet_select", "imagenet"] = Field("single", description="Prompt templates.")
     backbone_factor: float = Field(0.1, ge=0, description="Learning rate of the backbone relative to the rest.")
-    backbone_weights: str | None = Field(None, description="File of torchvision ResNet weights the backbone starts from.")
+    backbone_weights: str | None = Field(
+        None, description="File of torchvision ResNet weights the backbone starts from."
+    )
 
 
 class BaselineModule(nn.Module):

@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from model.clip import Clip, load_clip, new_clip, save_clip
 from model.prompts import IMAGE_BRANCH, IMAGENET, IMAGENET_SELECT, SINGLE
@@ -23,12 +22,19 @@ from model.text import text_features
 from model.vocabulary import Vocabulary
 from pipeline.training.classes import TrainingClasses
 from pipeline.training.crops import CropSettings, RegionCrops, padded_pixels, show, true_crops
+from pipeline.training.loop import TrainingData
 from pipeline.training.predictions import MaskPredictor
 from pipeline.training.records import RecordStore
 from pipeline.training.settings import LoopSettings
 from pipeline.training.tokens import learn_merges, words_of, write_merges
 
-TEMPLATE_SETS = ((IMAGE_BRANCH, 0.55), (SINGLE, 0.15), (IMAGENET_SELECT, 0.15), (IMAGENET, 0.1), (("{}",), 0.05))
+TEMPLATE_SETS: tuple[tuple[tuple[str, ...], float], ...] = (
+    (IMAGE_BRANCH, 0.55),
+    (SINGLE, 0.15),
+    (IMAGENET_SELECT, 0.15),
+    (IMAGENET, 0.1),
+    (("{}",), 0.05),
+)
 """Sentences of the captions, with shares: all that inference may ask with, most often those of the image branch."""
 LARGEST_LOGIT_SCALE = 100.0
 """CLIP's own limit on the factor of the similarities."""
@@ -49,7 +55,9 @@ class ClipConfig(BaseModel):
     )
     captions: int = Field(256, ge=2, description="Largest number of classes a region is compared with in a step.")
     init: str | None = Field(None, description="A trained CLIP (folder) to go on from; its text side stays as it is.")
-    proposals: str | None = Field(None, description="A grouping model (folder) whose predicted masks are shown as well.")
+    proposals: str | None = Field(
+        None, description="A grouping model (folder) whose predicted masks are shown as well."
+    )
     remembered_images: int = Field(20_000, ge=0, description="Images whose predicted masks are kept in memory.")
 
 
@@ -61,7 +69,7 @@ class ClipBatch(NamedTuple):
     no_object_logits: Tensor
 
 
-class RegionDataset(Dataset):
+class RegionDataset(TrainingData):
     """Regions of one image per item, keyed by (position, seed)."""
 
     def __init__(
@@ -86,6 +94,8 @@ class RegionDataset(Dataset):
         rng = np.random.default_rng((seed, 1))
         masks = self._predictor(position, image, label, self._ignore)
         chosen = torch.from_numpy(rng.permutation(len(masks.labels))[: 2 * self._settings.regions])
+        if len(chosen) == 0:
+            return ClipBatch(torch.empty(0, 3, self._settings.side, self._settings.side), chosen, torch.empty(0))
         pixels = padded_pixels(image, self._settings.short_side)
         logits = F.interpolate(masks.mask_logits[chosen][None].float(), size=pixels.shape[-2:], mode="bilinear")[0]
         # Rows travel through `show` as labels do, so that both come back for the masks that are shown.
@@ -114,7 +124,7 @@ class ContrastiveModule(nn.Module):
     def forward(self, batch: ClipBatch) -> dict[str, Tensor]:
         """Return the loss, its two directions and the share of regions whose best caption is right."""
         device = self.model.logit_scale.device
-        chooser = random.Random(int(torch.randint(2**31, ()).item()))
+        chooser = random.Random(int(torch.randint(2**31, ()).item()))  # noqa: S311 (chooses captions, keeps no secret)
         class_ids = self._captioned_classes(batch.labels, chooser)
         tokens = self._tokenizer([self._caption(class_id, chooser) for class_id in class_ids]).to(device)
         place_of = torch.full((len(self._vocabulary),), -1)
@@ -132,7 +142,13 @@ class ContrastiveModule(nn.Module):
         by_text = several_positives_loss(logits_NC.T, expected)
         top1 = (logits_NC.argmax(1) == expected).float().mean()
         scale = self.model.logit_scale.exp().detach()
-        return {"loss": (by_image + by_text) / 2, "by_image": by_image, "by_text": by_text, "top1": top1, "scale": scale}
+        return {
+            "loss": (by_image + by_text) / 2,
+            "by_image": by_image,
+            "by_text": by_text,
+            "top1": top1,
+            "scale": scale,
+        }
 
     def _captioned_classes(self, labels: Tensor, chooser: random.Random) -> list[int]:
         present = sorted(set(labels.tolist()))
@@ -141,7 +157,8 @@ class ContrastiveModule(nn.Module):
         return present + (absent if len(absent) <= room else chooser.sample(absent, room))
 
     def _caption(self, class_id: int, chooser: random.Random) -> str:
-        sets, shares = zip(*TEMPLATE_SETS, strict=True)
+        sets = [templates for templates, _ in TEMPLATE_SETS]
+        shares = [share for _, share in TEMPLATE_SETS]
         template = chooser.choice(chooser.choices(sets, shares)[0])
         return template.replace("{}", chooser.choice(self._vocabulary.entries[class_id].names))
 

@@ -62,7 +62,8 @@ def true_crops(image: np.ndarray, label: np.ndarray, ignore: int, settings: Crop
         return _no_crops(settings)
     pixels = padded_pixels(image, settings.short_side)
     scale = settings.short_side / min(image.shape[:2])
-    logits = torch.stack([rough_logits(mask, scale, tuple(pixels.shape[-2:]), rng) for mask in masks])
+    size = (pixels.shape[1], pixels.shape[2])
+    logits = torch.stack([rough_logits(mask, scale, size, rng) for mask in masks])
     return show(pixels, logits, torch.from_numpy(chosen), settings, rng)
 
 

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from model.backbone import Backbone
-from model.checkpoint import save_zegformer
+from model.checkpoint import load_zegformer, save_zegformer
 from model.clip import Clip, load_clip
 from model.config import ZegFormerConfig
 from model.losses import per_pixel_loss, segmentation_losses, total_loss
@@ -73,7 +73,10 @@ class GroupingConfig(BaseModel):
     clip: str = Field(description="CLIP whose text embeddings name the classes.")
     prompts: Literal["single", "imagenet_select", "imagenet"] = Field("single", description="Prompt templates.")
     backbone_factor: float = Field(0.1, ge=0, description="Learning rate of the backbone relative to the rest.")
-    backbone_weights: str | None = Field(None, description="File of torchvision ResNet weights the backbone starts from.")
+    init: str | None = Field(None, description="A trained grouping model (folder) to go on from.")
+    backbone_weights: str | None = Field(
+        None, description="File of torchvision ResNet weights the backbone starts from."
+    )
 
 
 class GroupingModule(nn.Module):
@@ -144,7 +147,10 @@ class GroupingTraining:
         self.config = {**config.model_dump(mode="json"), "records": records.fingerprint}
         self._factor = config.backbone_factor
         clip = load_clip(config.clip)
-        network = ZegFormer(ZegFormerConfig.from_dict({**config.model, "embedding_dim": clip.embed_dim}))
+        if config.init:
+            network = load_zegformer(config.init)
+        else:
+            network = ZegFormer(ZegFormerConfig.from_dict({**config.model, "embedding_dim": clip.embed_dim}))
         if config.backbone_weights:
             load_backbone(network.backbone, Path(config.backbone_weights))
         self.dataset = SegmentationDataset(records, classes, config.data)

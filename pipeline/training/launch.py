@@ -10,6 +10,7 @@ import ray.train
 import ray.train.torch
 from ray.train.torch import TorchTrainer
 
+from pipeline.training.metrics import last_metrics
 from pipeline.training.run import TrainRequest, run_training
 
 RESTARTS = 3
@@ -44,11 +45,9 @@ def train_on_ray(request: TrainRequest, workers: Workers) -> dict[str, float]:
             failure_config=ray.train.FailureConfig(max_failures=RESTARTS),
         ),
     )
-    result = trainer.fit()
-    assert result.metrics is not None
-    return dict(result.metrics)
+    trainer.fit()
+    return last_metrics(Path(request.out))
 
 
 def _worker(config: dict[str, TrainRequest]) -> None:
-    metrics = run_training(config["request"], ray.train.torch.get_device())
-    ray.train.report(metrics)
+    run_training(config["request"], ray.train.torch.get_device())

@@ -27,17 +27,27 @@ from pipeline.training.settings import LoopSettings, learning_rate_factor
 CHECKPOINT_FILE = "checkpoint.pt"
 
 
+class TrainingData(Dataset[Any]):
+    """A data set keyed by (position, seed); the seed decides the augmentation."""
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+
 class Task(Protocol):
-    """What is trained.
+    """What is trained."""
 
-    module: ``module(batch)`` returns named losses of which "loss" is minimised; other values are only recorded.
-    dataset: keyed by (position, seed); the seed decides the augmentation.
-    config: plain values that a resumed run must share.
-    """
+    @property
+    def module(self) -> nn.Module:
+        """What learns: ``module(batch)`` returns named losses; "loss" is minimised, others are only recorded."""
 
-    module: nn.Module
-    dataset: Dataset
-    config: dict[str, Any]
+    @property
+    def dataset(self) -> TrainingData:
+        """The training data."""
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Plain values that a resumed run must share."""
 
     def collate(self, items: list[Any]) -> Any:
         """Make a batch of dataset items."""
@@ -97,7 +107,7 @@ def train(task: Task, settings: LoopSettings, out: Path, device: torch.device) -
     task.module.to(device).train()
     optimiser = _optimiser(task, settings)
     progress = _resume(task, optimiser, out)
-    model = DistributedDataParallel(task.module, find_unused_parameters=True) if workers() > 1 else task.module
+    model = DistributedDataParallel(task.module) if workers() > 1 else task.module
     loader = DataLoader(
         task.dataset,
         batch_sampler=StepSampler(len(task.dataset), settings, progress["step"]),

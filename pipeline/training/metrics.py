@@ -18,16 +18,15 @@ class MetricsLog:
         kept = []
         if path.exists():
             kept = [line for line in path.read_text().splitlines() if _is_before(line, first_step)]
-        self._stream = open(path, "w", encoding="utf-8")
-        self._stream.writelines(f"{line}\n" for line in kept)
-        self._stream.flush()
+        path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        self._path = path
         self._board = _board(out)
 
     def write(self, metrics: dict[str, Any]) -> None:
         """Append one line, also to standard error."""
         line = json.dumps(metrics)
-        self._stream.write(f"{line}\n")
-        self._stream.flush()
+        with open(self._path, "a", encoding="utf-8") as stream:
+            stream.write(f"{line}\n")
         print(line, file=sys.stderr, flush=True)
         if self._board is not None:
             for name, value in metrics.items():
@@ -35,10 +34,15 @@ class MetricsLog:
                     self._board.add_scalar(name, value, metrics["step"])
 
     def close(self) -> None:
-        """Flush and close the files."""
-        self._stream.close()
+        """Finish what is still to be written."""
         if self._board is not None:
             self._board.close()
+
+
+def last_metrics(out: Path) -> dict[str, float]:
+    """Return the numbers of the last line of a finished run's metrics.jsonl."""
+    line = json.loads((out / METRICS_FILE).read_text(encoding="utf-8").splitlines()[-1])
+    return {name: value for name, value in line.items() if name not in ("step", "final")}
 
 
 def _is_before(line: str, first_step: int) -> bool:

@@ -1,4 +1,4 @@
-"""Masks as a trained grouping model predicts them, with the class that the ground truth gives each: training data of CLIP."""
+"""Masks as a trained grouping model predicts them, with the class the ground truth gives each, for training CLIP."""
 
 from __future__ import annotations
 

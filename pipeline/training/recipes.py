@@ -78,6 +78,7 @@ def _explain(model: type[BaseModel], detail: Any) -> str:
 def _valid_keys(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
     for part in location:
         annotation = model.model_fields[part].annotation
-        assert isinstance(annotation, type) and issubclass(annotation, BaseModel)
+        assert isinstance(annotation, type)
+        assert issubclass(annotation, BaseModel)
         model = annotation
     return sorted(model.model_fields)

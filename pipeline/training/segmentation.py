@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from model.preprocess import PIXEL_MEAN, PIXEL_STD, normalise
 from pipeline.errors import UsageError
 from pipeline.training.augment import AugmentSettings, augment
 from pipeline.training.classes import TrainingClasses
+from pipeline.training.loop import TrainingData
 from pipeline.training.records import RecordStore
 
 IGNORED = -1
@@ -36,7 +36,7 @@ class SegmentationBatch(NamedTuple):
     labels: Tensor
 
 
-class SegmentationDataset(Dataset):
+class SegmentationDataset(TrainingData):
     """Views of the training images, keyed by (position, seed); labels are positions in ``classes.seen_ids``."""
 
     def __init__(self, records: RecordStore, classes: TrainingClasses, data: SegmentationData) -> None:

@@ -6,6 +6,7 @@ import gzip
 import re
 from collections import Counter
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 
 _HEADER = "#version: 0.2"
@@ -25,7 +26,7 @@ def learn_merges(words: Iterable[str]) -> list[tuple[str, str]]:
     """
     symbols = [[*word[:-1], word[-1] + _END] for word in words if word.isascii()]
     merges = []
-    while counts := Counter((a, b) for word in symbols for a, b in zip(word, word[1:], strict=False)):
+    while counts := Counter((a, b) for word in symbols for a, b in pairwise(word)):
         best = min(counts, key=lambda pair: (-counts[pair], pair))
         merges.append(best)
         symbols = [_merged(word, best) for word in symbols]

@@ -112,6 +112,13 @@ def test_sizes_follow_from_the_weights(config):
     assert infer_config(state) == config
 
 
+def test_among_equally_wide_stages_the_memory_is_the_coarsest():
+    backbone = BackboneConfig(block="basic", layers=(1, 1, 1, 1), stem_channels=8, stage_channels=(8, 8, 8, 8))
+    with torch.device("meta"):
+        state = official_state(ZegFormer(ZegFormerConfig(backbone=backbone, memory_feature="res4")))
+    assert infer_config(state).memory_feature == "res5"
+
+
 def test_heads_leave_no_trace_so_there_is_a_rule_and_an_argument(golden_path):
     assert [default_heads(width) for width in (256, 64, 512, 32, 36, 20)] == [8, 4, 16, 4, 4, 4]
     assert default_heads(30) == 3

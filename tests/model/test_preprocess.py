@@ -46,6 +46,11 @@ def test_padding_is_zero_right_and_bottom_to_the_largest_image():
     assert preprocess.pad_to_multiple([torch.ones(3, 32, 64)]).shape == (1, 3, 32, 64)
 
 
+def test_halves_are_rounded_up():
+    assert preprocess.output_size(2, 5, 1) == (1, 3)
+    assert preprocess.output_size(5, 2, 1) == (3, 1)
+
+
 def test_extreme_shapes_keep_at_least_one_pixel():
     assert preprocess.output_size(10_000, 1, 640, 2560) == (2560, 1)
 

@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
 Fault = Callable[[str, str, int], str | None]
-"""(method, path with query, number of the request from 0) -> "500", "503", "403", "reset", "truncate", "stall" or None."""
+"""(method, path with query, request number from 0) -> "500", "503", "403", "reset", "truncate", "stall" or None."""
 
 STALL_S = 3.0
 _ERRORS = {"500": "InternalError", "503": "SlowDown", "403": "AccessDenied"}
@@ -61,7 +61,10 @@ class FaultyProxy:
                     self.connection.close()
                     return
                 if fault == "stall":
+                    # Longer than the client waits: it has gone when this ends, so there is no one to answer.
                     time.sleep(STALL_S)
+                    self.close_connection = True
+                    return
                 if fault in _ERRORS:
                     self.fail(int(fault), _ERRORS[fault])
                     return
@@ -92,7 +95,7 @@ class FaultyProxy:
                 self.end_headers()
                 self.wfile.write(data)
 
-            do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = forward  # noqa: N815
+            do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = forward
 
             def log_message(self, *arguments: object) -> None:
                 pass

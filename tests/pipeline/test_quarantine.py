@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import BadImageError
-from pipeline.quarantine import History, Quarantine, Trail
+from pipeline.quarantine import History, Quarantine, TooManyDeathsError, Trail
 from pipeline.rows import Row
 
 ROWS = [{"shard": 0, "row": n} for n in range(8)]
@@ -65,6 +65,16 @@ def test_one_lost_worker_is_not_held_against_the_rows() -> None:
     results, deaths = run_with_restarts(trail, deadly())
     assert deaths == 0
     assert not any(isinstance(result, BadImageError) for result in results)
+
+
+def test_workers_that_always_die_end_the_run() -> None:
+    trail = Trail(max_deaths=5)
+
+    def lost(rows: list[Row]) -> list[Row]:
+        raise WorkerDied
+
+    with pytest.raises(TooManyDeathsError, match="died 6 times"):
+        run_with_restarts(trail, lost)
 
 
 def hang(connection: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from pipeline.storage import (
     with_retries,
     write_atomic,
 )
-from tests.pipeline.faulty_proxy import FaultyProxy
+from tests.pipeline.faulty_proxy import STALL_S, FaultyProxy
 
 
 def test_local_paths_and_file_uris_are_the_same(tmp_path: Path) -> None:
@@ -33,14 +34,18 @@ def test_local_paths_and_file_uris_are_the_same(tmp_path: Path) -> None:
         assert read_bytes(fs, path) == b"x"
 
 
+def _write_half(fs: Any, path: str) -> None:
+    with open_atomic(fs, path) as stream:
+        stream.write(b"half of it")
+        stream.flush()
+        raise RuntimeError("half-way")
+
+
 def test_a_local_write_replaces_whole_files_and_leaves_no_others(tmp_path: Path) -> None:
     fs, path = open_filesystem(str(tmp_path / "deep" / "down" / "f.bin"))
     write_atomic(fs, path, b"old")
-    with pytest.raises(RuntimeError, match="half-way"), open_atomic(fs, path) as stream:
-        stream.write(b"new, but not")
-        stream.flush()
-        assert Path(path).read_bytes() == b"old"
-        raise RuntimeError("half-way")
+    with pytest.raises(RuntimeError, match="half-way"):
+        _write_half(fs, path)
     assert Path(path).read_bytes() == b"old"
     write_atomic(fs, path, b"new")
     assert Path(path).read_bytes() == b"new"
@@ -58,9 +63,8 @@ def test_s3_from_the_environment_and_from_options(s3_bucket: Any, monkeypatch: p
         stream.flush()
         assert s3_bucket.keys() == ["a/b.bin"]
     assert s3_bucket.get("a/b.bin.2") == b"two"
-    with pytest.raises(RuntimeError), open_atomic(fs, f"{path}.3") as stream:
-        stream.write(b"three")
-        raise RuntimeError
+    with pytest.raises(RuntimeError, match="half-way"):
+        _write_half(fs, f"{path}.3")
     assert s3_bucket.keys() == ["a/b.bin", "a/b.bin.2"]
 
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL"):
@@ -84,13 +88,30 @@ def test_what_another_process_wrote_is_seen_at_once(s3_bucket: Any) -> None:
 def test_a_failing_store_is_tried_again(faulty_s3: FaultyProxy, s3_bucket: Any, kind: str) -> None:
     data = os.urandom(200_000)
     fs, path = open_filesystem(f"{s3_bucket.uri}/x.bin")
-    faulty_s3.fault = lambda method, path, number: kind if number < 4 else None
+    broken = iter(range(8))
+
+    def break_two_of_each(method: str, path: str, number: int) -> str | None:
+        if method not in ("PUT", "GET") or (kind == "truncate" and method == "PUT"):
+            return None
+        return kind if next(broken, 8) < 2 else None
+
+    faulty_s3.fault = break_two_of_each
     write_atomic(fs, path, data)
-    before = faulty_s3.requests
-    faulty_s3.fault = lambda method, path, number: kind if number < before + 4 else None
-    assert read_bytes(fs, path) == data
-    assert faulty_s3.broken == 8
     assert s3_bucket.get("x.bin") == data
+    broken = iter(range(8))
+    assert read_bytes(fs, path) == data
+    assert faulty_s3.broken == (2 if kind == "truncate" else 4)
+
+
+def test_a_stalled_connection_is_given_up_and_tried_again(faulty_s3: FaultyProxy, s3_bucket: Any) -> None:
+    s3_bucket.put("x.bin", b"here")
+    fs, path = open_filesystem(f"{s3_bucket.uri}/x.bin", {"config_kwargs.read_timeout": "1"})
+    faulty_s3.fault = lambda method, path, number: "stall" if number == 0 else None
+    started = time.monotonic()
+    assert read_bytes(fs, path) == b"here"
+    assert faulty_s3.broken == 1
+    # Timed out after 1 s and answered at once on the next try, while the first was still asleep.
+    assert 1 <= time.monotonic() - started < STALL_S
 
 
 def test_a_store_that_stays_broken_raises_a_transient_error(faulty_s3: FaultyProxy, s3_bucket: Any) -> None:
@@ -191,9 +212,16 @@ def test_wrong_uris_and_options_are_usage_errors(tmp_path: Path) -> None:
         open_filesystem("nosuch://x/y")
     with pytest.raises(UsageError, match="'key' has a value of its own"):
         open_filesystem("s3://x/y", {"key": "a", "key.b": "c"})
-    with pytest.raises(UsageError, match=r"not understood for s3:// .*no_such_option") as caught:
-        open_filesystem("s3://x/y", {"no_such_option": "hunter2"})
+    with pytest.raises(
+        UsageError, match=r"'endpont_url' for s3://; choose from: .*endpoint_url, .*key, .*profile, "
+    ) as caught:
+        open_filesystem("s3://x/y", {"endpont_url": "hunter2"})
     assert "hunter2" not in str(caught.value)
+
+
+def test_numbers_and_switches_get_their_types(s3_bucket: Any) -> None:
+    fs, _ = open_filesystem(s3_bucket.uri, {"max_concurrency": "3", "use_ssl": "false", "secret": "123456"})
+    assert (fs.max_concurrency, fs.use_ssl, fs.secret) == (3, False, "123456")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,54 @@
+"""``maskmill demo``: the other commands in a row, on drawn images, as a person would type them."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+SEED = 2026
+SHARD_SIZE = 50
+EXPECTED_ACCURACY = 0.90
+"""Share of pixels that must be right; below it something is broken, and the demo says so and fails."""
+PICTURES = 6
+
+
+def demo(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where everything goes.")] = Path("demo"),
+    images: Annotated[int, typer.Option(min=1, metavar="N", help="How many images to draw.")] = 400,
+) -> None:
+    """Draw images, label them on local Ray, compare with the truth, and paint what was found.
+
+    The same command again continues where it was interrupted; what is done is not done again.
+    """
+    drawn, output = folder / "images", folder / "output"
+    classes, picture = drawn / "classes.json", folder / "overlay.png"
+    if not classes.exists():  # it is written last
+        _run("shapes", drawn, "--images", images, "--seed", SEED, "--shard-size", SHARD_SIZE)
+    _run("label", drawn / "*.tar", output, "--classes", classes)
+    _run("evaluate", output, drawn / "*.tar", "--protocol", "shapes")
+
+    from pipeline.overlay import overlay_grid
+
+    overlay_grid(str(output), images=PICTURES, columns=3).save(picture)
+    accuracy = json.loads((output / "evaluation" / "evaluation.json").read_text())["pixel_accuracy"] / 100
+    typer.echo(f"\npixel accuracy  {accuracy:.3f} against the drawn truth (at least {EXPECTED_ACCURACY:.2f} expected)")
+    typer.echo(f"labels          {output / 'labels'}: Parquet, one row an image")
+    typer.echo(f"picture         {picture}")
+    if accuracy < EXPECTED_ACCURACY:
+        raise typer.Exit(1)
+
+
+def _run(*arguments: object) -> None:
+    """Run ``maskmill`` in a process of its own, as typed; end with its exit code if that is not 0."""
+    words = [str(argument) for argument in arguments]
+    typer.echo(f"\n$ maskmill {shlex.join(words)}")
+    sys.stdout.flush()
+    finished = subprocess.run([sys.executable, "-m", "jobs.main", *words], check=False)
+    if finished.returncode:
+        raise typer.Exit(finished.returncode)

@@ -1,0 +1,150 @@
+"""``maskmill evaluate``: labels against ground truth. The same command again counts only what is not counted yet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from jobs.options import build_command
+from pipeline.evaluation.config import EvaluationConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from pipeline.evaluation.evaluate import Evaluation, Progress
+
+CLASSES_SHOWN = 20
+
+
+def run_evaluate(config: EvaluationConfig) -> int:
+    """Evaluate, write, show; returns the exit code."""
+    from functools import partial
+
+    from rich.console import Console
+
+    from pipeline.evaluation.compare import compare
+    from pipeline.evaluation.distribute import evaluate_units
+    from pipeline.evaluation.evaluate import evaluate, other_results
+
+    other = None if config.compare is None else other_results(config.compare, config.storage_option)
+    on_ray = partial(evaluate_units, workers=config.workers, address=config.address)
+    with _progress_line() as on_progress:
+        evaluation = evaluate(config, on_ray, on_progress)
+    console = Console()
+    show_evaluation(evaluation, console)
+    if other is not None:
+        console.print(comparison_table(compare(evaluation.results, other, evaluation.protocol, config.resamples)))
+    return 0
+
+
+evaluate = build_command(
+    EvaluationConfig,
+    run_evaluate,
+    positional=("output", "ground_truth"),
+    name="evaluate",
+    help="Compare the labels in OUTPUT with GROUND_TRUTH and write figures to OUTPUT/evaluation; rerun to resume.",
+)
+
+
+@contextmanager
+def _progress_line() -> Iterator[Callable[[Progress], None]]:
+    """A live line on a terminal's stderr; elsewhere only the first and the last state, as lines."""
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    console = Console(stderr=True)
+    if console.is_terminal:
+        with Live(console=console, refresh_per_second=4, transient=True) as live:
+            yield lambda progress: live.update(Text(progress_text(progress)))
+        return
+
+    def show(progress: Progress) -> None:
+        if progress.images == 0 or progress.units_done == progress.units:
+            console.print(Text(progress_text(progress)), soft_wrap=True)
+
+    yield show
+
+
+def progress_text(progress: Progress) -> str:
+    """One line: units, images, rate."""
+    rate = f"  {progress.images / progress.seconds:,.0f} images/s" if progress.images else ""
+    return f"evaluating: {progress.units_done}/{progress.units} shards  {progress.images:,} images{rate}"
+
+
+def show_evaluation(evaluation: Evaluation, console: Console) -> None:
+    """The figures, the classes with the most ground truth, warnings, and where the files are."""
+    from rich.text import Text
+
+    figures = evaluation.figures
+    console.print(figures_table(figures))
+    console.print(classes_table(evaluation))
+    for warning in figures["warnings"]:
+        console.print(Text(f"warning: {warning}"), soft_wrap=True)
+    counts = figures["counts"]
+    console.print(
+        Text(
+            f"{counts['images']:,} images compared, {counts['images_without_prediction']:,} without prediction, "
+            f"{counts['images_without_ground_truth']:,} without ground truth; files: {evaluation.results.uri}"
+        ),
+        soft_wrap=True,
+    )
+
+
+def figures_table(figures: Mapping[str, Any]) -> Table:
+    """Every figure of the summary that is defined."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from pipeline.evaluation.write import summary_rows
+
+    protocol = figures["protocol"]
+    table = Table(title=f"{protocol['title']}, {protocol['setting'].upper()}", title_justify="left")
+    table.add_column("figure")
+    table.add_column("%", justify="right")
+    for title, key in summary_rows(figures):
+        table.add_row(Text(title), f"{figures[key]:.2f}")
+    return table
+
+
+def classes_table(evaluation: Evaluation) -> Table:
+    """Per-class figures, the classes with the most ground truth first."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from pipeline.evaluation.write import per_class_table
+
+    rows = per_class_table(evaluation.sums, evaluation.protocol).to_pylist()
+    present = sorted((row for row in rows if row["gt_pixels"]), key=lambda row: (-row["gt_pixels"], row["class_id"]))
+    table = Table(title=f"{len(present)} classes in ground truth", title_justify="left")
+    table.add_column("class")
+    table.add_column("seen")
+    for name in ("IoU", "accuracy", "oracle IoU", "boundary F"):
+        table.add_column(name, justify="right")
+    for row in present[:CLASSES_SHOWN]:
+        shares = (row["iou"], row["accuracy"], row["oracle_iou"], row["boundary_f"])
+        seen = {True: "yes", False: "no", None: ""}[row["seen"]]
+        table.add_row(Text(row["class_name"]), seen, *("" if share is None else f"{share:.1f}" for share in shares))
+    if len(present) > CLASSES_SHOWN:
+        table.caption = f"and {len(present) - CLASSES_SHOWN} more, see per_class.parquet"
+    return table
+
+
+def comparison_table(comparison: Mapping[str, Any]) -> Table:
+    """Two runs side by side."""
+    from rich.table import Table
+
+    percent = round(100 * comparison["level"])
+    table = Table(title=f"difference over {comparison['images']:,} images of both", title_justify="left")
+    table.add_column("figure")
+    for name in ("this", "other", "difference", f"{percent} % interval"):
+        table.add_column(name, justify="right")
+    for name, row in comparison["figures"].items():
+        if row["value"] is not None:
+            interval = f"{row['low']:+.2f} to {row['high']:+.2f}"
+            table.add_row(name, f"{row['value']:.2f}", f"{row['other']:.2f}", f"{row['difference']:+.2f}", interval)
+    return table

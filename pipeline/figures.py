@@ -1,0 +1,93 @@
+"""The figures of a run for people to look at: exact where the run has added them up, else from a bounded sample."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.output import marker_name
+from pipeline.results import Results
+from pipeline.statistics import RunSums, class_stats_table, merge
+
+MOST_MARKERS = 200
+MOST_MARKER_BYTES = 64 * 2**20
+"""Markers read for distributions: with a thousand images each, far more than their shapes need."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Figures:
+    """What a run found.
+
+    finished: the summary that the run wrote at its end, None before. totals: images, labelled, failed, errors, pixels,
+    labelled_pixels, segments, withheld_segments, withheld_pixels. class_rows: schema CLASS_STATS, in id order. Totals
+    and class rows are exact if ``exact``, else of the shards in ``sums``. sums: of ``shards_read`` of ``shards``
+    markers, for distributions.
+    """
+
+    finished: dict[str, Any] | None
+    totals: dict[str, Any]
+    class_rows: list[dict[str, Any]]
+    exact: bool
+    sums: RunSums
+    shards_read: int
+    shards: int
+
+    @property
+    def coverage(self) -> float:
+        """Labelled pixels of all pixels of labelled images, 0..1."""
+        return self.totals["labelled_pixels"] / self.totals["pixels"] if self.totals["pixels"] else 0.0
+
+
+def read_figures(results: Results) -> Figures:
+    """Read the summary, the table of classes and some markers."""
+    summary = _current_summary(results)
+    sums, shards_read = _sampled_sums(results)
+    shards = len(results.shard_ids)
+    if summary is not None:
+        class_rows = results.output.read_table("class_stats.parquet").to_pylist()
+        totals = summary
+    else:
+        seen = [entry.seen for entry in results.classes]
+        class_rows = class_stats_table(sums, results.names, seen).to_pylist()
+        totals = {name: getattr(sums, name) for name in (*_COUNTS, "errors")}
+    return Figures(
+        finished=summary,
+        totals=totals,
+        class_rows=class_rows,
+        exact=summary is not None or shards_read == shards,
+        sums=sums,
+        shards_read=shards_read,
+        shards=shards,
+    )
+
+
+_COUNTS = (
+    "images",
+    "labelled",
+    "failed",
+    "pixels",
+    "labelled_pixels",
+    "segments",
+    "withheld_segments",
+    "withheld_pixels",
+)
+
+
+def _current_summary(results: Results) -> dict[str, Any] | None:
+    """The summary if it is of the shards that are there now, as it is not while a run goes on."""
+    summary = results.output.read_json("summary.json")
+    if summary is None or summary["run_id"] != results.run["run_id"]:
+        return None
+    return summary if summary["shards"] == len(results.shard_ids) else None
+
+
+def _sampled_sums(results: Results) -> tuple[RunSums, int]:
+    shard_ids = results.sample(MOST_MARKERS)
+    if not shard_ids:
+        return RunSums(), 0
+    first = results.output.read_bytes(marker_name(shard_ids[0]))
+    wanted = min(len(shard_ids), max(1, MOST_MARKER_BYTES // len(first)))
+    shard_ids = results.sample(wanted)
+    documents = results.output.read_many(marker_name(shard_id) for shard_id in shard_ids)
+    return merge(RunSums.from_dict(json.loads(document)["sums"]) for document in documents), len(shard_ids)

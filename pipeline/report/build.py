@@ -1,0 +1,107 @@
+"""Builds the report of a run: reads what it needs, bounded, and writes one self-contained HTML file."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.figures import Figures, read_figures
+from pipeline.images import ImageFinder
+from pipeline.output import errors_name
+from pipeline.report.cards import Card, make_cards
+from pipeline.report.charts import run_plots
+from pipeline.report.evaluation import EvaluationView, read_evaluation
+from pipeline.report.page import Page, render_page
+from pipeline.report.sample import SHARDS, Key, Sample, choose_gallery, choose_review, read_sample
+from pipeline.results import Results, open_results
+from pipeline.sources.shard import ReadLimits
+from pipeline.storage import StorageOptions, is_local, open_filesystem, with_retries, write_atomic
+
+EXAMPLES_PER_ERROR = 3
+PAGE_NAME = "index.html"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReportSettings:
+    """What can be told. to: folder of the page, by default OUTPUT/report. price_per_hour: of all machines together."""
+
+    to: str | None = None
+    price_per_hour: float | None = None
+    storage_options: StorageOptions = field(default_factory=dict)
+
+
+def write_report(output_uri: str, settings: ReportSettings = ReportSettings()) -> str:
+    """Write the report and return where it is. Raises UsageError where there is no run."""
+    results = open_results(output_uri, settings.storage_options)
+    html = render_page(collect(results, settings.price_per_hour))
+    folder = settings.to or f"{results.output.uri}/report"
+    _write_page(folder.rstrip("/"), html.encode("utf-8"), settings.storage_options)
+    return f"{folder.rstrip('/')}/{PAGE_NAME}"
+
+
+def collect(results: Results, price_per_hour: float | None = None) -> Page:
+    """Gather all that the page shows."""
+    figures = read_figures(results)
+    sample = read_sample(results)
+    gallery = choose_gallery(sample, results.run["run_id"])
+    review = choose_review(sample, figures.class_rows)
+    evaluation = read_evaluation(results.output, sample)
+    reviewed = [(row["shard"], row["row"]) for rows in review.values() for row in rows]
+    cards = _cards(results, sample, [*gallery, *reviewed, *_extremes(evaluation)])
+    return Page(
+        results=results,
+        figures=figures,
+        sampled_images=sample.images,
+        plots=run_plots(figures, results.classes),
+        cards=cards,
+        gallery=gallery,
+        review=review,
+        evaluation=evaluation,
+        errors=_errors(results, figures),
+        price_per_hour=price_per_hour,
+    )
+
+
+def _extremes(evaluation: EvaluationView | None) -> list[Key]:
+    return [] if evaluation is None else [key for key, _ in (*evaluation.best, *evaluation.worst)]
+
+
+def _cards(results: Results, sample: Sample, keys: Iterable[Key]) -> dict[Key, Card]:
+    config = results.run["config"]
+    finder = ImageFinder(
+        results.output.storage_options,
+        config["image_column"],
+        ReadLimits(max_image_bytes=config["max_image_bytes"]),
+    )
+    return make_cards(sample.rows(dict.fromkeys(keys)), finder, results.colours, results.output.uri)
+
+
+def _errors(results: Results, figures: Figures) -> list[dict[str, Any]]:
+    """Every kind of error with its count, and examples from the errors tables of the sampled shards."""
+    examples: dict[str, list[dict[str, Any]]] = {}
+    if figures.totals["failed"]:
+        for shard_id in results.sample(SHARDS):
+            if not results.output.exists(errors_name(shard_id)):
+                continue
+            for row in results.output.read_table(errors_name(shard_id)).to_pylist():
+                kept = examples.setdefault(f"{row['stage']}/{row['error_class']}", [])
+                if len(kept) < EXAMPLES_PER_ERROR:
+                    kept.append(row)
+    ranked = sorted(figures.totals["errors"].items(), key=lambda item: (-item[1], item[0]))
+    return [{"kind": kind, "count": count, "examples": examples.get(kind, [])} for kind, count in ranked]
+
+
+def _write_page(folder: str, html: bytes, storage_options: StorageOptions) -> None:
+    fs, path = open_filesystem(f"{folder}/{PAGE_NAME}", storage_options)
+    if is_local(fs):
+        write_atomic(fs, path, html)
+        return
+    # Object stores take the content type from the name of the uploaded file; without it a browser would download.
+    with tempfile.TemporaryDirectory(prefix="maskmill-") as temporary:
+        local = Path(temporary, PAGE_NAME)
+        local.write_bytes(html)
+        with_retries(lambda: fs.put_file(str(local), path))
+

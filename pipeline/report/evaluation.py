@@ -1,0 +1,95 @@
+"""What the report shows of an evaluation, where there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.output import Output
+from pipeline.report.charts import evaluation_plots
+from pipeline.report.plots import Plot
+from pipeline.report.sample import Key, Sample
+
+FOLDER = "evaluation"
+MOST_CONFUSIONS = 12
+BEST_AND_WORST = 4
+MOST_IMAGE_TABLES = 10
+
+HEADLINES = (
+    ("mIoU", "miou"),
+    ("mIoU, seen", "miou_seen"),
+    ("mIoU, unseen", "miou_unseen"),
+    ("Harmonic mean", "miou_harmonic"),
+    ("Pixel accuracy", "pixel_accuracy"),
+    ("PQ", "pq"),
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluationView:
+    """An evaluation for the page. figures: title and percent. confusions: rows of confusion.parquet.
+
+    iou_by_name: percent by class name. best, worst: sampled images and their mIoU (0..1), extremes first.
+    """
+
+    title: str
+    images: int
+    figures: list[tuple[str, float]]
+    confusions: list[dict[str, Any]]
+    iou_by_name: dict[str, float]
+    plots: list[Plot]
+    best: list[tuple[Key, float]]
+    worst: list[tuple[Key, float]]
+    warnings: list[str]
+
+
+def read_evaluation(output: Output, sample: Sample) -> EvaluationView | None:
+    """Read OUTPUT/evaluation; None if there is none."""
+    document = output.read_json(f"{FOLDER}/evaluation.json")
+    if document is None:
+        return None
+    per_class = output.read_table(f"{FOLDER}/per_class.parquet").to_pylist()
+    ranked = _ranked_images(output, sample)
+    half = min(BEST_AND_WORST, len(ranked) // 2)
+    return EvaluationView(
+        title=f"{document['protocol']['title']}, {document['protocol']['setting'].upper()}",
+        images=document["counts"]["images"],
+        figures=[(title, document[key]) for title, key in HEADLINES if document.get(key) is not None],
+        confusions=_confusions(output.read_table(f"{FOLDER}/confusion.parquet")),
+        iou_by_name={row["class_name"]: row["iou"] for row in per_class if row["iou"] is not None},
+        plots=evaluation_plots(per_class, document["reliability"]["segments"]),
+        best=ranked[::-1][:half],
+        worst=ranked[:half],
+        warnings=document["warnings"],
+    )
+
+
+def _confusions(table: pa.Table) -> list[dict[str, Any]]:
+    """The mistakes that cost most pixels; the table comes sorted by them."""
+    is_mistake = pc.and_(pc.invert(table["correct"]), pc.is_valid(table["pred_class_id"]))
+    return table.filter(is_mistake).slice(0, MOST_CONFUSIONS).to_pylist()
+
+
+def _ranked_images(output: Output, sample: Sample) -> list[tuple[Key, float]]:
+    """Sampled images and their mIoU, worst first; of a bounded number of the evaluation's image tables."""
+    names = output.names(f"{FOLDER}/images", ".parquet")[:MOST_IMAGE_TABLES]
+    miou: dict[str, float] = {}
+    for name in names:
+        table = output.read_table(f"{FOLDER}/images/{name}.parquet", columns=["image_id", "miou"])
+        miou.update(zip(table["image_id"].to_pylist(), table["miou"].to_pylist(), strict=True))
+    found = [
+        ((shard, row), value)
+        for shard, table in sample.tables.items()
+        for row, image_id in zip(table["row"].to_pylist(), table["image_id"].to_pylist(), strict=True)
+        if (value := _find(miou, image_id)) is not None
+    ]
+    return sorted(found, key=lambda item: (item[1], item[0]))
+
+
+def _find(miou: Mapping[str, float | None], image_id: str) -> float | None:
+    """By the id itself, else by its last part, as the evaluation matches them."""
+    return miou.get(image_id, miou.get(image_id.rpartition("/")[2]))

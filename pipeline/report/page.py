@@ -1,0 +1,207 @@
+"""Turns what was collected into HTML: the figures in words, and the templates."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from pipeline.figures import Figures
+from pipeline.report.cards import Card
+from pipeline.report.evaluation import EvaluationView
+from pipeline.report.plots import Plot, compact
+from pipeline.report.sample import Key
+from pipeline.results import Results, RunClass
+from pipeline.review import REASONS
+
+REASON_TITLES = {
+    "low_score": "Lowest confidence",
+    "disagreement": "Branches disagree",
+    "unstable": "Unstable masks",
+    "unusual_area": "Unusual area",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Page:
+    """All that the page shows. cards: by image, for gallery, review and evaluation. errors: by kind, most first."""
+
+    results: Results
+    figures: Figures
+    sampled_images: int
+    plots: list[Plot]
+    cards: dict[Key, Card]
+    gallery: list[Key]
+    review: dict[str, list[dict[str, Any]]]
+    evaluation: EvaluationView | None
+    errors: list[dict[str, Any]]
+    price_per_hour: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """One headline figure."""
+
+    title: str
+    value: str
+    note: str = ""
+    alarming: bool = False
+
+
+def render_page(page: Page) -> str:
+    """The whole report as one HTML document."""
+    environment = Environment(
+        loader=PackageLoader("pipeline.report", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        count=lambda value: f"{value:,}",
+        compact=compact,
+        percent=lambda share, digits=1: f"{share:.{digits}%}",
+        decimals=lambda value, digits=2: f"{value:.{digits}f}",
+        day=lambda seconds: time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds)),
+    )
+    script, style = _asset("report.js"), _asset("report.css")
+    return environment.get_template("index.html.j2").render(
+        page=page,
+        run=page.results.run,
+        figures=page.figures,
+        evaluation=page.evaluation,
+        tiles=tiles(page),
+        notes=notes(page),
+        classes=_class_rows(page),
+        gallery_classes=_gallery_classes(page),
+        settings=_settings(page.results.run["config"]),
+        reasons=[(reason, REASON_TITLES[reason], REASONS[reason]) for reason in REASONS],
+        has_seen=any(entry.seen is not None for entry in page.results.classes),
+        script=script,
+        script_hash=_hash(script),
+        style=style,
+    )
+
+
+def _asset(name: str) -> Markup:
+    return Markup(files("pipeline.report").joinpath("templates", name).read_text(encoding="utf-8"))  # noqa: S704 (ours)
+
+
+def _hash(script: str) -> str:
+    """Names the one script that the page's own policy lets run."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+
+
+def tiles(page: Page) -> list[Tile]:
+    """The figures on top of the page."""
+    figures, totals = page.figures, page.figures.totals
+    images, failed, labelled = totals["images"], totals["failed"], totals["labelled"]
+    found = sum(1 for row in figures.class_rows if row["images"])
+    per_image = totals["segments"] / labelled if labelled else 0.0
+    result = [
+        Tile("Images labelled", f"{labelled:,}", f"of {images:,}"),
+        Tile("Failed", f"{failed:,}", f"{failed / images:.2%} of images" if images else "", failed > 0),
+        Tile("Pixels named", f"{figures.coverage:.1%}", f"{per_image:.1f} segments an image"),
+        Tile("Classes found", f"{found:,}", f"of {len(figures.class_rows):,}"),
+    ]
+    if totals["withheld_segments"]:
+        note = f"{totals['withheld_pixels'] / totals['pixels']:.1%} of pixels, by threshold"
+        result.append(Tile("Segments withheld", f"{totals['withheld_segments']:,}", note))
+    return result + _speed_tiles(figures.finished, page.price_per_hour)
+
+
+def _speed_tiles(finished: dict[str, Any] | None, price_per_hour: float | None) -> list[Tile]:
+    """Rate and cost of the last attempt, if it labelled anything."""
+    if finished is None or not finished["attempt_images"] or not finished["attempt_seconds"]:
+        return []
+    rate = finished["attempt_images"] / finished["attempt_seconds"]
+    hours_per_million = 1e6 / rate / 3600
+    result = [
+        Tile("Images a second", f"{rate:,.1f}", f"{finished['attempt_images']:,} in {_duration(finished['attempt_seconds'])}"),
+        Tile("A million images", _duration(hours_per_million * 3600), "at this rate"),
+    ]
+    if price_per_hour is not None:
+        spent = finished["attempt_seconds"] / 3600 * price_per_hour
+        result.append(Tile("Cost", f"{spent:,.2f}", f"{hours_per_million * price_per_hour:,.2f} for a million images"))
+    return result
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 100 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:,.1f} h"
+
+
+def notes(page: Page) -> list[str]:
+    """What a reader must know of where the figures come from."""
+    figures = page.figures
+    shards = page.results.run["shards"]
+    found = []
+    if figures.finished is None:
+        found.append(f"The run is not finished: {figures.shards:,} of {shards:,} shards are done.")
+    if not figures.exact:
+        found.append(f"All figures are of {figures.shards_read:,} of the {figures.shards:,} shards that are done.")
+    elif figures.shards_read < figures.shards:
+        found.append(
+            f"Totals and the table of classes are of the whole run; distributions are of {figures.shards_read:,} of "
+            f"{figures.shards:,} shards."
+        )
+    if page.sampled_images < figures.totals["labelled"]:
+        found.append(
+            f"Gallery and review queue are chosen from a sample of {page.sampled_images:,} of "
+            f"{figures.totals['labelled']:,} labelled images."
+        )
+    if page.evaluation is not None:
+        found += page.evaluation.warnings
+    return found
+
+
+def _class_rows(page: Page) -> list[dict[str, Any]]:
+    """Rows of the table of classes: statistics, colour, IoU and whether the gallery shows the class."""
+    shown = {entry["class_id"] for entry in _gallery_classes(page)}
+    iou = page.evaluation.iou_by_name if page.evaluation is not None else {}
+    rows = []
+    for row in page.figures.class_rows:
+        entry: RunClass = page.results.classes[row["class_id"]]
+        rows.append(
+            {
+                **row,
+                "colour": hex_colour(entry),
+                "distractor": entry.distractor,
+                "iou": iou.get(row["class_name"]),
+                "shown": row["class_id"] in shown,
+            }
+        )
+    return rows
+
+
+def hex_colour(entry: RunClass) -> str:
+    """The class's colour as CSS writes it."""
+    return "#{:02x}{:02x}{:02x}".format(*entry.colour)
+
+
+def _gallery_classes(page: Page) -> list[dict[str, Any]]:
+    """The classes in the gallery by name, with how many of its images show each."""
+    counts: dict[int, int] = {}
+    for key in page.gallery:
+        for class_id in {segment.class_id for segment in page.cards[key].segments}:
+            counts[class_id] = counts.get(class_id, 0) + 1
+    entries = [
+        {"class_id": class_id, "name": page.results.classes[class_id].name, "images": images}
+        for class_id, images in counts.items()
+    ]
+    return sorted(entries, key=lambda entry: str(entry["name"]).casefold())
+
+
+def _settings(config: dict[str, Any]) -> Sequence[tuple[str, str]]:
+    """The run's settings in words, without those that were not given."""
+    return [(name.replace("_", "-"), str(value)) for name, value in config.items() if value not in (None, [], {})]

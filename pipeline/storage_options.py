@@ -1,0 +1,112 @@
+"""What a user may say of a store: parsed, typed and checked by name; and what may be shown of it."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import fsspec
+
+from pipeline.errors import UsageError
+
+StorageOptions = Mapping[str, Any]
+"""Arguments of a file system's constructor; values may be text, dots in a key nest ("client_kwargs.endpoint_url")."""
+
+_SECRET_PARAMETER = re.compile(
+    r"signature|credential|token|secret|password|policy|api-?_?key|key-pair|accesskey|^sig$", re.I
+)
+_NUMBERS = {
+    "connect_timeout",
+    "default_block_size",
+    "max_attempts",
+    "max_concurrency",
+    "max_pool_connections",
+    "port",
+    "read_timeout",
+}
+
+
+def parse_storage_options(entries: list[str]) -> dict[str, str]:
+    """Turn ``["key=value", ...]`` into a dict. Raises UsageError with the number, never the text, of a bad entry."""
+    options: dict[str, str] = {}
+    for position, entry in enumerate(entries, start=1):
+        name, separator, value = entry.partition("=")
+        if not separator or not name:
+            raise UsageError(f"storage option number {position} must look like key=value or group.key=value")
+        options[name] = value
+    return options
+
+
+def nested_options(options: StorageOptions) -> dict[str, Any]:
+    """Expand dotted keys ("client_kwargs.endpoint_url") into nested dicts; give text its type where it has another."""
+    nested: dict[str, Any] = {}
+    for name, value in options.items():
+        *groups, key = name.split(".")
+        target = nested
+        for group in groups:
+            target = target.setdefault(group, {})
+            if not isinstance(target, dict):
+                raise UsageError(f"storage option {name!r}: {group!r} has a value of its own and cannot be a group")
+        target[key] = _typed(key, value)
+    return nested
+
+
+def _typed(key: str, value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    # By name: a password may well be a number.
+    if key in _NUMBERS and value.isdecimal():
+        return int(value)
+    return {"true": True, "false": False}.get(value.lower(), value)
+
+
+def s3_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Check the names, and fill in time-outs after which a stalled connection is given up and tried again."""
+    known = _s3_option_names()
+    unknown = sorted(set(options) - known)
+    if unknown:
+        # s3fs takes any name, and complains of some when it connects and of others never.
+        raise UsageError(f"unknown storage option {unknown[0]!r} for s3://; choose from: {', '.join(sorted(known))}")
+    if "endpoint_url" not in options and "endpoint_url" not in options.get("client_kwargs", {}):
+        # botocore reads these itself, but fsspec would hand out a cached connection made under another value.
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        options = options | ({"endpoint_url": endpoint} if endpoint else {})
+    config = {"connect_timeout": 10, "read_timeout": 30, "retries": {"mode": "standard", "max_attempts": 2}}
+    return {
+        "use_listings_cache": False,
+        **options,
+        "config_kwargs": {**config, **options.get("config_kwargs", {})},
+    }
+
+
+@cache
+def _s3_option_names() -> frozenset[str]:
+    named = {"profile", "use_listings_cache"}
+    for kind in fsspec.get_filesystem_class("s3").__mro__[:-1]:
+        parameters = inspect.signature(kind.__init__).parameters.values()
+        named |= {each.name for each in parameters if each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL)}
+    return frozenset(named - {"self", "session", "loop", "asynchronous"})
+
+
+def without_query(uri: str) -> str:
+    """Return a web address without its query and fragment; in every other URI "?" and "#" are part of the name."""
+    if not uri.startswith(("http://", "https://")):
+        return uri
+    return uri.partition("#")[0].partition("?")[0]
+
+
+def public_uri(uri: str) -> str:
+    """Return ``uri`` fit for logs and tables: without user and password, signatures in its query blanked out."""
+    parts = urlsplit(uri)
+    if not parts.scheme or not (parts.query or "@" in parts.netloc):
+        return uri
+    query = "&".join(
+        f"{name}=..." if separator and _SECRET_PARAMETER.search(name) else f"{name}{separator}{value}"
+        for name, separator, value in (field.partition("=") for field in parts.query.split("&"))
+    )
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=query))

@@ -1,0 +1,92 @@
+"""The same figures from Ray workers, whatever their number and their fate."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+
+from pipeline.evaluation import distribute
+from pipeline.evaluation.config import EvaluationConfig
+from pipeline.evaluation.distribute import evaluate_units
+from pipeline.evaluation.evaluate import evaluate, evaluate_here
+from pipeline.evaluation.ground_truth import TruthShard
+from pipeline.evaluation.protocol import EvaluationError
+from pipeline.evaluation.unit import UnitEvaluator
+from tests.pipeline.evaluation.handmade import THREE, Run, blobs, write_folder
+
+
+@pytest.fixture(scope="module")
+def local_ray() -> Iterator[None]:
+    ray.init(num_cpus=2, object_store_memory=300 * 2**20, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    run = Run(folder / "run", THREE["classes"])
+    for shard in range(3):
+        run.add(f"s{shard}", {f"{shard}{i}": blobs(rng, 3) for i in range(6)})
+    write_folder(folder / "gt", {f"{shard}{i}": blobs(rng, 3) for shard in range(3) for i in range(6)})
+    return folder
+
+
+@pytest.fixture
+def settings(data: Path, protocol_file: Path, tmp_path: Path) -> Callable[..., EvaluationConfig]:
+    def make(results: str, **changes: object) -> EvaluationConfig:
+        values = {
+            "output": str(data / "run"),
+            "ground_truth": str(data / "gt"),
+            "protocol": str(protocol_file),
+            "results": str(tmp_path / results),
+            "shard_size": 4,
+        }
+        return EvaluationConfig(**{**values, **changes})
+
+    return make
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_any_number_of_workers_gives_identical_figures(settings: Callable[..., EvaluationConfig]) -> None:
+    here = evaluate(settings("here"), evaluate_here).figures
+    for workers in (1, 2):
+        on_ray = partial(evaluate_units, workers=workers, address=None)
+        assert evaluate(settings(f"workers{workers}"), on_ray).figures == here
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_workers_error_comes_back_as_itself(settings: Callable[..., EvaluationConfig], tmp_path: Path) -> None:
+    maps = {f"{shard}{i}": np.full((20, 24), 9, np.uint8) for shard in range(3) for i in range(6)}
+    config = settings("bad", ground_truth=str(write_folder(tmp_path / "bad_gt", maps)))
+    with pytest.raises(EvaluationError, match="holds 9, which the protocol's 3 classes do not have") as caught:
+        evaluate(config, partial(evaluate_units, workers=2, address=None))
+    assert type(caught.value) is EvaluationError
+    assert "Traceback" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_worker_that_dies_is_replaced(
+    settings: Callable[..., EvaluationConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fuse = tmp_path / "fuse"
+    fuse.touch()
+
+    class DiesOnce(UnitEvaluator):
+        def __call__(self, unit: TruthShard) -> int:
+            if fuse.exists():
+                fuse.unlink()
+                os._exit(1)
+            return super().__call__(unit)
+
+    here = evaluate(settings("here"), evaluate_here).figures
+    monkeypatch.setattr(distribute, "UnitEvaluator", DiesOnce)
+    assert evaluate(settings("died"), partial(evaluate_units, workers=1, address=None)).figures == here
+    assert not fuse.exists()

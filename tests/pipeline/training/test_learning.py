@@ -1,0 +1,78 @@
+"""A short training of the whole system, CLIP and grouping, beats floors that an untrained one does not come near."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from model.checkpoint import load_zegformer, save_zegformer
+from model.segmenter import Segmenter
+from model.vocabulary import Vocabulary
+from model.zegformer import ZegFormer
+from pipeline.shapes import CLASSES, draw
+from pipeline.shapes.write import ShapesSettings, write_shapes
+from pipeline.training.run import run_training
+from tests.pipeline.training.tiny import CPU, tiny_request
+
+TEST_SEED = 99
+TEST_IMAGES = 40
+CLIP_SETTINGS = [
+    "loop.steps=250",
+    "loop.batch_size=24",
+    "loop.learning_rate=2e-3",
+    "loop.loader_processes=0",
+    "loop.log_every_steps=50",
+    "model={embed_dim: 48, vision_cfg: {image_size: 32, layers: [1, 1, 1, 1], width: 16, head_width: 64}, "
+    "text_cfg: {context_length: 20, width: 48, heads: 2, layers: 1}}",
+    "short_side=96",
+    "modes={cropmask: 1.0}",
+]
+GROUPING_SETTINGS = [
+    "loop.steps=250",
+    "loop.batch_size=8",
+    "loop.learning_rate=2e-3",
+    "loop.loader_processes=0",
+    "loop.log_every_steps=50",
+    "model.backbone.stage_channels=[24, 32, 48, 64]",
+    "model.backbone.layers=[1, 1, 1, 1]",
+    "model.conv_dim=32",
+    "model.mask_dim=32",
+    "model.hidden_dim=64",
+    "model.decoder_layers=2",
+    "model.queries=12",
+    "data.short_side=96",
+    "data.crop=96",
+]
+
+
+def pixel_accuracy(grouping: Path, clip: Path) -> float:
+    """Share of pixels named right in drawings of all classes, of which grouping has seen 37 of 56."""
+    vocabulary = Vocabulary([entry.name for entry in CLASSES])
+    segmenter = Segmenter.from_checkpoint(
+        grouping, clip=clip, vocabulary=vocabulary, fusion="clip", calibration=0.0, short_side=96
+    )
+    drawings = [draw(TEST_SEED, index) for index in range(TEST_IMAGES)]
+    right = [(segmenter([image], independent=True)[0].label_map == label).mean() for image, label in drawings]
+    return float(np.mean(right))
+
+
+# Measured: MEASURED; the untrained network with the trained CLIP MEASURED.
+@pytest.mark.slow
+def test_a_short_training_learns_to_segment(tmp_path: Path) -> None:
+    write_shapes(str(tmp_path / "all"), ShapesSettings(images=500, seed=1))
+    write_shapes(str(tmp_path / "seen"), ShapesSettings(images=500, seed=2, allowed="seen"))
+    clip, grouping, untrained = tmp_path / "clip", tmp_path / "grouping", tmp_path / "untrained"
+    final = run_training(
+        replace(tiny_request("clip", tmp_path / "all", clip, CLIP_SETTINGS), validation=str(tmp_path / "seen")), CPU
+    )
+    assert final["top1_on_true_masks"] > 0.3  # chance: 0.02
+    run_training(tiny_request("grouping", tmp_path / "seen", grouping, GROUPING_SETTINGS, clip), CPU)
+    torch.manual_seed(0)
+    save_zegformer(ZegFormer(load_zegformer(grouping).config), untrained)
+    before, after = pixel_accuracy(untrained, clip), pixel_accuracy(grouping, clip)
+    assert after > 0.6, (before, after)
+    assert before < 0.3, (before, after)

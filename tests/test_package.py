@@ -1,0 +1,48 @@
+"""What `pip install` delivers: a wheel with every module, the data files beside them, and the command."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("model", "pipeline", "jobs")
+SOURCES = ("pyproject.toml", "README.md", "LICENSE")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    """The wheel built from a copy of the sources, without the network."""
+    source = tmp_path_factory.mktemp("source")
+    for name in SOURCES:
+        shutil.copy(ROOT / name, source / name)
+    for package in PACKAGES:
+        shutil.copytree(ROOT / package, source / package, ignore=shutil.ignore_patterns("__pycache__"))
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", "dist", "."]
+    result = subprocess.run(command, cwd=source, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    [path] = (source / "dist").glob("*.whl")
+    return zipfile.ZipFile(path)
+
+
+def test_every_file_of_the_packages_is_in_it(wheel: zipfile.ZipFile) -> None:
+    ours = {
+        path.relative_to(ROOT).as_posix()
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    delivered = {name for name in wheel.namelist() if not name.startswith("maskmill-")}
+    assert ours - delivered == set(), "add these to [tool.setuptools.package-data] in pyproject.toml"
+    assert delivered - ours == set()
+
+
+def test_it_brings_the_command_and_the_licence(wheel: zipfile.ZipFile) -> None:
+    [entry_points] = [name for name in wheel.namelist() if name.endswith("entry_points.txt")]
+    assert "maskmill = jobs.main:app" in wheel.read(entry_points).decode()
+    assert any(name.endswith("licenses/LICENSE") for name in wheel.namelist())

@@ -1,0 +1,146 @@
+"""README.md is run: the demo, every Python block on its output, and the tables against the code they describe."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from jobs.main import COMMANDS
+from pipeline.schema import CLASS_STATS, ERRORS, LABELS
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```python\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+MARKS = {
+    "pandas": 'groupby("class_names")["areas"]',
+    "duckdb": "duckdb.sql",
+    "polars": "import polars",
+    "ray": "import ray",
+    "pycocotools": "from pycocotools",
+    "model": "from model import",
+}
+"""What tells each block from the others; one test below runs each."""
+IMAGES = 24
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder in which ``maskmill demo`` was run, by the command's own words, with fewer images."""
+    folder = tmp_path_factory.mktemp("readme")
+    command = [sys.executable, "-m", "jobs.main", "demo", "demo", "--images", str(IMAGES)]
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    (folder / "stdout.txt").write_text(result.stdout)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def labels(demo: Path) -> list[dict[str, object]]:
+    return pq.read_table(demo / "demo" / "output" / "labels").to_pylist()
+
+
+def test_the_demo_shows_commands_accuracy_and_places(demo: Path) -> None:
+    stdout = (demo / "stdout.txt").read_text()
+    for step in ("$ maskmill shapes", "$ maskmill label", "$ maskmill evaluate"):
+        assert step in stdout
+    accuracy = float(re.search(r"^pixel accuracy  (0\.\d+)", stdout, flags=re.MULTILINE).group(1))
+    assert accuracy >= 0.90
+    assert len(labels(demo)) == IMAGES
+    picture = np.asarray(Image.open(demo / re.search(r"^picture\s+(\S+)$", stdout, flags=re.MULTILINE).group(1)))
+    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 1000
+
+
+def run_block(library: str, folder: Path) -> str:
+    """What the README's block about ``library`` prints when run in ``folder``, in a process of its own."""
+    [block] = [block for block in BLOCKS if MARKS[library] in block]
+    result = subprocess.run([sys.executable, "-c", block], cwd=folder, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_every_block_has_its_mark() -> None:
+    found = [[library for library, mark in MARKS.items() if mark in block] for block in BLOCKS]
+    assert sorted(found) == sorted([library] for library in MARKS)
+
+
+def test_pandas_adds_up_areas(demo: Path) -> None:
+    areas: dict[str, int] = {}
+    for row in labels(demo):
+        for name, area in zip(row["class_names"], row["areas"], strict=True):
+            areas[name] = areas.get(name, 0) + area
+    printed = run_block("pandas", demo)
+    found = dict(re.findall(r"^(\S.*?)\s+(\d+)$", printed, flags=re.MULTILINE))
+    assert {name: int(area) for name, area in found.items()} == areas
+
+
+def test_duckdb_counts_images(demo: Path) -> None:
+    counts: dict[str, int] = {}
+    for row in labels(demo):
+        for name in row["class_names"]:
+            counts[name] = counts.get(name, 0) + 1
+    printed = run_block("duckdb", demo)
+    found = {name: int(count) for name, count in re.findall(r"│ (\S.*?)\s+│\s+(\d+) │", printed)}
+    assert found
+    assert found.items() <= counts.items()
+    assert max(counts.values()) in found.values()
+
+
+def test_polars_averages_scores(demo: Path) -> None:
+    printed = run_block("polars", demo)
+    classes = {name for row in labels(demo) for name in row["class_names"]}
+    assert f"shape: ({len(classes)}, 2)" in printed
+
+
+def test_ray_averages_coverage(demo: Path) -> None:
+    printed = run_block("ray", demo)
+    expected = np.mean([row["coverage"] for row in labels(demo)])
+    assert float(printed.split()[-1]) == pytest.approx(expected, abs=1e-6)
+
+
+def test_masks_decode_to_their_area(demo: Path) -> None:
+    *_, decoded, area = run_block("pycocotools", demo).split()
+    assert int(decoded) == int(area) > 0
+
+
+def test_the_model_alone_names_most_pixels(demo: Path) -> None:
+    printed = run_block("model", demo)
+    share = float(re.match(r"right: ([\d.]+)\n", printed).group(1))
+    assert share > 0.8
+    assert len(printed.splitlines()) > 2
+
+
+def arrow_type(text: str) -> pa.DataType:
+    """The type that the README's tables write as ``text``."""
+    if item := re.fullmatch(r"list<(.*)>", text):
+        return pa.list_(arrow_type(item[1]))
+    if item := re.fullmatch(r"(\w+)\[(\d+)\]", text):
+        return pa.list_(arrow_type(item[1]), int(item[2]))
+    return pa.type_for_alias(text)
+
+
+@pytest.mark.parametrize("schema", [LABELS, ERRORS, CLASS_STATS], ids=["labels", "errors", "class_stats"])
+def test_tables_are_the_schemas(schema: pa.Schema) -> None:
+    tables = re.findall(r"\| column \| type \| meaning \|\n\|[-|]+\|\n((?:\|.*\|\n)+)", README)
+    rows = [[line.strip("|").split(" | ") for line in table.splitlines()] for table in tables]
+    documented = [[(name.strip(), arrow_type(kind)) for name, kind, _ in table] for table in rows]
+    assert [(field.name, field.type) for field in schema] in documented
+    assert all(meaning.strip() for table in rows for _, _, meaning in table)
+
+
+def test_files_and_commands_it_names_exist() -> None:
+    for path in re.findall(r"`((?:model|pipeline|jobs|tests)/[\w./]*|cluster\.yaml)`", README):
+        assert (ROOT / path).exists(), path
+    for path in re.findall(r"\]\((?!https?:)(.*?)\)", README):
+        assert (ROOT / path).exists(), path
+    for command in re.findall(r"maskmill ([a-z]+)", README):
+        assert command in COMMANDS or command == "turns", command

@@ -11,7 +11,7 @@ TORCH_PIN ?= torch==2.14.1 torchvision==0.29.1
 TORCH_INDEX ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all check lint format bundled lock clean
+.PHONY: help setup demo test test-all check lint format bundled picture lock clean
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -50,6 +50,10 @@ format: setup  ## put the code into the one format and apply the safe lint fixes
 
 bundled: setup  ## train the bundled model anew (about an hour on a CPU); see model/bundled/MODEL_CARD.md
 	$(BIN)/maskmill train bundled
+
+picture: demo  ## paint the README's picture anew
+	mkdir -p docs
+	cp $(DEMO)/overlay.png docs/overlay.png
 
 # Torch and what it brings along stay out: their versions differ between CPU and CUDA builds, and TORCH_PIN decides.
 lock:  ## write constraints.txt anew: the latest versions that pyproject.toml allows

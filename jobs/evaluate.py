@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from jobs.options import build_command
 from pipeline.evaluation.config import EvaluationConfig
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from pipeline.evaluation.evaluate import Evaluation, Progress
 
 CLASSES_SHOWN = 20
+EXIT_SIGNAL = 128
 
 
 def run_evaluate(config: EvaluationConfig) -> int:
@@ -27,13 +30,17 @@ def run_evaluate(config: EvaluationConfig) -> int:
     from rich.console import Console
 
     from pipeline.evaluation.compare import compare
-    from pipeline.evaluation.distribute import evaluate_units
+    from pipeline.evaluation.distribute import InterruptedEvaluationError, evaluate_units
     from pipeline.evaluation.evaluate import evaluate, other_results
 
     other = None if config.compare is None else other_results(config.compare, config.storage_option)
     on_ray = partial(evaluate_units, workers=config.workers, address=config.address)
-    with _progress_line() as on_progress:
-        evaluation = evaluate(config, on_ray, on_progress)
+    try:
+        with _progress_line() as on_progress:
+            evaluation = evaluate(config, on_ray, on_progress)
+    except InterruptedEvaluationError as interruption:
+        typer.echo(f"{interruption}; run the same command to continue", err=True)
+        return EXIT_SIGNAL + interruption.signal_number
     console = Console()
     show_evaluation(evaluation, console)
     if other is not None:
@@ -81,6 +88,8 @@ def show_evaluation(evaluation: Evaluation, console: Console) -> None:
     from rich.text import Text
 
     figures = evaluation.figures
+    protocol = figures["protocol"]
+    console.print(Text(f"{protocol['title']}, {protocol['setting'].upper()}"), soft_wrap=True)
     console.print(figures_table(figures))
     console.print(classes_table(evaluation))
     for warning in figures["warnings"]:
@@ -102,8 +111,7 @@ def figures_table(figures: Mapping[str, Any]) -> Table:
 
     from pipeline.evaluation.write import summary_rows
 
-    protocol = figures["protocol"]
-    table = Table(title=f"{protocol['title']}, {protocol['setting'].upper()}", title_justify="left")
+    table = Table()
     table.add_column("figure")
     table.add_column("%", justify="right")
     for title, key in summary_rows(figures):

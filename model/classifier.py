@@ -195,6 +195,7 @@ class Classifier:
     def _segmentation(
         self, proposals: Proposals, scores: _Scores, boxes: Tensor, size: tuple[int, int], keep_scores: bool
     ) -> Segmentation:
+        size = (int(size[0]), int(size[1]))
         frame = Frame(padded_size=proposals.padded_size, image_size=proposals.image_size, output_size=size)
         semantic = SemanticSum(
             scores=scores.fused,

@@ -78,7 +78,8 @@ class Clip:
     @torch.inference_mode()
     def encode_image(self, images: Tensor) -> Tensor:
         """Embed images (N, 3, S, S), normalised with CLIP's statistics; return (N, D) float32, not unit length."""
-        return self.model.encode_image(images.to(self.device, self.image_dtype)).float()
+        images = images.to(self.device, self.image_dtype, memory_format=torch.channels_last)
+        return self.model.encode_image(images).float()
 
     @torch.inference_mode()
     def encode_text(self, texts: Sequence[str]) -> Tensor:
@@ -157,7 +158,8 @@ def load_clip(source: str | Path, device: str | torch.device = "cpu", dtype: tor
         raise ValueError(f"No CLIP at {str(source)!r}. Give {SOURCES}")
     clip.model.eval().requires_grad_(False)
     clip.model.to(device)
-    clip.model.visual.to(dtype)
+    # Convolutions on CPUs run a third faster with channels last.
+    clip.model.visual.to(dtype, memory_format=torch.channels_last)
     return clip
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,8 +16,9 @@ from model.clip import load_clip
 from model.preprocess import MAX_LONG_SIDE
 from model.proposer import Proposer
 from model.segmenter import DTYPES, Segmenter
-from model.training_classes import benchmark_seen_classes, checkpoint_seen_classes
+from model.training_classes import benchmark_seen_classes, checkpoint_description, checkpoint_seen_classes
 from model.vocabulary import Vocabulary
+from model.weight_files import CheckpointError
 
 BUNDLED = Path(__file__).parent / "bundled"
 OPENAI_VIT_B16 = "ViT-B-16-quickgelu:openai"
@@ -74,21 +76,39 @@ def _released(
     )
 
 
+RECORDED_DEFAULTS = ("region", "fusion", "prompts", "calibration", "short_side", "max_long_side")
+"""Settings a checkpoint of ours may recommend, under "defaults" in its zegformer.json."""
+
+
+def checkpoint_defaults(weights: str | Path) -> dict[str, Any]:
+    """Return the settings recorded with our checkpoint, none for others. CheckpointError for one there is not."""
+    defaults = checkpoint_description(weights).get("defaults", {})
+    unknown = sorted(set(defaults) - set(RECORDED_DEFAULTS))
+    if unknown:
+        raise CheckpointError(f"{weights} records unknown defaults {unknown}; valid: {', '.join(RECORDED_DEFAULTS)}")
+    return dict(defaults)
+
+
+def _bundled() -> Preset:
+    preset = Preset(
+        name="bundled",
+        summary="Drawn shapes, not photographs: a small ZegFormer and CLIP for trying things out offline on a CPU.",
+        weights_from="In the package; trained by `maskmill train` of this project.",
+        licence="Apache-2.0",
+        weights=str(BUNDLED),
+        clip=str(BUNDLED),
+        prompts="single",
+        calibration=RELEASED_CALIBRATION,
+        short_side=128,
+        max_long_side=512,
+    )
+    return replace(preset, **checkpoint_defaults(BUNDLED))
+
+
 PRESETS: dict[str, Preset] = {
     preset.name: preset
     for preset in (
-        Preset(
-            name="bundled",
-            summary="Drawn shapes, not photographs: a small ZegFormer and CLIP for trying things out offline on a CPU.",
-            weights_from="In the package; trained by `maskmill train` of this project.",
-            licence="Apache-2.0",
-            weights=str(BUNDLED),
-            clip=str(BUNDLED),
-            prompts="single",
-            calibration=RELEASED_CALIBRATION,
-            short_side=128,
-            max_long_side=512,
-        ),
+        _bundled(),
         _released(
             "zegformer-r101-coco",
             "zegformer_R101_bs32_60k_vit16_coco-stuff",
@@ -127,7 +147,9 @@ PRESETS: dict[str, Preset] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelSpec:
-    """A model as plain values, for sending to workers. What is None takes the preset's value when built.
+    """A model as plain values, for sending to workers.
+
+    What is None takes, when built, the value recorded with the given weights, else the preset's.
 
     weights: ZegFormer weights (``model.checkpoint.load_zegformer``). clip: any source of ``model.clip.load_clip``.
     region, fusion, prompts, calibration, query_segments, min_objectness: see ``ClassifierSettings``.
@@ -156,9 +178,10 @@ class ModelSpec:
         require_choice("dtype", self.dtype, tuple(DTYPES))
         require_choice("device", self.device, DEVICES)
         preset = PRESETS[self.preset]
+        recorded = checkpoint_defaults(self.weights) if self.weights else {}
         for field in fields(self):
             if getattr(self, field.name) is None:
-                object.__setattr__(self, field.name, getattr(preset, field.name))
+                object.__setattr__(self, field.name, recorded.get(field.name, getattr(preset, field.name)))
         if self.weights is None:
             raise ValueError(f"Preset {self.preset!r} needs weights. {preset.weights_from} Config: {preset.config}")
         _ = self.settings  # validates

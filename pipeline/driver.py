@@ -60,7 +60,7 @@ class _Receipts(threading.Thread):
 
     def __init__(self, job: Job, pools: Pools) -> None:
         super().__init__(name="receipts", daemon=True)
-        self.data = build_dataset(job, pools)
+        self.data, self.trail = build_dataset(job, pools)
         self.queue: queue.Queue[list[dict[str, Any]] | BaseException | None] = queue.Queue()
 
     def run(self) -> None:
@@ -169,10 +169,12 @@ def _signals() -> Iterator[list[int]]:
 
 
 def _diagnosis(job: Job, ledger: Ledger, waiting: Mapping[Any, str], receipts: _Receipts) -> str:
-    actors = ray.util.state.list_actors(limit=1000) if hasattr(ray.util, "state") else []
-    states = [f"{actor.class_name} {actor.state}" for actor in actors]
+    try:
+        working_on: Any = receipts.trail.describe() or "no rows"
+    except ray.exceptions.RayError as error:
+        working_on = f"unknown ({type(error).__name__})"
     return (
-        f"no row for {job.config.stall_timeout_s:g} s. shards in flight: {ledger.describe() or 'none'}; "
-        f"commits in flight: {sorted(waiting.values()) or 'none'}; actors: {states or 'unknown'}; "
+        f"no row for {job.config.stall_timeout_s:g} s. Stages working on (shard/row): {working_on}; "
+        f"shards in flight: {ledger.describe() or 'none'}; commits in flight: {sorted(waiting.values()) or 'none'}; "
         f"free resources: {ray.available_resources()} of {ray.cluster_resources()}"
     )

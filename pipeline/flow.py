@@ -33,6 +33,7 @@ BLOCK_BYTES = 2 * 2**20
 COMMIT_CPUS = 0.01
 """Commits mostly wait for storage. Not zero: on a cluster whose head has no CPUs they must not land there."""
 COMMIT_RETRIES = 3
+DIAGNOSIS_TIMEOUT_S = 10.0
 DEFAULT_OBJECT_STORE_BYTES = 2 * 2**30
 
 
@@ -152,8 +153,8 @@ class Job:
     fingerprint: str
 
 
-def build_dataset(job: Job, pools: Pools) -> Dataset:
-    """read -> decode -> propose -> classify -> encode and stage; yields receipts."""
+def build_dataset(job: Job, pools: Pools) -> tuple[Dataset, RemoteTrail]:
+    """read -> decode -> propose -> classify -> encode and stage; yields receipts. Also the run's breadcrumbs."""
     config = job.config
     context = DataContext.get_current()
     context.enable_progress_bars = False
@@ -186,7 +187,7 @@ def build_dataset(job: Job, pools: Pools) -> Dataset:
     else:
         data = _map_actors(data, ProposeStage, pools.propose, model, quarantine("propose"))
         data = _map_actors(data, ClassifyStage, pools.classify, model, quarantine("classify"))
-    return _map_tasks(data, stage, batch_size=config.encode_batch_size, cpus=config.task_cpus)
+    return _map_tasks(data, stage, batch_size=config.encode_batch_size, cpus=config.task_cpus), trail
 
 
 def _tasks_dataset(tasks: Sequence[ShardTask]) -> Dataset:
@@ -237,6 +238,10 @@ class RemoteTrail:
     def end(self, keys: Sequence[str]) -> None:
         """See :meth:`Trail.end`; not waited for, since calls of one worker arrive in order."""
         self.actor.end.remote(keys)
+
+    def describe(self) -> dict[str, list[str]]:
+        """See :meth:`Trail.describe`."""
+        return ray.get(self.actor.describe.remote(), timeout=DIAGNOSIS_TIMEOUT_S)
 
     def overran(self, keys: Sequence[str]) -> None:
         """See :meth:`Trail.overran`."""

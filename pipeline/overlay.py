@@ -42,12 +42,21 @@ def draw_segments(image: np.ndarray, row: Mapping[str, Any], colours: Sequence[C
         raise ValueError(f"the row is of a {row['width']}x{row['height']} image, not of {width}x{height}")
     count = len(row["rles"])
     segment_map = decode_segment_map(row["rles"], height, width, list(range(count)), fill=_NO_SEGMENT)
-    palette = np.array([*(colours[class_id] for class_id in row["class_ids"]), (0, 0, 0)], dtype=np.float32)
+    return tint_segments(image, segment_map, [colours[class_id] for class_id in row["class_ids"]])
+
+
+def tint_segments(image: np.ndarray, segment_map: np.ndarray, colours: Sequence[Colour]) -> np.ndarray:
+    """Tint the regions of a map of segment numbers, with a bright line where two meet.
+
+    image: (H, W, 3) uint8. segment_map: (H, W) uint16; a number beyond ``colours``, one per segment, is no segment.
+    """
+    count = len(colours)
+    palette = np.array([*colours, (0, 0, 0)], dtype=np.float32)
     tint = np.array([TINT] * count + [UNLABELLED_TINT], dtype=np.float32)
     index = np.minimum(segment_map, count).astype(np.intp)
     share = tint[index][..., None]
     drawn = (image * (1 - share) + palette[index] * share).astype(np.uint8)
-    border = np.zeros((height, width), dtype=bool)
+    border = np.zeros(segment_map.shape, dtype=bool)
     border[:, 1:] |= segment_map[:, 1:] != segment_map[:, :-1]
     border[1:] |= segment_map[1:] != segment_map[:-1]
     drawn[border] = 255

@@ -20,6 +20,7 @@ from pipeline.rows import Row, Work
 
 DEATHS_TOGETHER = 2
 DEATHS_ALONE = 2
+DESCRIBED_ROWS = 20
 EXIT_OVERRAN = 113
 """Exit code of a worker that ended itself because a batch ran past its time-out."""
 
@@ -81,6 +82,14 @@ class Trail:
         """Clear the breadcrumbs; the histories stay, for a row may kill only now and then."""
         for key in keys:
             self.open.pop(key, None)
+
+    def describe(self) -> dict[str, list[str]]:
+        """What is being worked on: for each stage some of its open rows, as "shard/row"."""
+        described: dict[str, list[str]] = {}
+        for key in self.open:
+            stage, _, row = key.partition("/")
+            described.setdefault(stage, []).append(row)
+        return {stage: rows[:DESCRIBED_ROWS] for stage, rows in described.items()}
 
     def overran(self, keys: Sequence[str]) -> None:
         """Note that the worker is about to end itself because these rows ran past the time-out."""

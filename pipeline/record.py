@@ -14,6 +14,7 @@ from typing import Any
 from model import Vocabulary
 from model.presets import ModelSpec, spec_fingerprint
 from pipeline.config import LabelConfig, output_settings
+from pipeline.errors import UsageError
 from pipeline.output import Output
 from pipeline.schema import SCHEMA_VERSION
 from pipeline.weights import local_spec
@@ -48,10 +49,17 @@ def digest(value: Any) -> str:
 
 
 def fingerprint(config: LabelConfig, spec: ModelSpec, vocabulary: Vocabulary) -> dict[str, str]:
-    """What the labels depend on, part by part, so that a refusal can say which part changed."""
+    """What the labels depend on, part by part, so that a refusal can say which part changed.
+
+    Raises UsageError where there are no weights.
+    """
+    try:
+        model = spec_fingerprint(local_spec(spec, config.storage_option), vocabulary)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     settings = {name: digest(value) for name, value in output_settings(config).items()}
     return {
-        **spec_fingerprint(local_spec(spec, config.storage_option), vocabulary),
+        **model,
         **settings,
         "input": digest(config.input),
         "schema_version": str(SCHEMA_VERSION),

@@ -1,4 +1,4 @@
-"""The review queue: the segments a person should look at first, and why, with memory bounded whatever the run's size."""
+"""The review queue: the segments a person should look at first, and why; memory does not grow with the run."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.results import Results
 from pipeline.schema import BOX
 
 REASONS = {
@@ -65,6 +66,7 @@ LEAST_SEGMENTS = 20
 UNUSUAL = 2.0
 """An area is unusual when it lies this many times as far from the class's median as nine in ten do (in octaves)."""
 _LEAST_SPREAD_OCTAVES = 0.5
+_BATCH_ROWS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,20 @@ class _Segments:
     agreement: np.ndarray
     area: np.ndarray
     area_share: np.ndarray
+
+
+def build_queue(
+    results: Results,
+    class_rows: Sequence[Mapping[str, Any]],
+    per_reason: int,
+    most_shards: int | None = None,
+) -> pa.Table:
+    """Go through all finished shards, or ``most_shards`` spread evenly, and return the queue (schema REVIEW)."""
+    queue = ReviewQueue(class_rows, per_reason)
+    for shard_id in results.shard_ids if most_shards is None else results.sample(most_shards):
+        for batch in results.batches(shard_id, COLUMNS, batch_rows=_BATCH_ROWS):
+            queue.add(batch)
+    return queue.table()
 
 
 class ReviewQueue:
@@ -126,7 +142,7 @@ class ReviewQueue:
 
 
 def _usual_areas(class_rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
-    """(3, C): median of log2 area, distance to the 10th and to the 90th percentile; NaN for classes with few segments."""
+    """(3, C): median of log2 area, distance to 10th and to 90th percentile; NaN for classes with few segments."""
     usual = np.full((3, len(class_rows)), np.nan)
     for class_id, row in enumerate(class_rows):
         if row["segments"] >= LEAST_SEGMENTS:

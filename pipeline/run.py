@@ -67,12 +67,14 @@ class RunResult:
 def run_plan(plan: Plan, on_progress: Callable[[Progress], None]) -> RunResult:
     """Label what the plan says and finish the run; with nothing to do and a summary in place, only read it.
 
-    Raises LeaseHeldError where another attempt is writing to the output, and what ``driver.run_job`` raises.
+    Raises UsageError where a local Ray would be too small, LeaseHeldError where another attempt is writing to the output, and what ``driver.run_job`` raises.
     """
     if not plan.tasks:
         finished = read_result(plan.output)
         if finished is not None and finished.summary["shards"] == len(plan.shards):
             return finished
+    if plan.tasks:
+        _check_size(plan)
     attempt = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{uuid.uuid4().hex[:8]}"
     with held_lease(plan.output, attempt, plan.config.take_over) as lease:
         if plan.start_anew:
@@ -88,14 +90,19 @@ def run_plan(plan: Plan, on_progress: Callable[[Progress], None]) -> RunResult:
         return finish_run(plan, {"attempt": attempt, "started_at": started_at, "attempt_images": progress.images})
 
 
+def _check_size(plan: Plan) -> None:
+    from pipeline import flow
+
+    size = flow.local_size(plan.config)
+    if size is not None:
+        flow.check_fits(flow.plan_pools(plan.config, *size), plan.config, *size)
+
+
 def _label(
     plan: Plan, attempt: str, lease: LeaseKeeper, progress: Progress, on_progress: Callable[[Progress], None]
 ) -> None:
     from pipeline import driver, flow  # Ray takes a second to import; planning and status do without it
 
-    size = flow.local_size(plan.config)
-    if size is not None:
-        flow.check_fits(flow.plan_pools(plan.config, *size), plan.config, *size)
     size = flow.start_ray(plan.config)
     job = flow.Job(
         config=plan.config,

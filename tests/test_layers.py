@@ -9,12 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from jobs.main import COMMANDS
+
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = ("model", "pipeline", "jobs")  # each may import those before it
 
 # Files whose job is to start, feed and watch Ray. Everything else is called by them and tested without it.
 ORCHESTRATION = {
     "pipeline/flow.py",
+    "pipeline/driver.py",
     "pipeline/evaluation/distribute.py",
     "pipeline/training/launch.py",
 }
@@ -24,6 +27,9 @@ FOREIGN_TO_MODEL = {"ray", "pyarrow", "fsspec", "s3fs", "pandas", "typer", "rich
 
 LONGEST_FILE_LINES = 300
 LONGER_FOR_A_REASON: dict[str, str] = {}
+
+COMPUTED = "<computed>"
+MAY_COMPUTE_IMPORTS = {"jobs/main.py"}
 
 SOURCES = sorted(path for layer in LAYERS for path in (ROOT / layer).rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
@@ -45,8 +51,8 @@ def imported_modules(tree: ast.AST) -> Iterator[str]:
             "import_module",
             "__import__",
         ):
-            assert isinstance(node.args[0], ast.Constant), f"line {node.lineno}: import of a computed name"
-            yield str(node.args[0].value)
+            # A computed name could be anything; jobs/main.py loads subcommands so, and its table is checked below.
+            yield str(node.args[0].value) if isinstance(node.args[0], ast.Constant) else COMPUTED
 
 
 def packages_imported_by(path: Path) -> set[str]:
@@ -61,6 +67,8 @@ def forbidden_imports(file: str, packages: set[str]) -> set[str]:
         forbidden |= FOREIGN_TO_MODEL
     if file not in ORCHESTRATION:
         forbidden.add("ray")
+    if file not in MAY_COMPUTE_IMPORTS:
+        forbidden.add(COMPUTED)
     return packages & forbidden
 
 
@@ -78,6 +86,7 @@ def test_imports_go_down_only(path: Path) -> None:
         ("pipeline/decode.py", "import jobs", {"jobs"}),
         ("pipeline/decode.py", "if TYPE_CHECKING:\n    from ray import ObjectRef", {"ray"}),
         ("pipeline/decode.py", "importlib.import_module('ray.data')", {"ray"}),
+        ("pipeline/decode.py", "importlib.import_module(name)", {COMPUTED}),
         ("jobs/label.py", "import ray", {"ray"}),
         ("pipeline/flow.py", "import ray, model.config", set()),
         ("jobs/label.py", "from pipeline.flow import run", set()),
@@ -88,16 +97,24 @@ def test_the_rule_would_notice(file: str, code: str, forbidden: set[str]) -> Non
     assert forbidden_imports(file, packages) == forbidden
 
 
+def test_subcommands_lie_in_jobs() -> None:
+    assert {module.split(".")[0] for module, _, _ in COMMANDS.values()} == {"jobs"}
+
+
 def test_the_orchestration_files_exist_and_use_ray() -> None:
     for file in ORCHESTRATION:
         assert "ray" in packages_imported_by(ROOT / file), f"{file} no longer needs its exception"
 
 
-@pytest.mark.parametrize("path", SOURCES + TESTS, ids=name_of)
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
 def test_every_file_says_what_it_is_for(path: Path) -> None:
     source = path.read_text(encoding="utf-8")
     if source.strip():
         assert ast.get_docstring(ast.parse(source)), f"{name_of(path)} has no docstring"
+
+
+@pytest.mark.parametrize("path", SOURCES + TESTS, ids=name_of)
+def test_every_file_is_named_for_its_role(path: Path) -> None:
     assert not re.search(r"(^|_)(utils?|common|helpers?|misc)$", path.stem), "name the file for its role"
 
 

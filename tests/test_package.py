@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -40,6 +44,31 @@ def test_every_file_of_the_packages_is_in_it(wheel: zipfile.ZipFile) -> None:
     delivered = {name for name in wheel.namelist() if not name.startswith("maskmill-")}
     assert ours - delivered == set(), "add these to [tool.setuptools.package-data] in pyproject.toml"
     assert delivered - ours == set()
+
+
+def test_every_package_it_imports_is_a_declared_dependency() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = {normalised(re.match(r"[\w.-]+", item).group()) for item in project["dependencies"]}
+    provided = packages_distributions()
+    imported = {
+        module.split(".")[0]
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        for module in modules_of(node)
+    }
+    foreign = imported - sys.stdlib_module_names - set(PACKAGES)
+    assert {name for name in foreign if not declared & set(map(normalised, provided[name]))} == set()
+
+
+def modules_of(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    return [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+
+
+def normalised(distribution: str) -> str:
+    return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
 def test_it_brings_the_command_and_the_licence(wheel: zipfile.ZipFile) -> None:

@@ -12,6 +12,9 @@ TOLERANCE = 0.0075
 COLUMNS = ("pred_found", "pred", "gt_found", "gt")
 """Border pixels of the prediction near ground truth's, all of them, and the same the other way round."""
 
+_STEPS_AT_ONCE = 32
+"""Fewer calls against more memory and less stopping early; of 4, 8, 16 and 32 fastest for radius 1 and 5."""
+
 
 def boundary_counts(truth: np.ndarray, predicted: np.ndarray, classes: int, radius: int) -> np.ndarray:
     """Count border pixels of one image: (classes, 4) int64 in the order of COLUMNS.
@@ -22,12 +25,13 @@ def boundary_counts(truth: np.ndarray, predicted: np.ndarray, classes: int, radi
     """
     height, width = truth.shape
     ignored = truth == classes
+    compared = ~ignored
     nothing = np.uint16(classes + 1)
     padded = []
     for labels, unlabelled in ((truth, nothing), (predicted, np.uint16(classes))):
         border = np.full((height + 2 * radius, width + 2 * radius), nothing, dtype=np.uint16)
         inside = border[radius : radius + height, radius : radius + width]
-        np.copyto(inside, labels, where=_is_border(labels, ignored) & (labels != unlabelled) & ~ignored)
+        np.copyto(inside, labels, where=_is_border(labels, ignored) & (labels != unlabelled) & compared)
         padded.append(border.ravel())
     gt_at, pred_at = (np.flatnonzero(border != nothing) for border in padded)
     steps = _disc(radius, width + 2 * radius)
@@ -78,14 +82,15 @@ def _is_border(labels: np.ndarray, ignored: np.ndarray) -> np.ndarray:
 
 def _is_near(own: np.ndarray, at: np.ndarray, other: np.ndarray, steps: np.ndarray) -> np.ndarray:
     """For pixels of class ``own`` at flat positions ``at``: whether ``other`` has that class within the steps."""
-    near = np.zeros(at.size, dtype=bool)
-    missing = np.arange(at.size)
-    for step in steps:  # nearest first, so that few are left for the far ones
-        hit = other[at[missing] + step] == own[missing]
-        near[missing[hit]] = True
-        missing = missing[~hit]
+    near = other[at] == own
+    missing = np.flatnonzero(~near)
+    for start in range(1, steps.size, _STEPS_AT_ONCE):  # nearest first, so that few are left for the far ones
         if not missing.size:
             break
+        places = at[missing, None] + steps[start : start + _STEPS_AT_ONCE]
+        hit = (other[places] == own[missing, None]).any(axis=1)
+        near[missing[hit]] = True
+        missing = missing[~hit]
     return near
 
 

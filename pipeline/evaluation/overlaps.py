@@ -30,7 +30,9 @@ class SegmentMap:
 
     def class_map(self, nothing: int) -> np.ndarray:
         """Return (P,) uint16 class ids, ``nothing`` where there is no segment."""
-        return np.append(self.classes, nothing).astype(np.uint16)[self.index]
+        if self.classes.size == nothing and np.array_equal(self.classes, np.arange(nothing)):
+            return self.index  # a plain label map: segments are classes
+        return np.append(self.classes, nothing).astype(np.uint16).take(self.index)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

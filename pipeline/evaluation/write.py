@@ -78,8 +78,10 @@ SUMMARY_ROWS = (
     ("RQ", "rq"),
     ("PQ, things", "pq_things"),
     ("PQ, stuff", "pq_stuff"),
-    ("recall at IoU 0.5, any class", "recall_50"),
-    ("mean best IoU, any class", "mean_best_iou"),
+    ("recall at IoU 0.5, any name", "recall_50"),
+    ("recall at IoU 0.5 of seen classes, any name", "recall_50_seen"),
+    ("recall at IoU 0.5 of unseen classes, any name", "recall_50_unseen"),
+    ("mean best IoU, any name", "mean_best_iou"),
     ("oracle-class mIoU", "oracle_miou"),
     ("lost to grouping", "lost_to_grouping"),
     ("lost to naming", "lost_to_naming"),
@@ -193,7 +195,7 @@ def summary_rows(document: Mapping[str, Any]) -> list[tuple[str, str]]:
         (f"mIoU, {key.removeprefix('miou_')}", key) for key in document if key.startswith("miou_") and key not in fixed
     ]
     rows = [*SUMMARY_ROWS[:4], *groups, *SUMMARY_ROWS[4:]]
-    return [(title, key) for title, key in rows if document[key] is not None]
+    return [(title, key) for title, key in rows if document.get(key) is not None]
 
 
 def _cell(text: str) -> str:

@@ -104,4 +104,3 @@ def _write_page(folder: str, html: bytes, storage_options: StorageOptions) -> No
         local = Path(temporary, PAGE_NAME)
         local.write_bytes(html)
         with_retries(lambda: fs.put_file(str(local), path))
-

@@ -18,10 +18,10 @@ from PIL import Image
 from pipeline.contours import trace_rings
 from pipeline.decode import decode_image
 from pipeline.errors import BadImageError, UsageError
-from pipeline.evaluation.rle import parse_runs
 from pipeline.images import ImageFinder
 from pipeline.palette import Colour
 from pipeline.report.sample import Key
+from pipeline.segment_maps import sampled_segment_map
 from pipeline.sources.shard import DamagedError
 from pipeline.storage import is_missing, is_permission, is_transient
 
@@ -54,9 +54,10 @@ class CardSegment:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Card:
-    """One image. thumbnail: a data URI, "" if there is none, for the reason in ``note``. link: an address a browser opens.
+    """One image. thumbnail: a data URI, "" if there is none, for the reason in ``note``.
 
-    grid: (width, height) of the outlines' coordinates. segments: largest first.
+    link: an address a browser opens, "" if there is none. command: shows the image. grid: (width, height) of the
+    outlines' coordinates. segments: largest first.
     """
 
     key: Key
@@ -126,7 +127,7 @@ def _thumbnail(data: bytes, labels: Mapping[str, Any]) -> tuple[str, str]:
 def _card(
     key: Key, row: Mapping[str, Any], picture: tuple[str, str], colours: Sequence[Colour], output_uri: str
 ) -> Card:
-    grid_map = segment_grid(row["rles"], row["height"], row["width"])
+    grid_map = sampled_segment_map(row["rles"], row["height"], row["width"], OUTLINE_PX)
     pixels = row["width"] * row["height"]
     segments = [
         CardSegment(
@@ -157,23 +158,6 @@ def _card(
         note=picture[1],
         segments=tuple(sorted(segments, key=lambda segment: -segment.area)),
     )
-
-
-def segment_grid(rles: Sequence[str], height: int, width: int) -> np.ndarray:
-    """Sample segments to at most OUTLINE_PX a side: (h, w) of positions in ``rles``, len(rles) for none.
-
-    Works on runs, so that even a very large image needs memory for one value a pixel only.
-    """
-    ends = np.cumsum([len(rle) for rle in rles], dtype=np.int64)
-    text = np.frombuffer("".join(rles).encode("ascii"), np.uint8)
-    runs = parse_runs(text, ends, np.array([len(rles)]), np.array([height * width]))
-    painted = runs.paint(0, height * width, len(rles)).reshape(width, height).T
-    scale = max(1.0, max(height, width) / OUTLINE_PX)
-    rows, columns = (
-        np.minimum(((np.arange(max(1, round(size / scale))) + 0.5) * scale).astype(np.intp), size - 1)
-        for size in (height, width)
-    )
-    return painted[np.ix_(rows, columns)]
 
 
 def path_data(mask: np.ndarray) -> str:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from pipeline.figures import Figures
 from pipeline.report import plots
-from pipeline.report.plots import FIRST, SECOND, THIRD, Plot, Series
+from pipeline.report.plots import FIRST, SECOND, THIRD, Plot, Series, key_of
 from pipeline.results import RunClass
-from pipeline.statistics import AREA_EDGES, COVERAGE_EDGES, SCORE_EDGES, ClassSums
+from pipeline.statistics import AREA_EDGES, COVERAGE_EDGES, SCORE_EDGES, ClassSums, percentile
 
 MOST_BARS = 20
 MOST_CO_OCCURRING = 12
@@ -37,17 +36,34 @@ def run_plots(figures: Figures, classes: Sequence[RunClass]) -> list[Plot]:
     return [plot for plot in found if plot is not None]
 
 
-def class_colour(seen: bool | None) -> str:
-    """The colour of the kind of class: seen, unseen, or nobody said."""
-    return {True: FIRST, False: SECOND, None: FIRST}[seen]
+class Kinds:
+    """Colours and names of the kinds of class: seen in training, unseen, or nobody said."""
+
+    _ORDER = (True, False, None)
+
+    def __init__(self, seen: Iterable[bool | None]) -> None:
+        present = set(seen)
+        self.kinds = [kind for kind in self._ORDER if kind in present]
+        self._is_known = bool(present - {None})
+
+    def colour(self, seen: bool | None) -> str:
+        """FIRST for seen, SECOND for unseen, THIRD for classes of which nobody said so while others are known."""
+        if not self._is_known:
+            return FIRST
+        return {True: FIRST, False: SECOND, None: THIRD}[seen]
+
+    def name(self, seen: bool | None) -> str:
+        """The kind in words."""
+        return {True: "seen in training", False: "unseen", None: "not said" if self._is_known else "all classes"}[seen]
+
+    def key(self) -> tuple[tuple[str, str], ...]:
+        """The key of a plot in these colours."""
+        return key_of([Series(name=self.name(kind), values=(), colour=self.colour(kind)) for kind in self.kinds])
 
 
-def kinds_key(seen: Iterable[bool | None]) -> tuple[tuple[str, str], ...]:
-    """The key of colours by kind of class, if there are two kinds."""
-    kinds = set(seen)
-    if kinds == {None} or not kinds:
-        return ()
-    return (("var(--first)", "seen in training"), ("var(--second)", "unseen"))
+def kinds_of(classes: Sequence[RunClass]) -> Kinds:
+    """The kinds of class in a vocabulary."""
+    return Kinds(entry.seen for entry in classes)
 
 
 def _by_kind(figures: Figures, classes: Sequence[RunClass], bins: str, count: int) -> list[Series]:
@@ -56,12 +72,11 @@ def _by_kind(figures: Figures, classes: Sequence[RunClass], bins: str, count: in
     for class_id, sums in figures.sums.classes.items():
         own: Counter[int] = getattr(sums, bins)
         totals.setdefault(classes[class_id].seen, Counter()).update(own)
-    names = {True: "seen in training", False: "unseen", None: "all classes"}
-    kinds = [kind for kind in (True, False, None) if kind in totals]
-    colours = {True: FIRST, False: SECOND, None: FIRST if len(kinds) == 1 else THIRD}
+    kinds = kinds_of(classes)
     return [
-        Series(name=names[kind], values=[totals[kind][i] for i in range(count)], colour=colours[kind])
-        for kind in kinds
+        Series(name=kinds.name(kind), values=[totals[kind][i] for i in range(count)], colour=kinds.colour(kind))
+        for kind in kinds.kinds
+        if kind in totals
     ]
 
 
@@ -69,11 +84,11 @@ def _frequency(figures: Figures, classes: Sequence[RunClass]) -> Plot | None:
     rows = sorted((row for row in figures.class_rows if row["pixels"]), key=lambda row: -row["pixels"])
     if not rows:
         return None
-    shown = rows[:MOST_BARS]
+    shown, kinds = rows[:MOST_BARS], kinds_of(classes)
     svg = plots.bars_by_name(
         [row["class_name"] for row in shown],
         [100 * row["pixel_share"] for row in shown],
-        [class_colour(classes[row["class_id"]].seen) for row in shown],
+        [kinds.colour(classes[row["class_id"]].seen) for row in shown],
         axis="% of all pixels",
         salt="frequency",
     )
@@ -83,19 +98,19 @@ def _frequency(figures: Figures, classes: Sequence[RunClass]) -> Plot | None:
         svg=svg,
         caption=f"The {len(shown)} largest of {len(rows):,} classes found." if len(rows) > len(shown) else "",
         description=f"Share of pixels by class. Largest: {first}.",
-        key=kinds_key(entry.seen for entry in classes),
+        key=kinds.key(),
     )
 
 
 def _long_tail(figures: Figures, classes: Sequence[RunClass]) -> Plot | None:
     if len(classes) <= LONG_TAIL_CLASSES:
         return None
-    series = []
-    for seen, name in ((True, "seen in training"), (False, "unseen"), (None, "all classes")):
+    series, kinds = [], kinds_of(classes)
+    for seen in kinds.kinds:
         own = [row["images"] for row in figures.class_rows if classes[row["class_id"]].seen is seen and row["images"]]
         if own:
-            colour = SECOND if seen is False else FIRST
-            series.append(Series(name=name, values=sorted(own, reverse=True), colour=colour))
+            values = sorted(own, reverse=True)
+            series.append(Series(name=kinds.name(seen), values=values, colour=kinds.colour(seen)))
     if not series:
         return None
     found = sum(len(one.values) for one in series)
@@ -104,7 +119,7 @@ def _long_tail(figures: Figures, classes: Sequence[RunClass]) -> Plot | None:
         svg=plots.ranked_curve(series, axis="class, by rank", counted="images with it", salt="tail"),
         caption=f"{found:,} of {len(classes):,} classes were found at all.",
         description=f"Number of images with a class, by the rank of the class. {found} classes have any.",
-        key=plots.key_of(series),
+        key=key_of(series),
     )
 
 
@@ -121,7 +136,7 @@ def _scores(figures: Figures, classes: Sequence[RunClass]) -> Plot | None:
         svg=plots.histogram(SCORE_EDGES[::4], folded, axis="class score", counted="segments", salt="scores"),
         description="Histogram of segments by class score. " + _quantiles(figures, "score_bins", SCORE_EDGES),
         caption=_quantiles(figures, "score_bins", SCORE_EDGES),
-        key=plots.key_of(series),
+        key=key_of(series),
     )
 
 
@@ -135,17 +150,20 @@ def _areas(figures: Figures, classes: Sequence[RunClass]) -> Plot | None:
     return Plot(
         title="Areas",
         svg=plots.histogram(
-            AREA_EDGES[first : last + 1], cut, axis="pixels of a segment", counted="segments", salt="areas", octaves=True
+            AREA_EDGES[first : last + 1],
+            cut,
+            axis="pixels of a segment",
+            counted="segments",
+            salt="areas",
+            octaves=True,
         ),
         description="Histogram of segments by area. " + _quantiles(figures, "area_bins", AREA_EDGES),
         caption=_quantiles(figures, "area_bins", AREA_EDGES),
-        key=plots.key_of(series),
+        key=key_of(series),
     )
 
 
 def _quantiles(figures: Figures, bins: str, edges: np.ndarray) -> str:
-    from pipeline.statistics import percentile
-
     total: Counter[int] = Counter()
     for sums in figures.sums.classes.values():
         total.update(getattr(sums, bins))
@@ -164,10 +182,14 @@ def _coverage(figures: Figures) -> Plot | None:
     return Plot(
         title="Coverage",
         svg=plots.histogram(
-            100 * COVERAGE_EDGES, series, axis="% of an image's pixels that are named", counted="images", salt="coverage"
+            100 * COVERAGE_EDGES,
+            series,
+            axis="% of an image's pixels that are named",
+            counted="images",
+            salt="coverage",
         ),
         caption=f"Over all images, {figures.coverage:.1%} of the pixels are named.",
-        description=f"Histogram of images by the share of their pixels that have a class; {figures.coverage:.1%} in all.",
+        description=f"Histogram of images by the share of pixels that have a class; {figures.coverage:.1%} in all.",
     )
 
 
@@ -193,7 +215,9 @@ def _co_occurrence(figures: Figures, classes: Sequence[RunClass]) -> Plot | None
 def _strongest_pairs(found: Sequence[tuple[int, ClassSums]], names: Sequence[str], shares: np.ndarray) -> str:
     order = np.argsort(-np.nan_to_num(shares, nan=-1.0), axis=None)[:3]
     pairs = [divmod(int(cell), len(found)) for cell in order]
-    told = "; ".join(f"{names[column]} in {shares[row, column]:.0%} of images with {names[row]}" for row, column in pairs)
+    told = "; ".join(
+        f"{names[column]} in {shares[row, column]:.0%} of images with {names[row]}" for row, column in pairs
+    )
     return f"Which classes occur together. Most: {told}."
 
 
@@ -202,6 +226,7 @@ def _agreement(figures: Figures, classes: Sequence[RunClass]) -> Plot | None:
     rows = sorted(rows, key=lambda row: (row["agreement_mean"], -row["segments"]))[:MOST_BARS]
     if not rows:
         return None
+    kinds = kinds_of(classes)
     segments = sum(row["segments"] for row in figures.class_rows)
     agreed = sum(row["agreement_mean"] * row["segments"] for row in figures.class_rows if row["segments"])
     return Plot(
@@ -209,7 +234,7 @@ def _agreement(figures: Figures, classes: Sequence[RunClass]) -> Plot | None:
         svg=plots.bars_by_name(
             [row["class_name"] for row in rows],
             [100 * row["agreement_mean"] for row in rows],
-            [class_colour(classes[row["class_id"]].seen) for row in rows],
+            [kinds.colour(classes[row["class_id"]].seen) for row in rows],
             axis="% of segments that both branches name alike",
             salt="agreement",
             top=100,
@@ -219,7 +244,7 @@ def _agreement(figures: Figures, classes: Sequence[RunClass]) -> Plot | None:
         description="Share of segments for which query branch and image branch give the same name, by class. Least: "
         + ", ".join(f"{row['class_name']} {row['agreement_mean']:.0%}" for row in rows[:3])
         + ".",
-        key=kinds_key(entry.seen for entry in classes),
+        key=kinds.key(),
     )
 
 
@@ -241,34 +266,3 @@ def _errors(figures: Figures) -> Plot | None:
         + ", ".join(f"{kind} {count}" for kind, count in ranked[:5])
         + ".",
     )
-
-
-def evaluation_plots(per_class: Sequence[Mapping[str, Any]], bins: Sequence[Mapping[str, Any]]) -> list[Plot]:
-    """IoU of every class by rank, and scores against correctness. per_class: rows of per_class.parquet."""
-    found = []
-    rows = sorted((row for row in per_class if row["iou"] is not None), key=lambda row: -row["iou"])
-    if rows:
-        found.append(_iou(rows, [row["seen"] for row in per_class]))
-    points = [(row["score_mean"], row["accuracy"]) for row in bins if row["count"]]
-    if points:
-        found.append(
-            Plot(
-                title="Can the scores be trusted?",
-                svg=plots.reliability(*zip(*points, strict=True), salt="reliability"),
-                caption="Segments by score: the share of them that is right. On the dashed line both are equal.",
-                description="Reliability diagram: accuracy of segments by their score.",
-            )
-        )
-    return found
-
-
-def _iou(rows: Sequence[Mapping[str, Any]], seen: Sequence[bool | None]) -> Plot:
-    ends = f"Best: {rows[0]['class_name']} {rows[0]['iou']:.1f}; worst: {rows[-1]['class_name']} {rows[-1]['iou']:.1f}."
-    colours = [class_colour(row["seen"]) for row in rows]
-    values = [row["iou"] for row in rows]
-    if len(rows) <= MOST_BARS:
-        names = [row["class_name"] for row in rows]
-        svg = plots.bars_by_name(names, values, colours, axis="IoU, %", salt="iou", top=100)
-    else:
-        svg = plots.columns(values, colours, axis=f"{len(rows)} classes, best first", counted="IoU, %", salt="iou")
-    return Plot(title="IoU by class", svg=svg, caption=ends, description=f"IoU of each class. {ends}", key=kinds_key(seen))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.output import Output
-from pipeline.report.charts import evaluation_plots
+from pipeline.report import plots
+from pipeline.report.charts import MOST_BARS, Kinds
 from pipeline.report.plots import Plot
 from pipeline.report.sample import Key, Sample
 
@@ -61,7 +62,7 @@ def read_evaluation(output: Output, sample: Sample) -> EvaluationView | None:
         figures=[(title, document[key]) for title, key in HEADLINES if document.get(key) is not None],
         confusions=_confusions(output.read_table(f"{FOLDER}/confusion.parquet")),
         iou_by_name={row["class_name"]: row["iou"] for row in per_class if row["iou"] is not None},
-        plots=evaluation_plots(per_class, document["reliability"]["segments"]),
+        plots=_plots(per_class, document["reliability"]["segments"]),
         best=ranked[::-1][:half],
         worst=ranked[:half],
         warnings=document["warnings"],
@@ -93,3 +94,35 @@ def _ranked_images(output: Output, sample: Sample) -> list[tuple[Key, float]]:
 def _find(miou: Mapping[str, float | None], image_id: str) -> float | None:
     """By the id itself, else by its last part, as the evaluation matches them."""
     return miou.get(image_id, miou.get(image_id.rpartition("/")[2]))
+
+
+def _plots(per_class: Sequence[Mapping[str, Any]], bins: Sequence[Mapping[str, Any]]) -> list[Plot]:
+    """IoU of every class by rank, and scores against correctness. per_class: rows of per_class.parquet."""
+    found = []
+    rows = sorted((row for row in per_class if row["iou"] is not None), key=lambda row: -row["iou"])
+    if rows:
+        found.append(_iou(rows))
+    points = [(row["score_mean"], row["accuracy"]) for row in bins if row["count"]]
+    if points:
+        found.append(
+            Plot(
+                title="Can the scores be trusted?",
+                svg=plots.reliability(*zip(*points, strict=True), salt="reliability"),
+                caption="Segments by score: the share of them that is right. On the dashed line both are equal.",
+                description="Reliability diagram: accuracy of segments by their score.",
+            )
+        )
+    return found
+
+
+def _iou(rows: Sequence[Mapping[str, Any]]) -> Plot:
+    kinds = Kinds(row["seen"] for row in rows)
+    ends = f"Best: {rows[0]['class_name']} {rows[0]['iou']:.1f}; worst: {rows[-1]['class_name']} {rows[-1]['iou']:.1f}."
+    colours = [kinds.colour(row["seen"]) for row in rows]
+    values = [row["iou"] for row in rows]
+    if len(rows) <= MOST_BARS:
+        names = [row["class_name"] for row in rows]
+        svg = plots.bars_by_name(names, values, colours, axis="IoU, %", salt="iou", top=100)
+    else:
+        svg = plots.columns(values, colours, axis=f"{len(rows)} classes, best first", counted="IoU, %", salt="iou")
+    return Plot(title="IoU by class", svg=svg, caption=ends, description=f"IoU of each class. {ends}", key=kinds.key())

@@ -124,7 +124,11 @@ def _speed_tiles(finished: dict[str, Any] | None, price_per_hour: float | None) 
     rate = finished["attempt_images"] / finished["attempt_seconds"]
     hours_per_million = 1e6 / rate / 3600
     result = [
-        Tile("Images a second", f"{rate:,.1f}", f"{finished['attempt_images']:,} in {_duration(finished['attempt_seconds'])}"),
+        Tile(
+            "Images a second",
+            f"{rate:,.1f}",
+            f"{finished['attempt_images']:,} in {_duration(finished['attempt_seconds'])}",
+        ),
         Tile("A million images", _duration(hours_per_million * 3600), "at this rate"),
     ]
     if price_per_hour is not None:
@@ -166,11 +170,11 @@ def notes(page: Page) -> list[str]:
 
 
 def _class_rows(page: Page) -> list[dict[str, Any]]:
-    """Rows of the table of classes: statistics, colour, IoU and whether the gallery shows the class."""
+    """Rows of the table of classes, most pixels first, with colour, IoU and whether the gallery shows the class."""
     shown = {entry["class_id"] for entry in _gallery_classes(page)}
     iou = page.evaluation.iou_by_name if page.evaluation is not None else {}
     rows = []
-    for row in page.figures.class_rows:
+    for row in sorted(page.figures.class_rows, key=lambda row: (-row["pixels"], row["class_id"])):
         entry: RunClass = page.results.classes[row["class_id"]]
         rows.append(
             {

@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -31,7 +32,7 @@ _VARIABLES = {
     THIRD: "var(--third)",
 }
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "text.parse_math": False,
     "font.size": 8.5,
@@ -115,7 +116,13 @@ def _themed(svg: str) -> str:
 
 
 def bars_by_name(
-    names: Sequence[str], values: Sequence[float], colours: Sequence[str], *, axis: str, salt: str, top: float | None = None
+    names: Sequence[str],
+    values: Sequence[float],
+    colours: Sequence[str],
+    *,
+    axis: str,
+    salt: str,
+    top: float | None = None,
 ) -> str:
     """Horizontal bars, the first one on top. top: end of the axis, None to fit."""
 
@@ -224,10 +231,10 @@ def _count_axis(axes: Axes, which: str, label: str, *, by_count: bool = True) ->
     """Name the axis of the values, number it shortly and draw its grid."""
     axis = axes.xaxis if which == "x" else axes.yaxis
     axis.set_label_text(label)
-    axes.grid(axis="both" if which == "both" else which)  # type: ignore[arg-type]
+    axes.grid(axis="x" if which == "x" else "y")
     axis.set_tick_params(labelcolor=MUTED)
     if by_count:
-        axis.set_major_locator(MaxNLocator(5))
+        axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], integer=True))
         axis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)))
 
 

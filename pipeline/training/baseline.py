@@ -32,7 +32,9 @@ class PerPixelConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     loop: LoopSettings
-    model: dict[str, Any] = Field(description="BaselineConfig; embedding_dim is taken from the CLIP.")
+    model: dict[str, Any] = Field(
+        default_factory=dict, description="BaselineConfig; embedding_dim is taken from the CLIP."
+    )
     data: SegmentationData = Field(default_factory=SegmentationData)
     clip: str = Field(description="CLIP whose text embeddings name the classes.")
     prompts: Literal["single", "imagenet_select", "imagenet"] = Field("single", description="Prompt templates.")

@@ -35,10 +35,13 @@ def train_bundled(out: Path, images: int) -> Path:
     clip_data = _drawn(out / "data-clip", round(images * CLIP_IMAGES_SHARE), CLIP_SEED, "all")
     grouping_data = _drawn(out / "data-grouping", images, GROUPING_SEED, "seen")
     validation = _drawn(out / "data-validation", VALIDATION_IMAGES, VALIDATION_SEED, "all")
-    first_clip = _trained(out / "clip", "clip", "bundled", clip_data, [], validation)
-    grouping = _trained(out / "grouping", "grouping", "bundled", grouping_data, [f"clip={first_clip}"])
-    settings = [f"init={first_clip}", f"proposals={grouping}"]
-    clip = _trained(out / "clip-predicted", "clip", "bundled-predicted", clip_data, settings, validation)
+    words = _trained(out / "clip-1", "clip", "bundled", clip_data, [], validation)
+    clip = _trained(out / "clip-2", "clip", "bundled-image", clip_data, [f"init={words}"], validation)
+    masks = _trained(out / "grouping-1", "grouping", "bundled", grouping_data, [f"clip={words}"])
+    settings = [f"clip={words}", f"init={masks}"]
+    grouping = _trained(out / "grouping-2", "grouping", "bundled-names", grouping_data, settings)
+    settings = [f"init={clip}", f"proposals={masks}"]
+    clip = _trained(out / "clip-3", "clip", "bundled-predicted", clip_data, settings, validation)
     return assemble(out / "bundled", grouping, clip)
 
 

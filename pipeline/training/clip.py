@@ -23,7 +23,7 @@ from model.vocabulary import Vocabulary
 from pipeline.training.classes import TrainingClasses
 from pipeline.training.crops import CropSettings, RegionCrops, padded_pixels, show, true_crops
 from pipeline.training.loop import TrainingData
-from pipeline.training.predictions import MaskPredictor
+from pipeline.training.predictions import LabelledMasks, MaskPredictor
 from pipeline.training.records import RecordStore
 from pipeline.training.settings import LoopSettings
 from pipeline.training.tokens import learn_merges, words_of, write_merges
@@ -46,7 +46,10 @@ class ClipConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     loop: LoopSettings
-    model: dict[str, Any] = Field(description="open_clip model configuration; the vocabulary size is filled in.")
+    model: dict[str, Any] = Field(
+        default_factory=dict,
+        description="open_clip model configuration; the vocabulary size is filled in. Not used with init.",
+    )
     short_side: int = Field(ge=32, description="Short side of the images the regions are cut from, as at inference.")
     regions: int = Field(3, ge=1, description="Regions of ground truth taken of one image.")
     component_share: float = Field(0.3, ge=0, le=1, description="How often one connected part of a class is taken.")
@@ -73,9 +76,16 @@ class RegionDataset(TrainingData):
     """Regions of one image per item, keyed by (position, seed)."""
 
     def __init__(
-        self, records: RecordStore, ignore: int, settings: CropSettings, predictor: MaskPredictor | None
+        self,
+        records: RecordStore,
+        ignore: int,
+        settings: CropSettings,
+        predictor: MaskPredictor | None,
+        remembered_images: int = 0,
     ) -> None:
         self._records, self._ignore, self._settings, self._predictor = records, ignore, settings, predictor
+        self._remembered_images = remembered_images
+        self._remembered: dict[int, LabelledMasks] = {}
 
     def __len__(self) -> int:
         return len(self._records)
@@ -92,7 +102,11 @@ class RegionDataset(TrainingData):
     def _predicted(self, position: int, image: np.ndarray, label: np.ndarray, seed: int) -> ClipBatch:
         assert self._predictor is not None
         rng = np.random.default_rng((seed, 1))
-        masks = self._predictor(position, image, label, self._ignore)
+        masks = self._remembered.get(position)
+        if masks is None:
+            masks = self._predictor(image, label, self._ignore)
+            if len(self._remembered) < self._remembered_images:
+                self._remembered[position] = masks
         chosen = torch.from_numpy(rng.permutation(len(masks.labels))[: 2 * self._settings.regions])
         if len(chosen) == 0:
             return ClipBatch(torch.empty(0, 3, self._settings.side, self._settings.side), chosen, torch.empty(0))
@@ -204,8 +218,8 @@ class ClipTraining:
         )
         self._predictor = None
         if config.proposals:
-            self._predictor = MaskPredictor(Path(config.proposals), config.short_side, config.remembered_images)
-        self.dataset = RegionDataset(records, classes.ignore, self._crops, self._predictor)
+            self._predictor = MaskPredictor(Path(config.proposals), config.short_side)
+        self.dataset = RegionDataset(records, classes.ignore, self._crops, self._predictor, config.remembered_images)
         self.module = ContrastiveModule(self.clip, classes.vocabulary, config)
 
     def collate(self, items: list[ClipBatch]) -> ClipBatch:

@@ -67,7 +67,9 @@ class GroupingConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     loop: LoopSettings
-    model: dict[str, Any] = Field(description="ZegFormerConfig; embedding_dim is taken from the CLIP.")
+    model: dict[str, Any] = Field(
+        default_factory=dict, description="ZegFormerConfig; embedding_dim is taken from the CLIP. Not used with init."
+    )
     data: SegmentationData = Field(default_factory=SegmentationData)
     losses: LossSettings = Field(default_factory=LossSettings)
     clip: str = Field(description="CLIP whose text embeddings name the classes.")
@@ -194,6 +196,8 @@ def load_backbone(backbone: Backbone, path: Path) -> None:
 
     Raises UsageError when the file does not hold exactly the backbone's weights.
     """
+    if not path.is_file():
+        raise UsageError(f"backbone_weights: there is no file {path}")
     state = torch.load(path, map_location="cpu", weights_only=True)
     renamed = {}
     for key, value in state.items():

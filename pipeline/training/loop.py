@@ -70,12 +70,12 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
         self._rank, self._workers = rank(), workers()
 
     def __len__(self) -> int:
-        return self._settings.steps - self._first_step
+        return self._settings.last_step - self._first_step
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         size, seed = self._settings.batch_size, self._settings.seed
         epoch, order = -1, np.empty(0, dtype=np.int64)
-        for step in range(self._first_step, self._settings.steps):
+        for step in range(self._first_step, self._settings.last_step):
             batch = []
             for slot in range(self._rank, size, self._workers):
                 drawn = step * size + slot
@@ -121,14 +121,14 @@ def train(task: Task, settings: LoopSettings, out: Path, device: torch.device) -
         torch.manual_seed(int(np.random.SeedSequence((settings.seed, step, rank())).generate_state(1)[0]))
         losses = _step(model, batch, optimiser, settings, step)
         done = step + 1
-        if done % settings.log_every_steps == 0 or done == settings.steps:
+        if done % settings.log_every_steps == 0 or done == settings.last_step:
             metrics = _averaged(losses)
             if log is not None:
                 seconds = time.perf_counter() - started
                 log.write(
                     {"step": done, "seconds": round(seconds, 2), "lr": optimiser.param_groups[0]["lr"], **metrics}
                 )
-        if rank() == 0 and (done % settings.checkpoint_every_steps == 0 or done == settings.steps):
+        if rank() == 0 and (done % settings.checkpoint_every_steps == 0 or done == settings.last_step):
             _save(task, optimiser, out, {"step": done, "seconds": time.perf_counter() - started})
     return _finish(task, settings, out, log, metrics)
 
@@ -140,7 +140,7 @@ def _finish(
     if log is not None:
         task.export(out)
         metrics = {**metrics, **task.evaluate()}
-        log.write({"step": settings.steps, "final": True, **metrics})
+        log.write({"step": settings.last_step, "final": True, **metrics})
         log.close()
     if dist.is_initialized():
         dist.barrier()

@@ -33,25 +33,15 @@ class LabelledMasks:
 
 
 class MaskPredictor:
-    """A frozen grouping model that proposes masks for training images and remembers them."""
+    """A frozen grouping model that proposes masks for training images."""
 
-    def __init__(self, weights: Path, short_side: int, remembered_images: int) -> None:
+    def __init__(self, weights: Path, short_side: int) -> None:
         self._model = load_zegformer(weights).eval().requires_grad_(False)
         self._short_side = short_side
-        self._remembered_images = remembered_images
-        self._remembered: dict[int, LabelledMasks] = {}
-
-    def __call__(self, position: int, image: np.ndarray, label: np.ndarray, ignore: int) -> LabelledMasks:
-        """Return the labelled masks of the image at ``position`` of the data set; ``label`` (H, W) class ids."""
-        if position not in self._remembered:
-            masks = self._predict(image, label, ignore)
-            if len(self._remembered) >= self._remembered_images:
-                return masks
-            self._remembered[position] = masks
-        return self._remembered[position]
 
     @torch.inference_mode()
-    def _predict(self, image: np.ndarray, label: np.ndarray, ignore: int) -> LabelledMasks:
+    def __call__(self, image: np.ndarray, label: np.ndarray, ignore: int) -> LabelledMasks:
+        """Return the labelled masks of an image (H, W, 3) uint8 whose class ids are ``label`` (H, W)."""
         resized = resize_short_side(image, self._short_side)
         pixels = pad_to_multiple([normalise(resized)])
         output = self._model(pixels, every_layer=False).layers[-1]

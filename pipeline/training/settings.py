@@ -14,6 +14,7 @@ class LoopSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     steps: int = Field(ge=1, description="Optimiser steps in all.")
+    stop_after_steps: int | None = Field(None, ge=1, description="End early, with the learning rates of the whole run.")
     batch_size: int = Field(ge=1, description="Images per step, over all workers.")
     learning_rate: float = Field(gt=0, description="Highest learning rate of AdamW.")
     weight_decay: float = Field(1e-4, ge=0, description="Weight decay of matrices and convolutions (not of norms).")
@@ -27,6 +28,11 @@ class LoopSettings(BaseModel):
     loader_processes: int = Field(0, ge=0, description="Processes of each worker that prepare batches; 0: in line.")
     log_every_steps: int = Field(50, ge=1, description="Steps between lines of metrics.jsonl.")
     checkpoint_every_steps: int = Field(500, ge=1, description="Steps between checkpoints to resume from.")
+
+    @property
+    def last_step(self) -> int:
+        """Steps that are really taken."""
+        return self.steps if self.stop_after_steps is None else min(self.steps, self.stop_after_steps)
 
 
 def learning_rate_factor(settings: LoopSettings, step: int) -> float:

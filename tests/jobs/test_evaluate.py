@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -10,7 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+from typer.testing import CliRunner
 
+from jobs.main import app
 from pipeline.shapes.world import classes_document
 from pipeline.shapes.write import ShapesSettings, encode_sample, write_shapes
 from tests.pipeline.evaluation.handmade import Run
@@ -19,10 +23,6 @@ from tests.pipeline.evaluation.handmade import Run
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     """Ten drawings as tars, and two runs: one that named every pixel right, one that took all for grass."""
-    import io
-
-    from PIL import Image
-
     write_shapes(str(tmp_path / "images"), ShapesSettings(images=10, seed=5, shard_size=4))
     truth = {f"{i:06d}": np.asarray(Image.open(io.BytesIO(encode_sample(5, i).segmentation_png))) for i in range(10)}
     classes = classes_document()["classes"]
@@ -69,9 +69,12 @@ def test_evaluate_and_compare_by_relative_paths(data: Path) -> None:
         (("right", "images/*.tar", "--protocol", "shapes", "--setting", "zs4"), "Choose from: gzs3, zs3"),
     ],
 )
-def test_wrong_usage_is_one_line_and_exit_code_2(arguments: tuple[str, ...], message: str, data: Path) -> None:
-    finished = maskmill(data, *arguments)
-    assert finished.returncode == 2
-    assert message in finished.stderr
-    assert finished.stderr.startswith("error: ")
-    assert len(finished.stderr.splitlines()) == 1
+def test_wrong_usage_is_one_line_and_exit_code_2(
+    arguments: tuple[str, ...], message: str, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(data)
+    result = CliRunner().invoke(app, ["evaluate", *arguments])
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert result.stderr.startswith("error: ")
+    assert len(result.stderr.splitlines()) == 1

@@ -32,6 +32,17 @@ def test_starting_loads_nothing_heavy(arguments: list[str]) -> None:
     assert python(code, *arguments).stdout.splitlines()[-1] == "LOADED"
 
 
+def test_no_commands_help_needs_torch_or_ray() -> None:
+    code = (
+        "import sys; from jobs.main import COMMANDS, app\n"
+        "for name in COMMANDS:\n"
+        "    app([name, '--help'], standalone_mode=False)\n"
+        "print('LOADED', *sorted({'torch', 'ray', 'open_clip', 'torchvision'} & set(sys.modules)))"
+    )
+    result = python(code)
+    assert result.stdout.splitlines()[-1] == "LOADED", result.stderr
+
+
 def test_version() -> None:
     result = CliRunner().invoke(app, ["--version"])
     assert result.exit_code == 0

@@ -192,7 +192,7 @@ class _Bomb:
 def test_code_in_a_checkpoint_is_refused_and_does_not_run(tmp_path: Path) -> None:
     target = tmp_path / "ran"
     torch.save({"logit_scale": _Bomb(target)}, tmp_path / "zip.pt")
-    (tmp_path / "plain.pt").write_bytes(pickle.dumps({"logit_scale": _Bomb(target)}))
+    (tmp_path / "plain.pt").write_bytes(pickle.dumps({"logit_scale": _Bomb(target)}, protocol=2))
     for name in ("zip.pt", "plain.pt"):
         with pytest.raises(CheckpointError, match="refused"):
             load_clip(tmp_path / name)

@@ -104,6 +104,21 @@ def test_classes_recorded_in_the_weights_come_first(spec: ModelSpec, golden_path
         training_classes(own)
 
 
+def test_settings_recorded_with_the_weights_come_before_the_presets(
+    spec: ModelSpec, golden_path: Path, tmp_path: Path
+) -> None:
+    save_zegformer(load_zegformer(golden_path / "zegformer_tiny.pth"), tmp_path)
+    description = tmp_path / "zegformer.json"
+    plain = description.read_text()
+    description.write_text(plain.replace("{", '{"defaults": {"fusion": "clip", "short_side": 99},', 1))
+    own = ModelSpec(preset="zegformer-r50-coco", weights=str(tmp_path), clip=spec.clip)
+    assert (own.fusion, own.short_side, own.prompts) == ("clip", 99, "imagenet_select")
+    assert ModelSpec(preset="zegformer-r50-coco", weights=str(tmp_path), fusion="query").fusion == "query"
+    description.write_text(plain.replace("{", '{"defaults": {"fuse": "clip"},', 1))
+    with pytest.raises(CheckpointError, match=r"unknown defaults \['fuse'\]; valid: region, fusion"):
+        ModelSpec(preset="zegformer-r50-coco", weights=str(tmp_path))
+
+
 def test_fingerprint_changes_with_what_labels_depend_on(spec: ModelSpec, golden_path: Path, tmp_path: Path) -> None:
     vocabulary = Vocabulary(["person", "grass"])
     base = spec_fingerprint(spec, vocabulary)

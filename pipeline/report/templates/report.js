@@ -141,7 +141,7 @@
     const root = holder(part);
     const kept = pin(root, part.dataset.s);
     const box = part.getBoundingClientRect();
-    if (kept === null) tip.hidden = true;
+    if (kept === null || part.closest("table")) tip.hidden = true;
     else if (part.matches(".chip")) tell(part, box.left, box.bottom - 10);
     else tell(chipOf(root, kept), event.clientX, event.clientY);
   });

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -13,8 +14,8 @@ import ray
 
 from pipeline.evaluation import distribute
 from pipeline.evaluation.config import EvaluationConfig
-from pipeline.evaluation.distribute import evaluate_units
-from pipeline.evaluation.evaluate import evaluate, evaluate_here
+from pipeline.evaluation.distribute import InterruptedEvaluationError, evaluate_units
+from pipeline.evaluation.evaluate import Progress, evaluate, evaluate_here
 from pipeline.evaluation.ground_truth import TruthShard
 from pipeline.evaluation.protocol import EvaluationError
 from pipeline.evaluation.unit import UnitEvaluator
@@ -70,6 +71,27 @@ def test_a_workers_error_comes_back_as_itself(settings: Callable[..., Evaluation
         evaluate(config, partial(evaluate_units, workers=2, address=None))
     assert type(caught.value) is EvaluationError
     assert "Traceback" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("local_ray")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_leaves_what_was_counted(number: int, settings: Callable[..., EvaluationConfig]) -> None:
+    config, on_ray = settings("stopped"), partial(evaluate_units, workers=1, address=None)
+
+    def stop_at_the_second_unit(progress: Progress) -> None:
+        if progress.units_done == 2:
+            os.kill(os.getpid(), number)
+
+    before = signal.getsignal(number)
+    with pytest.raises(InterruptedEvaluationError) as caught:
+        evaluate(config, on_ray, stop_at_the_second_unit)
+    assert caught.value.signal_number == number
+    assert signal.getsignal(number) is before
+    states: list[Progress] = []
+    figures = evaluate(config, on_ray, states.append).figures
+    assert states[0].units_done >= 2
+    assert states[-1].units_done == 5
+    assert figures == evaluate(settings("here"), evaluate_here).figures
 
 
 @pytest.mark.usefixtures("local_ray")

@@ -1,0 +1,34 @@
+"""``maskmill report``: what a run found, as one HTML file that needs no network."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+import typer
+
+
+def report(
+    output: Annotated[
+        str, typer.Argument(metavar="OUTPUT", help="The output of `maskmill label`.", show_default=False)
+    ],
+    to: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="Where index.html goes; by default OUTPUT/report.")
+    ] = None,
+    price_per_hour: Annotated[
+        float | None, typer.Option(min=0, help="Price of all machines of the run together, to show what it cost.")
+    ] = None,
+    storage_option: Annotated[
+        list[str] | None, typer.Option(metavar="K=V", help="Option of the file system; may be repeated.")
+    ] = None,
+) -> None:
+    """Write an HTML report: figures, table of classes, plots, gallery, review queue, evaluation."""
+    from pipeline.report.build import ReportSettings, write_report
+    from pipeline.storage import parse_storage_options
+
+    started = time.monotonic()
+    settings = ReportSettings(
+        to=to, price_per_hour=price_per_hour, storage_options=parse_storage_options(storage_option or [])
+    )
+    place = write_report(output, settings)
+    typer.echo(f"{place}  ({time.monotonic() - started:.1f} s)")

@@ -1,0 +1,59 @@
+"""``maskmill review``: the segments a person should look at first, as a table for labelling tools."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline.errors import UsageError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SUFFIXES = (".parquet", ".jsonl")
+
+
+def review(
+    output: Annotated[
+        str, typer.Argument(metavar="OUTPUT", help="The output of `maskmill label`.", show_default=False)
+    ],
+    out: Annotated[str, typer.Option(metavar="FILE", help="Where the queue goes: a .parquet or .jsonl file.")],
+    per_reason: Annotated[int, typer.Option(min=1, help="Segments for each reason at most.")] = 1000,
+    shards: Annotated[
+        int | None, typer.Option(min=1, help="Look only at so many shards, spread evenly over the run.")
+    ] = None,
+    storage_option: Annotated[
+        list[str] | None, typer.Option(metavar="K=V", help="Option of the file system; may be repeated.")
+    ] = None,
+) -> None:
+    """Write the review queue: low scores, disagreeing branches, unstable masks, unusual areas; worst first."""
+    from pipeline.figures import read_figures
+    from pipeline.results import open_results
+    from pipeline.review import REASONS, build_queue
+    from pipeline.storage import open_filesystem, parse_storage_options, write_atomic
+
+    if not out.endswith(SUFFIXES):
+        raise UsageError(f"cannot tell the format of {out!r}; name a file that ends in {' or '.join(SUFFIXES)}")
+    options = parse_storage_options(storage_option or [])
+    results = open_results(output, options)
+    queue = build_queue(results, read_figures(results).class_rows, per_reason, shards)
+    write_atomic(*open_filesystem(out, options), _encoded(queue, out))
+    counts = Counter(queue["reason"].to_pylist())
+    for reason, meaning in REASONS.items():
+        typer.echo(f"{counts[reason]:>7,} x {reason:13} {meaning}")
+    typer.echo(out)
+
+
+def _encoded(queue: pa.Table, name: str) -> bytes:
+    import io
+    import json
+
+    import pyarrow.parquet as pq
+
+    if name.endswith(".jsonl"):
+        return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in queue.to_pylist()).encode()
+    sink = io.BytesIO()
+    pq.write_table(queue, sink, compression="zstd")
+    return sink.getvalue()

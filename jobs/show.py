@@ -1,0 +1,76 @@
+"""``maskmill show``: one image with its segments, as a picture and as a table."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def show(
+    output: Annotated[
+        str, typer.Argument(metavar="OUTPUT", help="The output of `maskmill label`.", show_default=False)
+    ],
+    image_id: Annotated[
+        str, typer.Argument(metavar="IMAGE_ID", help="As in the column image_id of the labels.", show_default=False)
+    ],
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The PNG to write; by default named after the image, here.")
+    ] = None,
+    shard: Annotated[
+        str | None, typer.Option(help="Shard of the image: faster, and needed where several have one of this id.")
+    ] = None,
+    side: Annotated[int, typer.Option(min=16, help="Longest side of the image in the picture, in pixels.")] = 1600,
+    storage_option: Annotated[
+        list[str] | None, typer.Option(metavar="K=V", help="Option of the file system; may be repeated.")
+    ] = None,
+) -> None:
+    """Draw the segments of one image over it and list them."""
+    from rich.console import Console
+    from rich.text import Text
+
+    from pipeline.errors import BadImageError
+    from pipeline.results import open_results
+    from pipeline.show import find_row, png_bytes, show_image
+    from pipeline.storage import open_filesystem, parse_storage_options, write_atomic
+
+    results = open_results(output, parse_storage_options(storage_option or []))
+    row = find_row(results, image_id, shard)
+    try:
+        picture = show_image(results, row, side)
+    except BadImageError as error:
+        typer.echo(f"error: the image can no longer be decoded: {error}", err=True)
+        raise typer.Exit(1) from error
+    place = out or Path(f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', image_id).strip('.')[-80:] or 'image'}.overlay.png")
+    write_atomic(*open_filesystem(str(place)), png_bytes(picture))
+    console = Console()
+    console.print(segment_table(row))
+    console.print(Text(str(place)), soft_wrap=True)
+
+
+def segment_table(row: dict[str, Any]) -> Table:
+    """The segments of a labels row, largest first."""
+    from rich.table import Table
+    from rich.text import Text
+
+    title = f"{row['image_id']}, {row['width']} x {row['height']}, {row['coverage']:.1%} named"
+    table = Table(title=Text(title))
+    table.add_column("class")
+    for name in ("score", "area", "stability", "margin", "agrees"):
+        table.add_column(name, justify="right")
+    pixels = row["width"] * row["height"]
+    for at in sorted(range(len(row["areas"])), key=lambda at: -row["areas"][at]):
+        table.add_row(
+            Text(row["class_names"][at]),
+            f"{row['scores'][at]:.2f}",
+            f"{row['areas'][at] / pixels:.1%}",
+            f"{row['stability'][at]:.2f}",
+            f"{row['margin'][at]:.2f}",
+            "yes" if row["agreement"][at] >= 0.5 else "no",
+        )
+    return table

@@ -1,0 +1,1 @@
+"""Labels in the formats other tools read, streamed: memory does not grow with the run."""

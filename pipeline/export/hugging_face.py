@@ -1,0 +1,108 @@
+"""A folder of Parquet files that ``datasets.load_dataset`` opens with images, label maps and class names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.export.label_maps import LabelMapEncoder
+from pipeline.export.target import LabelledImage, Target
+from pipeline.results import Results
+from pipeline.schema import BOX
+
+BATCH_ROWS = 64
+_IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+_CARD = """---
+configs:
+- config_name: default
+  data_files: data/*.parquet
+---
+Labels of maskmill run {run_id}. `image` is {image}; `label_map` a PNG whose pixels are
+class ids ({unlabelled} is unlabelled); the lists are parallel, one entry per segment, and `rles` are COCO's compressed
+counts.
+
+    datasets.load_dataset("this folder", split="train")
+"""
+
+
+def export_hugging_face(target: Target, images: Iterator[LabelledImage]) -> None:
+    """Write ``data/train-<number>.parquet`` and a dataset card.
+
+    Columns: image (null where images are not exported), label_map, image_id, uri, width, height, class_ids
+    (ClassLabel), scores, areas, boxes, rles.
+    """
+    encode = LabelMapEncoder(target.results)
+    schema = _schema(target.results)
+    has_images = False
+    for number, part in target.parts(images):
+        with target.open(f"data/train-{number:05d}.parquet") as stream, pq.ParquetWriter(stream, schema) as writer:
+            while batch := list(islice(part, BATCH_ROWS)):
+                has_images |= batch[0].data is not None
+                writer.write_table(pa.Table.from_pylist([_row(image, encode) for image in batch], schema=schema))
+    card = _CARD.format(
+        run_id=target.results.run["run_id"],
+        image="the image as it was stored" if has_images else "null (exported without images)",
+        unlabelled=encode.unlabelled,
+    )
+    target.write("README.md", card.encode())
+
+
+def _row(image: LabelledImage, encode: LabelMapEncoder) -> dict[str, Any]:
+    row = image.row
+    kept = ("image_id", "uri", "width", "height", "class_ids", "scores", "areas", "boxes", "rles")
+    return {
+        "image": None if image.data is None else {"bytes": image.data, "path": image.file_name},
+        "label_map": {"bytes": encode(row), "path": f"{image.stem}.png"},
+        **{name: row[name] for name in kept},
+    }
+
+
+def _schema(results: Results) -> pa.Schema:
+    schema = pa.schema(
+        [
+            ("image", _IMAGE),
+            ("label_map", _IMAGE),
+            ("image_id", pa.string()),
+            ("uri", pa.string()),
+            ("width", pa.int32()),
+            ("height", pa.int32()),
+            # ClassLabel is stored as int64.
+            ("class_ids", pa.list_(pa.int64())),
+            ("scores", pa.list_(pa.float32())),
+            ("areas", pa.list_(pa.int64())),
+            ("boxes", pa.list_(BOX)),
+            ("rles", pa.list_(pa.string())),
+        ]
+    )
+    metadata = json.dumps({"info": {"features": _features(results)}}, ensure_ascii=False)
+    return schema.with_metadata({"huggingface": metadata})
+
+
+def _features(results: Results) -> dict[str, Any]:
+    """The columns in the words of ``datasets``; "Sequence" is what all its releases understand."""
+
+    def value(dtype: str) -> dict[str, Any]:
+        return {"dtype": dtype, "_type": "Value"}
+
+    def sequence(feature: dict[str, Any], length: int = -1) -> dict[str, Any]:
+        return {"feature": feature, "length": length, "_type": "Sequence"}
+
+    return {
+        "image": {"_type": "Image"},
+        "label_map": {"_type": "Image"},
+        "image_id": value("string"),
+        "uri": value("string"),
+        "width": value("int32"),
+        "height": value("int32"),
+        "class_ids": sequence({"names": results.names, "_type": "ClassLabel"}),
+        "scores": sequence(value("float32")),
+        "areas": sequence(value("int64")),
+        "boxes": sequence(sequence(value("int32"), 4)),
+        "rles": sequence(value("string")),
+    }

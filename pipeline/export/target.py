@@ -1,0 +1,184 @@
+"""What every format is given: the labelled images one after the other, and a place to write to."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import re
+from collections import deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain, islice
+from types import TracebackType
+from typing import IO, Any
+
+from fsspec import AbstractFileSystem
+
+from pipeline.results import Results
+from pipeline.storage import StorageOptions, is_local, open_atomic, open_filesystem, with_retries
+
+WRITERS = 8
+WAITING_FILES = 64
+_LONGEST_STEM = 120
+_UNSAFE = re.compile(r"[^\w.\- ]+")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LabelledImage:
+    """One row of the labels on its way out.
+
+    row: schema LABELS. number: counts from 1 over the whole export. stem: its name in the export, without extension:
+    unique, safe in paths, "shard/name". file_name: of its image: "stem.ext" where images are exported, else the name in
+    the source. data: encoded image, upright, None where images are not exported.
+    """
+
+    row: dict[str, Any]
+    number: int
+    stem: str
+    file_name: str
+    data: bytes | None = None
+
+
+class Target:
+    """The folder or bucket prefix of one export.
+
+    Small files are written by a few threads; ``with`` waits for them. images_per_file: of formats that put many images
+    into one file, None for a single file.
+    """
+
+    def __init__(
+        self,
+        results: Results,
+        uri: str,
+        images_per_file: int | None = None,
+        storage_options: StorageOptions | None = None,
+    ) -> None:
+        self.results = results
+        self.uri = uri.rstrip("/")
+        self.images_per_file = images_per_file
+        self._fs: AbstractFileSystem
+        self._fs, self._root = open_filesystem(self.uri, storage_options)
+        self._pool = ThreadPoolExecutor(WRITERS, thread_name_prefix="export")
+        self._waiting: deque[Future[None]] = deque()
+
+    def __enter__(self) -> Target:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        while self._waiting and kind is None:
+            self._waiting.popleft().result()
+        self._pool.shutdown(cancel_futures=True)
+
+    def path(self, name: str) -> str:
+        """The file system path of ``name`` below the target."""
+        return f"{self._root.rstrip('/')}/{name}"
+
+    def is_empty(self) -> bool:
+        """Whether nothing is there yet."""
+        try:
+            return not self._fs.ls(self._root, detail=False)
+        except FileNotFoundError:
+            return True
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a small file soon. Raises what an earlier such write raised."""
+        while self._waiting and (self._waiting[0].done() or len(self._waiting) >= WAITING_FILES):
+            self._waiting.popleft().result()
+        self._waiting.append(self._pool.submit(self._write, self.path(name), data))
+
+    def _write(self, path: str, data: bytes) -> None:
+        # Without the synchronising of a run's own files: an export that was cut short is simply made again.
+        if is_local(self._fs):
+            self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+        with_retries(lambda: self._fs.pipe_file(path, data))
+
+    def write_json(self, name: str, value: Mapping[str, Any]) -> None:
+        """Write a small JSON file soon."""
+        self.write(name, (json.dumps(value, ensure_ascii=False, indent=1) + "\n").encode())
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[IO[bytes]]:
+        """A large file to be streamed; it appears when the block ends without an error."""
+        with open_atomic(self._fs, self.path(name)) as stream:
+            yield stream
+
+    def parts(self, images: Iterator[LabelledImage]) -> Iterator[tuple[int, Iterator[LabelledImage]]]:
+        """Cut the images into files: yield (0, images), (1, images), ...; each must be used up before the next.
+
+        At least one part, which may be empty.
+        """
+        if self.images_per_file is None:
+            yield 0, images
+            return
+        number = 0
+        first = next(images, None)
+        if first is None:
+            yield 0, iter(())
+        while first is not None:
+            yield number, chain([first], islice(images, self.images_per_file - 1))
+            number, first = number + 1, next(images, None)
+
+    def part_name(self, name: str, number: int) -> str:
+        """``name`` ("a.json"), numbered ("a-00001.json") where there may be several."""
+        if self.images_per_file is None:
+            return name
+        stem, _, suffix = name.rpartition(".")
+        return f"{stem}-{number:05d}.{suffix}"
+
+
+class Namer:
+    """Gives every image a name of its own, safe in paths, which stays as close to its id as that allows."""
+
+    def __init__(self) -> None:
+        self._shard = ""
+        self._used: set[str] = set()
+
+    def stem(self, row: Mapping[str, Any]) -> str:
+        """``shard/name``; images must come shard by shard. Equal in upper and lower case counts as equal."""
+        if row["shard"] != self._shard:
+            self._shard, self._used = row["shard"], set()
+        image_id = row["image_id"].removeprefix(f"{row['shard']}/")
+        parts = [_UNSAFE.sub("_", part).strip(" .") for part in image_id.split("/")]
+        name = "/".join(part for part in parts if part)
+        if len(name) > _LONGEST_STEM:
+            digest = hashlib.sha256(image_id.encode("utf-8", "surrogateescape")).hexdigest()[:12]
+            name = f"{name[: _LONGEST_STEM - 13].rstrip('/ .')}-{digest}"
+        name = name or "image"
+        while name.casefold() in self._used:
+            name = f"{name}-{row['row']:06d}"
+        self._used.add(name.casefold())
+        return f"{row['shard']}/{name}"
+
+
+class IndexFile:
+    """A CSV that says which exported file belongs to which image; to be filled while images pass."""
+
+    COLUMNS = ("file", "image_id", "uri", "shard", "row")
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._text = io.TextIOWrapper(stream, encoding="utf-8", newline="", write_through=True)
+        self._writer = csv.writer(self._text)
+        self._writer.writerow(self.COLUMNS)
+
+    def add(self, file: str, image: LabelledImage) -> None:
+        """Add one line."""
+        self._writer.writerow([file, *(image.row[name] for name in self.COLUMNS[1:])])
+
+    def close(self) -> None:
+        """Leave the stream to its owner."""
+        self._text.detach()
+
+
+@contextmanager
+def index_file(target: Target, name: str = "index.csv") -> Iterator[IndexFile]:
+    """The export's index, written as a whole when the block ends."""
+    with target.open(name) as stream:
+        index = IndexFile(stream)
+        yield index
+        index.close()

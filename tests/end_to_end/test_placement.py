@@ -1,0 +1,59 @@
+"""Actors take the CPUs and the fractions of GPUs they were configured with (logical GPUs; no device is touched)."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import ray
+
+from tests.end_to_end.conftest import IMAGES, Label, read_rows
+
+
+class LeastFree(threading.Thread):
+    """Watches the cluster and remembers the least that was free of each resource."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.free = ray.cluster_resources()
+        self.stopped = threading.Event()
+
+    def run(self) -> None:
+        while not self.stopped.is_set():
+            now = ray.available_resources()
+            self.free = {name: min(value, now.get(name, 0.0)) for name, value in self.free.items()}
+            time.sleep(0.02)
+
+
+def least_free(label: Label, *arguments: Path, **settings: object) -> dict[str, float]:
+    watcher = LeastFree()
+    watcher.start()
+    try:
+        label(*arguments, **settings)
+    finally:
+        watcher.stopped.set()
+        watcher.join()
+    return watcher.free
+
+
+def test_split_pools_share_gpus_by_fractions(label: Label, shapes: Path, tmp_path: Path) -> None:
+    free = least_free(
+        label,
+        shapes / "wds",
+        tmp_path / "out",
+        fuse="off",
+        propose_actors=1,
+        propose_gpus=0.75,
+        propose_cpus=0.5,
+        classify_actors=2,
+        classify_gpus=0.25,
+        classify_cpus=0.25,
+    )
+    assert free["GPU"] == 2 - 0.75 - 2 * 0.25
+    assert len(read_rows(tmp_path / "out")) == IMAGES
+
+
+def test_without_gpus_asked_for_none_is_taken(label: Label, shapes: Path, tmp_path: Path) -> None:
+    free = least_free(label, shapes / "wds", tmp_path / "out", propose_gpus=0)
+    assert free["GPU"] == 2

@@ -13,8 +13,8 @@ import torch
 from model.checkpoint import load_zegformer
 from model.classifier import RELEASED_CALIBRATION, Classifier, ClassifierSettings, require_choice
 from model.clip import load_clip
-from model.preprocess import MAX_LONG_SIDE
 from model.proposer import Proposer
+from model.resize import MAX_LONG_SIDE
 from model.segmenter import DTYPES, Segmenter
 from model.training_classes import benchmark_seen_classes, checkpoint_description, checkpoint_seen_classes
 from model.vocabulary import Vocabulary

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from model.preprocess import MAX_LONG_SIDE, normalise, pad_to_multiple, resize_short_side
+from model.preprocess import normalise, pad_to_multiple
 from model.proposals import Proposals
+from model.resize import MAX_LONG_SIDE, resize_short_side
 from model.zegformer import ZegFormer
 
 

@@ -11,9 +11,9 @@ import torch
 from model.checkpoint import load_zegformer
 from model.classifier import Classifier, ClassifierSettings, require_choice
 from model.clip import load_clip
-from model.preprocess import MAX_LONG_SIDE
 from model.proposals import Segmentation
 from model.proposer import Proposer
+from model.resize import MAX_LONG_SIDE
 from model.training_classes import checkpoint_seen_classes
 from model.vocabulary import Vocabulary
 

@@ -86,8 +86,8 @@ class _Receipts(threading.Thread):
 def run_job(job: Job, pools: Pools) -> Iterator[Committed | Staged]:
     """Run the graph over the job's tasks and commit every shard as it completes; yields what happened.
 
-    Ray must be running. Raises InterruptedRunError, StalledError, CommitError or what a stage raised; in each case the output
-    is resumable.
+    Ray must be running. Raises InterruptedRunError, StalledError, CommitError or what a stage raised; the output is
+    resumable in each case.
     """
     commit = commit_task()
     ledger = Ledger({task.index: len(task.rows) for task in job.tasks if task.rows is not None})

@@ -18,11 +18,13 @@ from model.presets import ModelSpec
 from pipeline.commit import commit_shard
 from pipeline.config import LabelConfig
 from pipeline.errors import UsageError
+from pipeline.input_stages import DecodeStage, ReadStage, ShardTask
+from pipeline.model_stages import ClassifyStage, ProposeStage, SegmentStage, StageModel
 from pipeline.output import Output
-from pipeline.quarantine import History, Quarantine, Trail
+from pipeline.quarantine import Quarantine, Trail
 from pipeline.sources import ReadLimits
-from pipeline.stages import ClassifyStage, DecodeStage, ProposeStage, ReadStage, SegmentStage, ShardTask, StageModel
 from pipeline.staging import StageStage, Thresholds
+from pipeline.trail import RemoteTrail
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +35,6 @@ BLOCK_BYTES = 2 * 2**20
 COMMIT_CPUS = 0.01
 """Commits mostly wait for storage. Not zero: on a cluster whose head has no CPUs they must not land there."""
 COMMIT_RETRIES = 3
-DIAGNOSIS_TIMEOUT_S = 10.0
 DEFAULT_OBJECT_STORE_BYTES = 2 * 2**30
 
 
@@ -223,29 +224,6 @@ def _map_actors(data: Dataset, stage: type, pool: Pool, model: StageModel, run: 
         num_cpus=pool.cpus,
         num_gpus=pool.gpus,
     )
-
-
-class RemoteTrail:
-    """The run's breadcrumbs, kept by an actor that outlives the workers."""
-
-    def __init__(self, actor: Any) -> None:
-        self.actor = actor
-
-    def begin(self, keys: Sequence[str], alone: bool) -> list[History]:
-        """See :meth:`Trail.begin`."""
-        return ray.get(self.actor.begin.remote(keys, alone))
-
-    def end(self, keys: Sequence[str]) -> None:
-        """See :meth:`Trail.end`; not waited for, since calls of one worker arrive in order."""
-        self.actor.end.remote(keys)
-
-    def describe(self) -> dict[str, list[str]]:
-        """See :meth:`Trail.describe`."""
-        return ray.get(self.actor.describe.remote(), timeout=DIAGNOSIS_TIMEOUT_S)
-
-    def overran(self, keys: Sequence[str]) -> None:
-        """See :meth:`Trail.overran`."""
-        ray.get(self.actor.overran.remote(keys))
 
 
 def commit_task() -> Any:

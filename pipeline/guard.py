@@ -6,8 +6,6 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-import torch
-
 from pipeline import storage
 from pipeline.errors import BadImageError
 
@@ -32,7 +30,7 @@ def run_guarded(items: Sequence[T], work: Callable[[Sequence[T]], Sequence[R]], 
             middle = len(items) // 2
             log.warning("%s: %s in a batch of %d; halving it", stage, type(error).__name__, len(items))
             return run_guarded(items[:middle], work, stage) + run_guarded(items[middle:], work, stage)
-        if isinstance(error, torch.OutOfMemoryError):
+        if _is_device_memory(error):
             raise
         if isinstance(error, BadImageError):
             return [error]
@@ -44,3 +42,8 @@ def run_guarded(items: Sequence[T], work: Callable[[Sequence[T]], Sequence[R]], 
 
 def _not_the_data(error: Exception) -> bool:
     return storage.is_transient(error) or storage.is_permission(error)
+
+
+def _is_device_memory(error: Exception) -> bool:
+    # By name, so that stages without a model need not import PyTorch.
+    return any(f"{kind.__module__}.{kind.__name__}" == "torch.OutOfMemoryError" for kind in type(error).__mro__)

@@ -12,11 +12,11 @@ from model import Vocabulary
 from model.presets import ModelSpec
 from pipeline.config import LabelConfig, check_output_apart_from_input
 from pipeline.errors import UsageError
+from pipeline.input_stages import DAMAGED_SHARD, ShardTask
 from pipeline.output import Output, errors_name
 from pipeline.record import RunRecord, changed_parts, fingerprint, new_record, read_record
 from pipeline.resolve import model_spec, read_vocabulary
 from pipeline.sources import Shard, list_shards
-from pipeline.stages import DAMAGED_SHARD, ShardTask
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

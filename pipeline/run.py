@@ -67,7 +67,8 @@ class RunResult:
 def run_plan(plan: Plan, on_progress: Callable[[Progress], None]) -> RunResult:
     """Label what the plan says and finish the run; with nothing to do and a summary in place, only read it.
 
-    Raises UsageError where a local Ray would be too small, LeaseHeldError where another attempt is writing to the output, and what ``driver.run_job`` raises.
+    Raises UsageError where a local Ray would be too small, LeaseHeldError where another attempt is writing to the
+    output, and what ``driver.run_job`` raises.
     """
     if not plan.tasks:
         finished = read_result(plan.output)

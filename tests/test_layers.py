@@ -18,6 +18,7 @@ LAYERS = ("model", "pipeline", "jobs")  # each may import those before it
 ORCHESTRATION = {
     "pipeline/flow.py",
     "pipeline/driver.py",
+    "pipeline/trail.py",
     "pipeline/evaluation/distribute.py",
     "pipeline/training/launch.py",
 }

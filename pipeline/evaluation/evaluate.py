@@ -65,8 +65,7 @@ def evaluate(
     started_at = time.monotonic()
     config = _with_absolute_paths(config)
     protocol = load_protocol(config.protocol, setting=config.setting, storage_options=config.storage_option)
-    results = Output(config.results or results_uri(config.output), config.storage_option)
-    inventory = _inventory(config, protocol, results)
+    results, inventory = _predictions(config, protocol)
     units, truth = find_ground_truth(config, protocol)
     comparison = Comparison(
         results=results,
@@ -103,15 +102,15 @@ def evaluate_here(comparison: Comparison, units: Sequence[TruthShard]) -> Iterat
     return map(UnitEvaluator(comparison), units)
 
 
-def results_uri(output: str) -> str:
-    """Where the figures of an output go by default."""
+def _default_results(output: str, is_run: bool) -> str:
+    """Inside a run's output, but beside the files of others: nothing is put among what is read."""
     stem = output.rstrip("/")
-    return f"{stem[: -len('.json')]}-evaluation" if stem.lower().endswith(".json") else f"{stem}/evaluation"
+    return f"{stem}/evaluation" if is_run else f"{stem.removesuffix('.json')}-evaluation"
 
 
 def other_results(output: str, storage_options: StorageOptions) -> Output:
     """The results of another output, or the folder of such results itself. Raises EvaluationError if there are none."""
-    for uri in (results_uri(output), output):
+    for uri in (_default_results(output, True), _default_results(output, False), output):
         results = Output(uri, storage_options)
         if results.exists(FIGURES):
             return results
@@ -128,16 +127,18 @@ def _with_absolute_paths(config: EvaluationConfig) -> EvaluationConfig:
     return config.model_copy(update=paths)
 
 
-def _inventory(config: EvaluationConfig, protocol: Protocol, results: Output) -> Inventory:
-    if config.output.lower().endswith(".json"):
-        return results_inventory(config, protocol, results)
+def _predictions(config: EvaluationConfig, protocol: Protocol) -> tuple[Output, Inventory]:
+    """Find out what ``config.output`` holds, and list it below the place where the figures will be."""
+    is_json = config.output.lower().endswith(".json")
     output = Output(config.output, config.storage_option)
-    run = output.read_json("run.json")
-    if run is not None:
-        return run_inventory(output, run, protocol, results)
-    if output.names("labels", ".parquet"):
+    run = None if is_json else output.read_json("run.json")
+    if run is None and not is_json and output.names("labels", ".parquet"):
         raise EvaluationError(f"{public_uri(config.output)} holds labels but no run.json: it is no whole run")
-    return maps_inventory(config, protocol, results)
+    results = Output(config.results or _default_results(config.output, run is not None), config.storage_option)
+    if run is not None:
+        return results, run_inventory(output, run, protocol, results)
+    list_others = results_inventory if is_json else maps_inventory
+    return results, list_others(config, protocol, results)
 
 
 def _fingerprint(config: EvaluationConfig, protocol: Protocol, inventory: Inventory) -> str:

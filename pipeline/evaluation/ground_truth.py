@@ -63,7 +63,8 @@ class TruthReader:
         Raises EvaluationError where it does not fit the protocol or cannot be read, and ShardError for a damaged
         archive.
         """
-        for truth in getattr(self, f"_{unit.kind}")(unit):
+        readers = {"maps": self._maps, "rles": self._rles, "segments": self._segments, "panoptic": self._panoptic}
+        for truth in readers[unit.kind](unit):
             yield replace(truth, image_id=truth.image_id.removesuffix(self.suffix))
 
     def _maps(self, unit: TruthShard) -> Iterator[GroundTruth]:

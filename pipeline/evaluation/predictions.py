@@ -82,8 +82,9 @@ class PredictionReader:
         for position in positions:
             name = str(self._files[int(self._index.file[position])])
             values = decode_label_map(self._source.data.read_bytes(name), name)
-            mapped = self._source.class_table[np.ascontiguousarray(values.T).ravel()]
-            refuse_invalid(mapped, values.T.ravel(), classes, f"prediction {name!r}", _RANGE_HINT)
+            flat = np.ascontiguousarray(values.T).ravel()
+            mapped = self._source.class_table[flat]
+            refuse_invalid(mapped, flat, classes, f"prediction {name!r}", _RANGE_HINT)
             counts = np.bincount(mapped, minlength=classes + 1)
             present = np.flatnonzero(counts[:classes])
             number = np.full(classes + 1, present.size, dtype=np.uint16)

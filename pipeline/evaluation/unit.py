@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -26,6 +25,8 @@ IMAGES = "images"
 EXAMPLES = 5
 _CHUNK = 32
 """Images whose RLEs are parsed together: enough to amortise numpy's calls, small enough for the cache."""
+_CHUNK_PIXELS = 2**24
+"""... and fewer of them where they are large, so that memory is bounded by the largest image."""
 
 IMAGES_SCHEMA = pa.schema(
     [
@@ -84,7 +85,7 @@ class UnitEvaluator:
         """Evaluate a unit, write its image table and then its part, and return how many images it compared."""
         comparison = self._comparison
         tally = _Tally(comparison)
-        for truths in _chunks(comparison.truth.read(unit), _CHUNK):
+        for truths in _chunks(comparison.truth.read(unit)):
             predictions = self._predictions.read([truth.image_id for truth in truths])
             for truth, prediction in zip(truths, predictions, strict=True):
                 tally.add(truth, prediction)
@@ -221,7 +222,14 @@ def _to_dict(part: Part, fingerprint: str) -> dict[str, Any]:
     }
 
 
-def _chunks(truths: Iterable[GroundTruth], size: int) -> Iterator[list[GroundTruth]]:
-    iterator = iter(truths)
-    while chunk := list(islice(iterator, size)):
+def _chunks(truths: Iterable[GroundTruth]) -> Iterator[list[GroundTruth]]:
+    chunk: list[GroundTruth] = []
+    pixels = 0
+    for truth in truths:
+        chunk.append(truth)
+        pixels += truth.index.size
+        if len(chunk) == _CHUNK or pixels >= _CHUNK_PIXELS:
+            yield chunk
+            chunk, pixels = [], 0
+    if chunk:
         yield chunk

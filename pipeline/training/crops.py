@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.preprocess import CLIP_MEAN, CLIP_STD, normalise, pad_to_multiple, resize_short_side
+from model.preprocess import CLIP_MEAN, CLIP_STD, normalise, pad_to_multiple
 from model.regions import region_images
+from model.resize import resize_short_side
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import signal
 import subprocess
 import time
@@ -48,10 +50,8 @@ def assert_whole(output: Path) -> None:
 
 def kill_leftovers(process: subprocess.Popen[bytes]) -> None:
     """End the local Ray of a killed driver, which dies of it by itself a little later."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 def test_killed_half_way(many: Path, tmp_path: Path) -> None:
@@ -69,7 +69,10 @@ def test_killed_half_way(many: Path, tmp_path: Path) -> None:
     }
     again = command("label", many, output, "--classes", many / "classes.json", "--cpus", "2")
     assert again.returncode == 0, again.stderr
-    assert f"{SHARDS - len(done)} of {SHARDS} shards to do" in again.stderr
+    # A commit that was under way in a worker may still have finished after the driver was gone.
+    todo = re.search(rf"(\d+) of {SHARDS} shards to do", again.stderr)
+    assert todo is not None
+    assert SHARDS - len(done) - 2 <= int(todo[1]) <= SHARDS - len(done)
     assert_whole(output)
     for path, time_ns in {**done, **labels}.items():
         assert path.stat().st_mtime_ns == time_ns

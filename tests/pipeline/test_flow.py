@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -53,3 +55,10 @@ def test_an_actor_uses_as_many_threads_as_it_reserved_cpus() -> None:
 def test_pools_that_would_wait_for_ever_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         check_fits(plan_pools(config(**settings), 2, 0), config(**settings), 2, 0)
+
+
+def test_workers_that_run_no_model_do_without_pytorch() -> None:
+    """Importing it takes seconds of CPU in every process that reads, decodes, encodes or commits."""
+    light = "pipeline.input_stages, pipeline.staging, pipeline.commit, pipeline.quarantine, pipeline.trail"
+    program = f"import sys, {light}; sys.exit('torch' in sys.modules or 'ray.data' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from pipeline.palette import DISTINCT, class_colours
 
 
@@ -14,5 +16,7 @@ def test_a_thousand_classes_have_colours_of_their_own() -> None:
     # Not every hue exists at every lightness: some are clipped to the same sRGB value.
     assert len(set(colours)) > 850
     assert all(0 <= part <= 255 for colour in colours for part in colour)
-    neighbours = [sum(abs(a - b) for a, b in zip(*pair, strict=True)) for pair in zip(colours, colours[1:], strict=False)]
+    neighbours = [
+        sum(abs(a - b) for a, b in zip(*pair, strict=True)) for pair in pairwise(colours)
+    ]
     assert min(neighbours) > 40, "neighbouring ids must be told apart"

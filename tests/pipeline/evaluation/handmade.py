@@ -132,3 +132,7 @@ def blobs(rng: np.random.Generator, classes: int, shape: tuple[int, int] = (20, 
         y, x = rng.integers(shape[0] - 4), rng.integers(shape[1] - 4)
         labels[y : y + rng.integers(3, 12), x : x + rng.integers(3, 12)] = rng.integers(classes)
     return labels
+
+
+PAIRS = {f"{i:02d}": (blobs(np.random.default_rng(i), 3), blobs(np.random.default_rng(100 + i), 3)) for i in range(12)}
+"""Ground truth and prediction of twelve images."""

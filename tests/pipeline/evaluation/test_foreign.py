@@ -108,7 +108,10 @@ def test_a_folder_of_label_maps(
     maps = predictions
     if bits == 16:
         maps = {name: wide(labels) for name, labels in predictions.items()}
-    assert comparable(evaluated(write_folder(tmp_path / "maps", maps), truth, shard_size=2)) == expected
+    folder = write_folder(tmp_path / "maps", maps)
+    assert comparable(evaluated(folder, truth, shard_size=2)) == expected
+    assert comparable(evaluated(folder, truth, shard_size=2)) == expected, "results are not taken for predictions"
+    assert (tmp_path / "maps-evaluation/evaluation.json").exists()
 
 
 def test_a_label_map_with_ids_out_of_range(

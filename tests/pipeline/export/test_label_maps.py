@@ -40,7 +40,8 @@ def test_values_are_class_ids(tmp_path: Path, export: Export, classes: int) -> N
 
 def test_the_palette_shows_the_colours_of_the_classes(run: Path, export: Export) -> None:
     folder = export(run, "png")
-    legend = {entry["value"]: tuple(entry["colour"]) for entry in json.loads((folder / "classes.json").read_text())["classes"]}
+    classes = json.loads((folder / "classes.json").read_text())["classes"]
+    legend = {entry["value"]: tuple(entry["colour"]) for entry in classes}
     path = next((folder / "label_maps").rglob("*.png"))
     with Image.open(path) as picture:
         values, colours = np.asarray(picture), np.asarray(picture.convert("RGB"))

@@ -1,0 +1,120 @@
+"""The stages before the model: shards become rows of encoded images, those become pixels. Needs no PyTorch."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from model.resize import resize_short_side
+from pipeline.decode import decode_image
+from pipeline.errors import BadImageError
+from pipeline.guard import run_guarded
+from pipeline.quarantine import Run, no_quarantine
+from pipeline.rows import DECODED, ENCODED, META, Row, failed, transform
+from pipeline.sources import ReadLimits, Shard, ShardError, read_shard
+
+DAMAGED_SHARD = "damaged_shard"
+"""Error class of the one row that stands for all that could not be read of a broken archive."""
+READ_TABLE_ROWS = 32
+READ_TABLE_BYTES = 2 * 2**20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShardTask:
+    """One shard still to be done. attempts: the only rows wanted and how often each was tried; None means all rows."""
+
+    index: int
+    shard: Shard
+    attempts: Mapping[int, int] | None = None
+
+    @property
+    def rows(self) -> tuple[int, ...] | None:
+        """The only rows wanted, None for all."""
+        return None if self.attempts is None else tuple(sorted(self.attempts))
+
+
+class ReadStage:
+    """Shard tasks in, encoded images out in tables of bounded rows and bytes, each shard closed by its end mark."""
+
+    def __init__(self, limits: ReadLimits, storage_options: Mapping[str, Any]) -> None:
+        self.limits = limits
+        self.storage_options = dict(storage_options)
+
+    def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
+        """batch: column ``task`` of pickled ShardTask; yields tables of schema ENCODED."""
+        for pickled in batch["task"].to_pylist():
+            task: ShardTask = pickle.loads(pickled)  # noqa: S301 (pickled by this run itself)
+            block: list[Row] = []
+            size = 0
+            for row in self._rows(task):
+                block.append(row)
+                size += len(row.get("data") or b"")
+                if len(block) >= READ_TABLE_ROWS or size >= READ_TABLE_BYTES:
+                    yield pa.Table.from_pylist(block, schema=ENCODED)
+                    block, size = [], 0
+            if block:
+                yield pa.Table.from_pylist(block, schema=ENCODED)
+
+    def _rows(self, task: ShardTask) -> Iterator[Row]:
+        missing = None if task.attempts is None else set(task.attempts)
+        total = 0
+        try:
+            for record in read_shard(task.shard, self.storage_options, limits=self.limits):
+                total = record.row + 1
+                if missing is not None:
+                    if record.row not in missing:
+                        continue
+                    missing.remove(record.row)
+                row = _meta(task, record.row, record.image_id, record.uri)
+                yield failed(row, record.error) if record.error else {**row, "data": record.data}
+        except ShardError as error:
+            # The archive is damaged from here on: what was read counts, and the damage is a row everyone sees.
+            row = _meta(task, total, f"{task.shard.shard_id}#damaged", task.shard.uri)
+            if missing is None:
+                yield failed(row, BadImageError("read", DAMAGED_SHARD, str(error)))
+            total += 1
+        for gone in sorted(missing or ()):
+            missing_row = BadImageError("read", "row_missing", f"the shard has only {total} rows now")
+            yield failed(_meta(task, gone, f"{task.shard.shard_id}/{gone}", task.shard.uri), missing_row)
+        yield {**_meta(task, total, "", task.shard.uri), "total": total}
+
+
+def _meta(task: ShardTask, row: int, image_id: str, uri: str) -> Row:
+    attempts = 1 + (task.attempts or {}).get(row, 0)
+    empty = dict.fromkeys(META.names)
+    return {**empty, "shard": task.index, "row": row, "image_id": image_id, "uri": uri, "attempts": attempts}
+
+
+class DecodeStage:
+    """Encoded images in, RGB pixels resized for the model out."""
+
+    def __init__(self, max_pixels: int, short_side: int | None, max_long_side: int, run: Run = no_quarantine) -> None:
+        self.run = run
+        self.max_pixels = max_pixels
+        self.short_side = short_side
+        self.max_long_side = max_long_side
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """ENCODED -> DECODED."""
+        return transform(batch, DECODED, lambda rows: run_guarded(rows, self._decode, "decode"), self.run)
+
+    def _decode(self, rows: Sequence[Row]) -> list[Row]:
+        return [self._decode_one(row["data"]) for row in rows]
+
+    def _decode_one(self, data: bytes) -> Row:
+        image = decode_image(data, max_pixels=self.max_pixels)
+        height, width = image.shape[:2]
+        if self.short_side is not None:
+            image = resize_short_side(image, self.short_side, self.max_long_side)
+        return {
+            "width": width,
+            "height": height,
+            "pixel_width": image.shape[1],
+            "pixel_height": image.shape[0],
+            "pixels": np.ascontiguousarray(image).tobytes(),
+        }

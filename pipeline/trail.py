@@ -1,0 +1,35 @@
+"""The way from a worker to the breadcrumbs of the run. Every worker imports this module: it must stay light."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+
+from pipeline.quarantine import History
+
+DIAGNOSIS_TIMEOUT_S = 10.0
+
+
+class RemoteTrail:
+    """The run's breadcrumbs, kept by an actor that outlives the workers."""
+
+    def __init__(self, actor: Any) -> None:
+        self.actor = actor
+
+    def begin(self, keys: Sequence[str], alone: bool) -> list[History]:
+        """See :meth:`Trail.begin`."""
+        return ray.get(self.actor.begin.remote(keys, alone))
+
+    def end(self, keys: Sequence[str]) -> None:
+        """See :meth:`Trail.end`; not waited for, since calls of one worker arrive in order."""
+        self.actor.end.remote(keys)
+
+    def describe(self) -> dict[str, list[str]]:
+        """See :meth:`Trail.describe`."""
+        return ray.get(self.actor.describe.remote(), timeout=DIAGNOSIS_TIMEOUT_S)
+
+    def overran(self, keys: Sequence[str]) -> None:
+        """See :meth:`Trail.overran`."""
+        ray.get(self.actor.overran.remote(keys))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -22,21 +21,13 @@ __all__ = [
     "load_segmenter",
 ]
 
-_MODULES = {
-    "UNLABELLED": "model.proposals",
-    "ClassEntry": "model.vocabulary",
-    "ModelSpec": "model.presets",
-    "Proposals": "model.proposals",
-    "Segmentation": "model.proposals",
-    "Segmenter": "model.segmenter",
-    "Vocabulary": "model.vocabulary",
-    "load_segmenter": "model.presets",
-}
-
 
 def __getattr__(name: str) -> Any:
     # On first use only: PyTorch and open_clip take seconds to import, and the workers that read, decode and encode
     # images do without them.
-    if name not in _MODULES:
+    if name not in __all__:
         raise AttributeError(f"module 'model' has no attribute {name!r}")
-    return getattr(import_module(_MODULES[name]), name)
+    from model import presets, proposals, segmenter, vocabulary
+
+    homes = (presets, proposals, segmenter, vocabulary)
+    return next(getattr(home, name) for home in homes if hasattr(home, name))

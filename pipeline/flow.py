@@ -126,13 +126,13 @@ def start_ray(config: LabelConfig) -> tuple[float, float]:
     else:
         # Ray warns of its own actors' constructor arguments in every run; what fails comes back as an exception.
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-        logging.getLogger("ray").setLevel(logging.ERROR)
         ray.init(
             num_cpus=int(size[0]),
             num_gpus=int(size[1]),
             object_store_memory=config.object_store_bytes or DEFAULT_OBJECT_STORE_BYTES,
             include_dashboard=False,
             log_to_driver=False,
+            logging_level=logging.ERROR,
         )
     # Ray Data reports every execution in its own words; ours are in the progress line.
     logging.getLogger("ray.data").setLevel(logging.ERROR)

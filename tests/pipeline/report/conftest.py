@@ -28,8 +28,8 @@ THOUSAND = [{"name": f"class {number}", "seen": number % 3 > 0} for number in ra
 
 
 def hostile_classes() -> list[dict[str, object]]:
-    """The shapes, with the stuffs (which are in every image) and two more under hostile names."""
-    names = dict(zip(range(46, 56), HOSTILE, strict=True))
+    """The shapes, with the stuffs (one is in every image) and two more under hostile names."""
+    names = dict(zip((*range(48, 56), 46, 47), HOSTILE, strict=True))
     return [{**entry, "name": names.get(number, entry["name"])} for number, entry in enumerate(SHAPES_CLASSES)]
 
 

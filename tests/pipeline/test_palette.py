@@ -16,7 +16,5 @@ def test_a_thousand_classes_have_colours_of_their_own() -> None:
     # Not every hue exists at every lightness: some are clipped to the same sRGB value.
     assert len(set(colours)) > 850
     assert all(0 <= part <= 255 for colour in colours for part in colour)
-    neighbours = [
-        sum(abs(a - b) for a, b in zip(*pair, strict=True)) for pair in pairwise(colours)
-    ]
+    neighbours = [sum(abs(a - b) for a, b in zip(*pair, strict=True)) for pair in pairwise(colours)]
     assert min(neighbours) > 40, "neighbouring ids must be told apart"

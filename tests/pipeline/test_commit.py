@@ -34,7 +34,7 @@ def label(row: int, name: str = "cat") -> dict[str, Any]:
         "class_names": [name],
         "withheld_segments": 0,
         "withheld_pixels": 0,
-        **dict.fromkeys(("scores", "areas", "stability", "agreement", "objectness", "margin", "components"), [1]),
+        **{key: [1] for key in ("scores", "areas", "stability", "agreement", "objectness", "margin", "components")},
         "boxes": [[0, 0, 1, 1]],
         "rles": ["x"],
     }

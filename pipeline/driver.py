@@ -94,28 +94,31 @@ def run_job(job: Job, pools: Pools) -> Iterator[Committed | Staged]:
     waiting: dict[Any, str] = {}
     with _signals() as received:
         receipts = _Receipts(job, pools)
-        receipts.start()
-        last_row_at = time.monotonic()
-        while (batch := receipts.next()) is not None:
-            for receipt in batch:
-                last_row_at = time.monotonic()
-                if receipt["rows"]:
-                    yield Staged(len(receipt["rows"]), receipt["failed"])
-                complete = ledger.add(receipt)
-                if complete is not None:
-                    request = _commit_request(job, complete)
-                    waiting[commit.remote(job.output, request)] = request.shard.shard_id
-            yield from _finished(waiting, timeout_s=0.0)
-            if received:
-                yield from _finish_in_flight(waiting)
-                raise InterruptedRunError(received[0])
-            if time.monotonic() - last_row_at > job.config.stall_timeout_s:
-                raise StalledError(_diagnosis(job, ledger, waiting, receipts))
-        while waiting:
-            yield from _finished(waiting, timeout_s=1.0)
-            if received:
-                yield from _finish_in_flight(waiting)
-                raise InterruptedRunError(received[0])
+        try:
+            receipts.start()
+            last_row_at = time.monotonic()
+            while (batch := receipts.next()) is not None:
+                for receipt in batch:
+                    last_row_at = time.monotonic()
+                    if receipt["rows"]:
+                        yield Staged(len(receipt["rows"]), receipt["failed"])
+                    complete = ledger.add(receipt)
+                    if complete is not None:
+                        request = _commit_request(job, complete)
+                        waiting[commit.remote(job.output, request)] = request.shard.shard_id
+                yield from _finished(waiting, timeout_s=0.0)
+                if received:
+                    yield from _finish_in_flight(waiting)
+                    raise InterruptedRunError(received[0])
+                if time.monotonic() - last_row_at > job.config.stall_timeout_s:
+                    raise StalledError(_diagnosis(job, ledger, waiting, receipts))
+            while waiting:
+                yield from _finished(waiting, timeout_s=1.0)
+                if received:
+                    yield from _finish_in_flight(waiting)
+                    raise InterruptedRunError(received[0])
+        finally:
+            receipts.trail.close()
     if len(ledger):
         raise RuntimeError(f"the pipeline ended with incomplete shards: {ledger.describe()}")
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+import sys
+from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
@@ -42,12 +44,25 @@ def execute(plan: Plan) -> int:
             result = run_plan(plan, on_progress)
     except InterruptedRunError as interruption:
         typer.echo(f"{interruption}; run the same command to continue", err=True)
-        return EXIT_SIGNAL + interruption.signal_number
-    except (LeaseHeldError, LeaseLostError, StalledError) as error:
+        _leave(EXIT_SIGNAL + interruption.signal_number)
+    except StalledError as error:
+        typer.echo(f"error: {error}", err=True)
+        _leave(EXIT_FAILED)
+    except (LeaseHeldError, LeaseLostError) as error:
         typer.echo(f"error: {error}", err=True)
         return EXIT_FAILED
     show_result(plan, result)
     return EXIT_COMPLETE if result.failed_share <= plan.config.max_failed else EXIT_TOO_MANY_FAILED
+
+
+def _leave(exit_code: int) -> NoReturn:
+    """End this process now: a thread is still inside Ray Data, and tearing the interpreter down under it crashes.
+
+    A Ray of our own ends with its driver; in a cluster this ends the job's actors.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code)
 
 
 label = build_command(

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import struct
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from PIL import (
@@ -27,6 +30,7 @@ _PLUGINS = (BmpImagePlugin, GifImagePlugin, JpegImagePlugin, PngImagePlugin, Tif
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
 """What is decoded. Pillow knows some fifty more; each is code that reads untrusted bytes, so they stay off."""
 
+_PILLOW_LIMIT = threading.Lock()
 _ORIENTATION_TAG = 0x0112
 _BAND_PIXELS = 8_000_000
 _OTHER_FORMATS = (
@@ -51,13 +55,8 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """
     if not data:
         raise _bad("empty", "no bytes")
-    limit = Image.MAX_IMAGE_PIXELS
-    # Pillow refuses twice this number while opening, before some formats allocate their canvas.
-    Image.MAX_IMAGE_PIXELS = max(1, -(-max_pixels // 2))
     try:
-        with warnings.catch_warnings():
-            # Pillow warns of large images and odd metadata, which are either fine here or errors below.
-            warnings.simplefilter("ignore")
+        with _pillow_limited(max_pixels):
             return _decode(data, max_pixels)
     except (BadImageError, MemoryError):
         raise
@@ -66,8 +65,23 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     except Exception as error:
         # A pure function of the bytes: whatever Pillow raises, the reason lies in them.
         raise _damage(error) from error
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
+
+
+@contextmanager
+def _pillow_limited(max_pixels: int) -> Iterator[None]:
+    """Let Pillow refuse more pixels while opening, before some formats allocate their canvas; and keep its warnings.
+
+    Its limit and the warning filters belong to the whole process, so threads decode one after the other.
+    """
+    with _PILLOW_LIMIT, warnings.catch_warnings():
+        # Pillow warns of large images and odd metadata, which are either fine here or errors to the caller.
+        warnings.simplefilter("ignore")
+        before = Image.MAX_IMAGE_PIXELS
+        Image.MAX_IMAGE_PIXELS = max(1, -(-max_pixels // 2))  # it refuses twice this number
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
 
 
 def _bad(error_class: str, message: str) -> BadImageError:

@@ -45,7 +45,7 @@ class EvaluationConfig(BaseModel):
     resamples: int = Field(1000, ge=100, description="Bootstrap resamples of a comparison.")
     results: str | None = Field(None, description="Where the figures go (default: OUTPUT/evaluation).")
     shard_size: int = Field(1000, ge=1, description="Images per unit of work where the input has no shards of its own.")
-    workers: int | None = Field(None, ge=1, description="Processes at work (default: one per CPU).")
+    workers: int | None = Field(None, ge=1, description="Units of work at once (default: one per CPU).")
     address: str | None = Field(None, description="A running Ray cluster; default: RAY_ADDRESS, else a local Ray.")
     storage_option: dict[str, str] = Field(default_factory=dict, description="Passed to fsspec; never stored.")
     overwrite: bool = Field(False, description="Compute every shard again.")

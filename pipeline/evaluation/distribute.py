@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 import ray
 from ray.exceptions import RayTaskError
-from ray.util import ActorPool
 
 from pipeline.evaluation.ground_truth import TruthShard
 from pipeline.evaluation.unit import Comparison, UnitEvaluator
 
 OBJECT_STORE_BYTES = 300 * 2**20
 """Units and counts are small; images never pass through the object store."""
-MAX_RESTARTS = 3
-"""A worker that dies is replaced and its unit done again, so often; then the evaluation fails."""
+MAX_RETRIES = 3
+"""A unit whose worker dies is done again, so often; then the evaluation fails."""
 
 
 class InterruptedEvaluationError(Exception):
@@ -35,38 +37,51 @@ def evaluate_units(
 ) -> Iterator[int]:
     """Evaluate all units, yielding the number of images of each as it is done, in any order.
 
-    workers: processes, None for one per CPU. address: a running cluster, None for RAY_ADDRESS or a Ray of our own.
+    workers: units at work at once, None for as many as there are CPUs. address: a running cluster, None for
+    RAY_ADDRESS or a Ray of our own.
+
     Raises what a unit raised, EvaluationError for data that does not fit above all, and InterruptedEvaluationError.
     """
     started = not ray.is_initialized()
     if started:
         _start(address)
+    running: set[Any] = set()
     try:
-        count = min(len(units), workers or max(1, int(ray.cluster_resources().get("CPU", 1))))
-        remote = ray.remote(num_cpus=1, max_restarts=MAX_RESTARTS, max_task_retries=MAX_RESTARTS)(_Worker)
-        pool = ActorPool([remote.remote(UnitEvaluator) for _ in range(count)])
         shared = ray.put(comparison)
+        evaluate = ray.remote(num_cpus=1, max_retries=MAX_RETRIES)(_evaluate)
+        waiting = deque(units)
         with _signals_raise():
-            yield from pool.map_unordered(lambda worker, unit: worker.evaluate.remote(shared, unit), list(units))
+            while waiting or running:
+                while waiting and len(running) < (workers or _tasks_at_once()):
+                    running.add(evaluate.remote(UnitEvaluator, shared, waiting.popleft()))
+                done, _ = ray.wait(list(running), num_returns=1)
+                running.difference_update(done)
+                yield from ray.get(done)
     except RayTaskError as error:
         # Ray's own exception carries the worker's whole traceback in its text; the cause is what happened.
         raise error.cause from None
     finally:
+        for task in running:
+            ray.cancel(task)
         if started:
             ray.shutdown()
 
 
-class _Worker:
-    """One process. It gets the comparison with every unit, so that one started in another's place has it too."""
+def _tasks_at_once() -> int:
+    """Enough that no CPU waits and an autoscaler sees demand. Asked again and again, since a cluster may grow."""
+    return max(2, 2 * int(ray.cluster_resources().get("CPU", 1)))
 
-    def __init__(self, evaluator: type[UnitEvaluator]) -> None:
-        self._evaluator_class = evaluator
-        self._evaluator: UnitEvaluator | None = None
 
-    def evaluate(self, comparison: Comparison, unit: TruthShard) -> int:
-        if self._evaluator is None:
-            self._evaluator = self._evaluator_class(comparison)
-        return self._evaluator(unit)
+_evaluators: dict[str, UnitEvaluator] = {}
+"""The evaluator this process used last, with its index of the predictions; by the comparison's fingerprint."""
+
+
+def _evaluate(evaluator: type[UnitEvaluator], comparison: Comparison, unit: TruthShard) -> int:
+    key = f"{comparison.results.uri} {comparison.fingerprint}"
+    if key not in _evaluators:
+        _evaluators.clear()
+        _evaluators[key] = evaluator(comparison)
+    return _evaluators[key](unit)
 
 
 @contextmanager
@@ -89,8 +104,11 @@ def _signals_raise() -> Iterator[None]:
 
 def _start(address: str | None) -> None:
     if address or os.environ.get("RAY_ADDRESS"):
-        ray.init(address=address, log_to_driver=False, configure_logging=False)
+        ray.init(address=address, log_to_driver=False)
         return
     ray.init(
-        object_store_memory=OBJECT_STORE_BYTES, include_dashboard=False, log_to_driver=False, configure_logging=False
+        object_store_memory=OBJECT_STORE_BYTES,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
     )

@@ -38,9 +38,9 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def local_ray() -> Iterator[None]:
-    """One Ray for the session, with logical GPUs for the tests of placement."""
+    """One Ray for the tests of a file, with logical GPUs for the tests of placement."""
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
     ray.init(num_cpus=2, num_gpus=2, object_store_memory=300 * 2**20, include_dashboard=False, log_to_driver=False)
     yield
@@ -49,7 +49,7 @@ def local_ray() -> Iterator[None]:
 
 @pytest.fixture
 def label(local_ray: None, shapes: Path) -> Label:
-    """``label(input, output, **settings)``: a run in this process on the session's Ray, on CPUs if nothing is said."""
+    """``label(input, output, **settings)``: a run in this process on the file's Ray, on CPUs if nothing is said."""
 
     def run(source: str | Path, output: str | Path, **settings: Any) -> RunResult:
         defaults = {

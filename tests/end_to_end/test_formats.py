@@ -17,7 +17,7 @@ EXACT = ("width", "height", "class_ids", "class_names", "areas", "boxes", "rles"
 SCORES = ("scores", "stability", "agreement", "objectness", "margin")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def reference(local_ray: None, shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     from pipeline.config import LabelConfig
     from pipeline.plan import plan_run

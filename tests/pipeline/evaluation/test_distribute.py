@@ -58,7 +58,7 @@ def settings(data: Path, protocol_file: Path, tmp_path: Path) -> Callable[..., E
 @pytest.mark.usefixtures("local_ray")
 def test_any_number_of_workers_gives_identical_figures(settings: Callable[..., EvaluationConfig]) -> None:
     here = evaluate(settings("here"), evaluate_here).figures
-    for workers in (1, 2):
+    for workers in (1, 2, 5):  # more than there are CPUs must not wait for ever
         on_ray = partial(evaluate_units, workers=workers, address=None)
         assert evaluate(settings(f"workers{workers}"), on_ray).figures == here
 

@@ -81,7 +81,12 @@ def test_the_page_opens_without_a_complaint_and_without_the_network(open_page: O
 
 
 @pytest.mark.parametrize(
-    ("kind", "scheme"), [*((kind, "light") for kind in KINDS), ("evaluated", "dark"), ("hostile names", "dark")]
+    ("kind", "scheme"),
+    [
+        *((kind, "light") for kind in ("plain", "with errors", "evaluated", "zero labels", "hostile names")),
+        ("evaluated", "dark"),
+        pytest.param("a thousand classes", "light", marks=pytest.mark.slow),
+    ],
 )
 def test_axe_finds_nothing_serious(open_page: Open, kind: str, scheme: str) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed")

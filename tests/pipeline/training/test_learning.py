@@ -60,7 +60,7 @@ def pixel_accuracy(grouping: Path, clip: Path) -> float:
     return float(np.mean(right))
 
 
-# Measured: MEASURED; the untrained network with the trained CLIP MEASURED.
+# Measured: CLIP's top-1 0.68; pixel accuracy 0.84, with an untrained network 0.40 (the commonest ground of an image).
 @pytest.mark.slow
 def test_a_short_training_learns_to_segment(tmp_path: Path) -> None:
     write_shapes(str(tmp_path / "all"), ShapesSettings(images=500, seed=1))
@@ -69,10 +69,10 @@ def test_a_short_training_learns_to_segment(tmp_path: Path) -> None:
     final = run_training(
         replace(tiny_request("clip", tmp_path / "all", clip, CLIP_SETTINGS), validation=str(tmp_path / "seen")), CPU
     )
-    assert final["top1_on_true_masks"] > 0.3  # chance: 0.02
+    assert final["top1_on_true_masks"] > 0.4  # chance: 0.02
     run_training(tiny_request("grouping", tmp_path / "seen", grouping, GROUPING_SETTINGS, clip), CPU)
     torch.manual_seed(0)
     save_zegformer(ZegFormer(load_zegformer(grouping).config), untrained)
     before, after = pixel_accuracy(untrained, clip), pixel_accuracy(grouping, clip)
-    assert after > 0.6, (before, after)
-    assert before < 0.3, (before, after)
+    assert after > 0.7, (before, after)
+    assert after > before + 0.2, (before, after)

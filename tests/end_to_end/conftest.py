@@ -19,8 +19,8 @@ from pipeline.plan import plan_run
 from pipeline.run import RunResult, run_plan
 from pipeline.shapes.write import ShapesSettings, write_shapes
 
-IMAGES = 40
-SHARD_SIZE = 8
+IMAGES = 50
+SHARD_SIZE = 10
 SEED = 77
 MASKMILL = [sys.executable, "-m", "jobs.main"]
 

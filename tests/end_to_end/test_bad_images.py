@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.conftest import IMAGES, Label, command, read_rows
+from tests.end_to_end.conftest import IMAGES, SHARD_SIZE, Label, command, read_rows
 
 
 def good_images(shapes: Path) -> dict[str, bytes]:
@@ -17,7 +17,7 @@ def good_images(shapes: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def mixed(shapes: Path, tmp_path: Path) -> Path:
-    """40 good images and 5 kinds of bad one, in two tars."""
+    """50 good images and 5 kinds of bad one, in two tars."""
     good = good_images(shapes)
     whole = next(iter(good.values()))
     members: dict[str, bytes] = {
@@ -54,7 +54,7 @@ def test_each_row_is_in_labels_or_in_errors(label: Label, mixed: Path, tmp_path:
     assert all(row["error_class"] and row["error_message"] and row["attempts"] == 1 for row in errors)
     assert result.summary["failed"] == 5
     assert sum(result.summary["errors"].values()) == 5
-    assert result.failed_share == pytest.approx(5 / 45)
+    assert result.failed_share == pytest.approx(5 / (IMAGES + 5))
 
 
 def test_exit_codes_tell_whether_too_many_failed(mixed: Path, shapes: Path, tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_a_truncated_tar_is_a_visible_failure_of_what_it_lost(label: Label, shap
     label(source, tmp_path / "out")
     (damage,) = read_rows(tmp_path / "out", "errors")
     assert (damage["stage"], damage["error_class"]) == ("read", "damaged_shard")
-    assert 8 <= len(read_rows(tmp_path / "out")) < 16
+    assert SHARD_SIZE <= len(read_rows(tmp_path / "out")) < 2 * SHARD_SIZE
 
 
 def test_an_image_missing_from_a_folder_between_listing_and_reading(label: Label, shapes: Path, tmp_path: Path) -> None:

@@ -30,15 +30,16 @@ def run_evaluate(config: EvaluationConfig) -> int:
     from rich.console import Console
 
     from pipeline.evaluation.compare import compare
-    from pipeline.evaluation.distribute import InterruptedEvaluationError, evaluate_units
+    from pipeline.evaluation.distribute import evaluate_units
     from pipeline.evaluation.evaluate import evaluate, other_results
+    from pipeline.interruption import InterruptedRunError
 
     other = None if config.compare is None else other_results(config.compare, config.storage_option)
     on_ray = partial(evaluate_units, workers=config.workers, address=config.address)
     try:
         with _progress_line() as on_progress:
             evaluation = evaluate(config, on_ray, on_progress)
-    except InterruptedEvaluationError as interruption:
+    except InterruptedRunError as interruption:
         typer.echo(f"{interruption}; run the same command to continue", err=True)
         return EXIT_SIGNAL + interruption.signal_number
     console = Console()

@@ -30,7 +30,8 @@ def run_label(config: LabelConfig) -> int:
 def execute(plan: Plan) -> int:
     """Say what will be done, do it and show what came out; returns the exit code."""
     from jobs.console import plan_lines, progress_display, set_up_logging, show_result
-    from pipeline.driver import InterruptedRunError, StalledError
+    from pipeline.driver import StalledError
+    from pipeline.interruption import InterruptedRunError
     from pipeline.lease import LeaseHeldError, LeaseLostError
     from pipeline.run import run_plan
 

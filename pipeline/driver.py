@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import logging
 import queue
-import signal
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
-from types import FrameType
 from typing import Any
 
 import ray
 
 from pipeline.commit import CommitRequest
 from pipeline.flow import Job, Pools, build_dataset, commit_task
+from pipeline.interruption import InterruptedRunError, signals_collected
 from pipeline.ledger import Ledger, StagedShard
 
 log = logging.getLogger(__name__)
@@ -24,14 +22,6 @@ log = logging.getLogger(__name__)
 POLL_S = 0.2
 SHUTDOWN_S = 30.0
 """After SIGINT or SIGTERM, commits in flight get this long to finish."""
-
-
-class InterruptedRunError(Exception):
-    """SIGINT or SIGTERM ended the run; what is committed stays, and the same command continues it."""
-
-    def __init__(self, signal_number: int) -> None:
-        super().__init__(f"interrupted by {signal.Signals(signal_number).name}")
-        self.signal_number = signal_number
 
 
 class StalledError(RuntimeError):
@@ -92,7 +82,7 @@ def run_job(job: Job, pools: Pools) -> Iterator[Committed | Staged]:
     commit = commit_task()
     ledger = Ledger({task.index: len(task.rows) for task in job.tasks if task.rows is not None})
     waiting: dict[Any, str] = {}
-    with _signals() as received:
+    with signals_collected() as received:
         receipts = _Receipts(job, pools)
         try:
             receipts.start()
@@ -150,25 +140,6 @@ def _finish_in_flight(waiting: dict[Any, str]) -> Iterator[Committed]:
     deadline = time.monotonic() + SHUTDOWN_S
     while waiting and time.monotonic() < deadline:
         yield from _finished(waiting, timeout_s=1.0)
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM instead of dying of them; outside the main thread nothing is collected."""
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-
-    def note(number: int, _frame: FrameType | None) -> None:
-        received.append(number)
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _diagnosis(job: Job, ledger: Ledger, waiting: Mapping[Any, str], receipts: _Receipts) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import pickle
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset
 
 from model import Vocabulary
 from model.presets import ModelSpec
+from pipeline.cluster import connect, joins_running
 from pipeline.commit import commit_shard
 from pipeline.config import LabelConfig
 from pipeline.errors import UsageError
@@ -25,8 +25,6 @@ from pipeline.quarantine import Quarantine, Trail
 from pipeline.sources import ReadLimits
 from pipeline.staging import StageStage, Thresholds
 from pipeline.trail import RemoteTrail
-
-log = logging.getLogger(__name__)
 
 MAX_BLOCKS = 2000
 """Read tasks of one run; beyond this many shards a task reads several, so that Ray's task table stays small."""
@@ -108,7 +106,7 @@ def check_fits(pools: Pools, config: LabelConfig, cpus: float, gpus: float) -> N
 
 def local_size(config: LabelConfig) -> tuple[float, float] | None:
     """CPUs and GPUs of the local Ray that :func:`start_ray` would start; None where it joins a running cluster."""
-    if config.address or os.environ.get("RAY_ADDRESS") or ray.is_initialized():
+    if joins_running(config.address):
         return None
     if config.gpus is not None:
         return float(config.cpus or os.cpu_count() or 1), float(config.gpus)
@@ -119,25 +117,13 @@ def local_size(config: LabelConfig) -> tuple[float, float] | None:
 
 def start_ray(config: LabelConfig) -> tuple[float, float]:
     """Join the cluster, or start a local Ray; returns its CPUs and GPUs."""
-    size = local_size(config)
-    if size is None:
-        if not ray.is_initialized():
-            ray.init(address=config.address, log_to_driver=False)
-    else:
-        # Ray warns of its own actors' constructor arguments in every run; what fails comes back as an exception.
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-        ray.init(
-            num_cpus=int(size[0]),
-            num_gpus=int(size[1]),
-            object_store_memory=config.object_store_bytes or DEFAULT_OBJECT_STORE_BYTES,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
-    # Ray Data reports every execution in its own words; ours are in the progress line.
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    resources = ray.cluster_resources()
-    return resources.get("CPU", 0.0), resources.get("GPU", 0.0)
+    cpus, gpus = local_size(config) or (None, None)
+    return connect(
+        config.address,
+        cpus=None if cpus is None else int(cpus),
+        gpus=None if gpus is None else int(gpus),
+        object_store_bytes=config.object_store_bytes or DEFAULT_OBJECT_STORE_BYTES,
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

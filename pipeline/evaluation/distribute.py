@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
-import logging
-import os
-import signal
-import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from types import FrameType
 from typing import Any
 
 import ray
 from ray.exceptions import RayTaskError
 
+from pipeline.cluster import connect
 from pipeline.evaluation.ground_truth import TruthShard
 from pipeline.evaluation.unit import Comparison, UnitEvaluator
+from pipeline.interruption import signals_raised
 
 OBJECT_STORE_BYTES = 300 * 2**20
 """Units and counts are small; images never pass through the object store."""
 MAX_RETRIES = 3
 """A unit whose worker dies is done again, so often; then the evaluation fails."""
-
-
-class InterruptedEvaluationError(Exception):
-    """SIGINT or SIGTERM ended the evaluation; units that were counted stay, and the same command counts the rest."""
-
-    def __init__(self, signal_number: int) -> None:
-        super().__init__(f"interrupted by {signal.Signals(signal_number).name}")
-        self.signal_number = signal_number
 
 
 def evaluate_units(
@@ -40,17 +28,16 @@ def evaluate_units(
     workers: units at work at once, None for as many as there are CPUs. address: a running cluster, None for
     RAY_ADDRESS or a Ray of our own.
 
-    Raises what a unit raised, EvaluationError for data that does not fit above all, and InterruptedEvaluationError.
+    Raises what a unit raised, EvaluationError for data that does not fit above all, and InterruptedRunError.
     """
     started = not ray.is_initialized()
-    if started:
-        _start(address)
+    connect(address, object_store_bytes=OBJECT_STORE_BYTES)
     running: set[Any] = set()
     try:
         shared = ray.put(comparison)
         evaluate = ray.remote(num_cpus=1, max_retries=MAX_RETRIES)(_evaluate)
         waiting = deque(units)
-        with _signals_raise():
+        with signals_raised():
             while waiting or running:
                 while waiting and len(running) < (workers or _tasks_at_once()):
                     running.add(evaluate.remote(UnitEvaluator, shared, waiting.popleft()))
@@ -82,33 +69,3 @@ def _evaluate(evaluator: type[UnitEvaluator], comparison: Comparison, unit: Trut
         _evaluators.clear()
         _evaluators[key] = evaluator(comparison)
     return _evaluators[key](unit)
-
-
-@contextmanager
-def _signals_raise() -> Iterator[None]:
-    """Let SIGINT and SIGTERM raise, in the main thread; Ray's own handler would end the process with another code."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, _frame: FrameType | None) -> None:
-        raise InterruptedEvaluationError(number)
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _start(address: str | None) -> None:
-    if address or os.environ.get("RAY_ADDRESS"):
-        ray.init(address=address, log_to_driver=False)
-        return
-    ray.init(
-        object_store_memory=OBJECT_STORE_BYTES,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )

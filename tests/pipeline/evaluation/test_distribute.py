@@ -14,11 +14,12 @@ import ray
 
 from pipeline.evaluation import distribute
 from pipeline.evaluation.config import EvaluationConfig
-from pipeline.evaluation.distribute import InterruptedEvaluationError, evaluate_units
+from pipeline.evaluation.distribute import evaluate_units
 from pipeline.evaluation.evaluate import Progress, evaluate, evaluate_here
 from pipeline.evaluation.ground_truth import TruthShard
 from pipeline.evaluation.protocol import EvaluationError
 from pipeline.evaluation.unit import UnitEvaluator
+from pipeline.interruption import InterruptedRunError
 from tests.pipeline.evaluation.handmade import THREE, Run, blobs, write_folder
 
 
@@ -83,7 +84,7 @@ def test_a_signal_leaves_what_was_counted(number: int, settings: Callable[..., E
             os.kill(os.getpid(), number)
 
     before = signal.getsignal(number)
-    with pytest.raises(InterruptedEvaluationError) as caught:
+    with pytest.raises(InterruptedRunError) as caught:
         evaluate(config, on_ray, stop_at_the_second_unit)
     assert caught.value.signal_number == number
     assert signal.getsignal(number) is before

@@ -1,0 +1,56 @@
+"""SIGINT and SIGTERM: noted or raised where the work can act on them. Ray's own handlers would end the process."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class InterruptedRunError(Exception):
+    """SIGINT or SIGTERM ended the work; what is finished stays, and the same command continues it."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(f"interrupted by {signal.Signals(signal_number).name}")
+        self.signal_number = signal_number
+
+
+@contextmanager
+def signals_collected() -> Iterator[list[int]]:
+    """Collect the numbers of the signals that come, instead of dying of them."""
+    received: list[int] = []
+    with _handled_by(received.append):
+        yield received
+
+
+@contextmanager
+def signals_raised() -> Iterator[None]:
+    """Raise InterruptedRunError wherever the body is when a signal comes."""
+
+    def interrupt(number: int) -> None:
+        raise InterruptedRunError(number)
+
+    with _handled_by(interrupt):
+        yield
+
+
+@contextmanager
+def _handled_by(handle: Callable[[int], None]) -> Iterator[None]:
+    """Python delivers signals to the main thread only: elsewhere nothing is changed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def call(number: int, _frame: FrameType | None) -> None:
+        handle(number)
+
+    before = {number: signal.signal(number, call) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""The residual backbone: images in, four feature maps out (torchvision's blocks, widths free)."""
+"""The residual backbone: images in, feature maps out (torchvision's blocks, widths free)."""
 
 from __future__ import annotations
 
@@ -12,10 +12,14 @@ from model.config import STAGES, BackboneConfig
 
 
 class Backbone(nn.Module):
-    """ResNet without its classifier; stride of a stage sits in the 3x3 convolution of its first block."""
+    """ResNet without its classifier; stride of a stage sits in the 3x3 convolution of its first block.
 
-    def __init__(self, config: BackboneConfig) -> None:
+    with_stem: also give the stem's output, which is large.
+    """
+
+    def __init__(self, config: BackboneConfig, *, with_stem: bool = False) -> None:
         super().__init__()
+        self._with_stem = with_stem
         norm = FrozenBatchNorm2d if config.norm == "frozen" else nn.BatchNorm2d
         self.conv1 = nn.Conv2d(3, config.stem_channels, kernel_size=7, stride=2, padding=3, bias=False)
         self.bn1 = norm(config.stem_channels)
@@ -33,10 +37,11 @@ class Backbone(nn.Module):
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Map normalised images (B, 3, H, W) to res2..res5, (B, C_s, H/s, W/s) at strides s = 4, 8, 16, 32.
 
-        Sizes are rounded up where a stride does not divide H or W.
+        With the stem there is "stem" as well, at stride 2. Sizes are rounded up where a stride does not divide H or W.
         """
-        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
-        features = {}
+        stem = self.relu(self.bn1(self.conv1(images)))
+        features = {"stem": stem} if self._with_stem else {}
+        x = self.maxpool(stem)
         for name, stage in self.stages.items():
             x = stage(x)
             features[name] = x

@@ -13,10 +13,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.backbone import Backbone
-from model.config import BackboneConfig, json_values, reject_unknown_keys, require_conv_dim, require_positive
-from model.pixel_decoder import PixelDecoder
-from model.zegformer import TEMPERATURE
+from model.config import (
+    BackboneConfig,
+    MaskStride,
+    json_values,
+    reject_unknown_keys,
+    require_conv_dim,
+    require_positive,
+)
+from model.zegformer import TEMPERATURE, feature_extractor
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,10 +32,11 @@ class BaselineConfig:
     conv_dim: int = 256
     mask_dim: int = 256
     embedding_dim: int = 512
+    mask_stride: MaskStride = 4
 
     def __post_init__(self) -> None:
         require_positive(self, "conv_dim", "mask_dim", "embedding_dim")
-        require_conv_dim(self.conv_dim)
+        require_conv_dim(self.conv_dim, self.mask_stride)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values that JSON can hold."""
@@ -49,13 +55,12 @@ class PerPixelBaseline(nn.Module):
     def __init__(self, config: BaselineConfig) -> None:
         super().__init__()
         self.config = config
-        self.backbone = Backbone(config.backbone)
-        self.pixel_decoder = PixelDecoder(config.backbone.stage_channels, config.conv_dim, config.mask_dim)
+        self.backbone, self.pixel_decoder = feature_extractor(config)
         self.class_projection = nn.Conv2d(config.mask_dim, config.embedding_dim, kernel_size=1)
         nn.init.kaiming_normal_(self.class_projection.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map normalised, padded images (B, 3, H, W) to pixel embeddings (B, D, H/4, W/4), L2-normalised over D."""
+        """Map normalised, padded images (B, 3, H, W) to L2-normalised embeddings (B, D, h, w) at the mask stride."""
         mask_features, _ = self.pixel_decoder(self.backbone(images))
         return F.normalize(self.class_projection(mask_features), dim=1)
 

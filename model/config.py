@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 Block = Literal["basic", "bottleneck"]
 Norm = Literal["frozen", "batch"]
+MaskStride = Literal[2, 4]
 MemoryFeature = Literal["res2", "res3", "res4", "res5", "p2", "p3", "p4", "p5"]
 
 STAGES: tuple[Literal["res2", "res3", "res4", "res5"], ...] = ("res2", "res3", "res4", "res5")
@@ -93,6 +94,8 @@ class ZegFormerConfig:
     memory_feature: what the decoder attends to: a backbone feature (released: "res5") or an FPN level ("p2".."p5").
     masked_attention: let each decoder layer after the first look only where the previous layer's mask is
         (Mask2Former); off in the release.
+    mask_stride: of the masks; 2 adds a level from the backbone's stem to the pixel decoder, 4 is the release.
+    pooled_names: queries are named by what lies under their mask as well, not by their state alone; off in the release.
     """
 
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
@@ -108,6 +111,8 @@ class ZegFormerConfig:
     dropout: float = 0.1
     memory_feature: MemoryFeature = "res5"
     masked_attention: bool = False
+    mask_stride: MaskStride = 4
+    pooled_names: bool = False
 
     def __post_init__(self) -> None:
         sizes = (
@@ -121,7 +126,7 @@ class ZegFormerConfig:
             "embedding_dim",
         )
         require_positive(self, *sizes)
-        require_conv_dim(self.conv_dim)
+        require_conv_dim(self.conv_dim, self.mask_stride)
         _require_choice("memory_feature", self.memory_feature, get_args(MemoryFeature))
         if type(self.encoder_layers) is not int or self.encoder_layers < 0:
             raise ValueError(f"encoder_layers must be an integer >= 0; got {self.encoder_layers!r}")
@@ -151,10 +156,12 @@ class ZegFormerConfig:
         return cls(**{**values, "backbone": backbone})
 
 
-def require_conv_dim(conv_dim: int) -> None:
-    """Raise ValueError unless ``conv_dim`` fits the pixel decoder's norms."""
-    if conv_dim % NORM_GROUPS:
-        raise ValueError(f"conv_dim must be a multiple of {NORM_GROUPS}; got {conv_dim}")
+def require_conv_dim(conv_dim: int, mask_stride: int) -> None:
+    """Raise ValueError unless ``conv_dim`` fits the pixel decoder's norms and ``mask_stride`` is one there is."""
+    _require_choice("mask_stride", mask_stride, get_args(MaskStride))
+    multiple = NORM_GROUPS if mask_stride == 4 else 2 * NORM_GROUPS
+    if conv_dim % multiple:
+        raise ValueError(f"conv_dim must be a multiple of {multiple} with mask_stride {mask_stride}; got {conv_dim}")
 
 
 def json_values(config: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.matcher import FOCAL_ALPHA, FOCAL_GAMMA, LossWeights, MaskLoss, Match, Target, match
+from model.matcher import FOCAL_ALPHA, FOCAL_GAMMA, UNNAMED, LossWeights, MaskLoss, Match, Target, match
 
 LayerLogits = tuple[Tensor, Tensor]
 """(class_logits (B, Q, C + 1), mask_logits (B, Q, h, w)) of one decoder layer."""
@@ -55,14 +55,21 @@ def total_loss(losses: dict[str, Tensor], weights: LossWeights) -> Tensor:
 def classification_loss(
     class_logits: Tensor, targets: list[Target], matches: list[Match], no_object_weight: float
 ) -> Tensor:
-    """Cross-entropy of every query; those without a target should say "no object", which weighs less."""
+    """Cross-entropy of every query; those without a target should say "no object", which weighs less.
+
+    Queries of unnamed targets do not count; a batch in which no query counts gives 0.
+    """
     no_object = class_logits.shape[-1] - 1
     expected_BQ = torch.full(class_logits.shape[:2], no_object, dtype=torch.int64, device=class_logits.device)
     for row_Q, target, pairs in zip(expected_BQ, targets, matches, strict=True):
         row_Q[pairs.queries] = target.labels[pairs.targets]
     class_weight = torch.ones(no_object + 1, dtype=torch.float32, device=class_logits.device)
     class_weight[no_object] = no_object_weight
-    return F.cross_entropy(class_logits.float().flatten(0, 1), expected_BQ.flatten(), class_weight)
+    if (expected_BQ == UNNAMED).all():
+        return class_logits.float().sum() * 0.0
+    return F.cross_entropy(
+        class_logits.float().flatten(0, 1), expected_BQ.flatten(), class_weight, ignore_index=UNNAMED
+    )
 
 
 def mask_losses(
@@ -74,7 +81,7 @@ def mask_losses(
         if len(pairs.queries) == 0:
             continue
         size = target.masks.shape[-2:]
-        upsampled = F.interpolate(masks_Qhw[pairs.queries].float()[None], size=size, mode="bilinear")
+        upsampled = F.interpolate(masks_Qhw.index_select(0, pairs.queries).float()[None], size=size, mode="bilinear")
         logits_NP = upsampled[0].flatten(1)
         expected_NP = target.masks[pairs.targets].flatten(1).float()
         if target.valid is not None:

@@ -18,12 +18,16 @@ FOCAL_GAMMA = 2.0
 
 MaskLoss = Literal["focal", "bce"]
 
+UNNAMED = -1
+"""Label of a target without a class: it is matched by its mask, and its query is taught no name."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Target:
     """Ground truth of one training image.
 
-    labels: (T,) int64 class ids, indices into the text embeddings the queries are compared with.
+    labels: (T,) int64 class ids, indices into the text embeddings the queries are compared with; UNNAMED for a
+        segment that teaches its mask only.
     masks: (T, H, W) bool, one per label.
     valid: (H, W) bool, False where the ground truth says "ignore"; None counts every pixel, as the release does
         (there an ignored pixel is background in every mask).
@@ -93,7 +97,7 @@ def _cost(logits_QC: Tensor, masks_Qhw: Tensor, target: Target, weights: LossWei
     if target.valid is not None:
         valid_P = F.interpolate(target.valid[None, None].float(), size=size, mode="nearest").flatten() > 0.5
         target_TP, masks_QP = target_TP[:, valid_P], masks_QP[:, valid_P]
-    probability_QT = logits_QC.softmax(-1)[:, target.labels]
+    probability_QT = logits_QC.softmax(-1)[:, target.labels] * (target.labels != UNNAMED)
     return (
         -weights.classification * probability_QT
         + weights.mask * _mask_cost(masks_QP, target_TP, weights.mask_loss)
@@ -104,7 +108,7 @@ def _cost(logits_QC: Tensor, masks_Qhw: Tensor, target: Target, weights: LossWei
 def _mask_cost(masks_QP: Tensor, target_TP: Tensor, mask_loss: MaskLoss) -> Tensor:
     """(Q, T) mean per-pixel loss of every query's mask against every target."""
     as_foreground_QP = F.softplus(-masks_QP)
-    as_background_QP = F.softplus(masks_QP)
+    as_background_QP = as_foreground_QP + masks_QP
     if mask_loss == "focal":
         probability_QP = masks_QP.sigmoid()
         as_foreground_QP = as_foreground_QP * (1 - probability_QP) ** FOCAL_GAMMA * FOCAL_ALPHA

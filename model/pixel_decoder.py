@@ -9,9 +9,15 @@ from model.config import NORM_GROUPS, STAGES
 
 
 class PixelDecoder(nn.Module):
-    """FPN, top-down: 3x3 on res5; at each finer stage 1x1 lateral + nearest-upsampled sum, then 3x3."""
+    """FPN, top-down: 3x3 on res5; at each finer stage 1x1 lateral + nearest-upsampled sum, then 3x3.
 
-    def __init__(self, stage_channels: tuple[int, ...], conv_dim: int, mask_dim: int) -> None:
+    stem_channels: of the backbone's stem, from which one more level of half the width is made, so that masks have
+        stride 2; None for masks at stride 4.
+    """
+
+    def __init__(
+        self, stage_channels: tuple[int, ...], conv_dim: int, mask_dim: int, stem_channels: int | None = None
+    ) -> None:
         super().__init__()
         top = STAGES[-1]
         self.laterals = nn.ModuleDict()
@@ -20,7 +26,17 @@ class PixelDecoder(nn.Module):
             if name != top:
                 self.laterals[name] = _conv_norm(channels, conv_dim, kernel_size=1)
             self.outputs[name] = _conv_norm(channels if name == top else conv_dim, conv_dim, kernel_size=3)
-        self.mask_features = nn.Conv2d(conv_dim, mask_dim, kernel_size=3, padding=1)
+        self.from_stem = None
+        if stem_channels is not None:
+            self.from_stem = nn.ModuleDict(
+                {
+                    "lateral": _conv_norm(stem_channels, conv_dim // 2, kernel_size=1),
+                    "narrow": _conv_norm(conv_dim, conv_dim // 2, kernel_size=1),
+                    "output": _conv_norm(conv_dim // 2, conv_dim // 2, kernel_size=3),
+                }
+            )
+        last_dim = conv_dim if stem_channels is None else conv_dim // 2
+        self.mask_features = nn.Conv2d(last_dim, mask_dim, kernel_size=3, padding=1)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_uniform_(module.weight, a=1)
@@ -28,7 +44,10 @@ class PixelDecoder(nn.Module):
         nn.init.zeros_(self.mask_features.bias)
 
     def forward(self, features: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return mask features (B, mask_dim, h, w) at res2's size, and the pyramid p2..p5 (B, conv_dim, h_s, w_s)."""
+        """Return mask features (B, mask_dim, h, w) and the pyramid p2..p5 (B, conv_dim, h_s, w_s).
+
+        The mask features are of res2's size, or of the stem's if that is used.
+        """
         pyramid: dict[str, Tensor] = {}
         y: Tensor | None = None
         for name in reversed(STAGES):
@@ -38,6 +57,10 @@ class PixelDecoder(nn.Module):
                 x = x + F.interpolate(y, size=x.shape[-2:], mode="nearest")
             y = F.relu(self.outputs[name](x))
             pyramid[name.replace("res", "p")] = y
+        if self.from_stem is not None:
+            x = self.from_stem["lateral"](features["stem"])
+            x = x + F.interpolate(self.from_stem["narrow"](y), size=x.shape[-2:], mode="nearest")
+            y = F.relu(self.from_stem["output"](x))
         return self.mask_features(y), pyramid
 
 

@@ -1,21 +1,36 @@
 """ZegFormer's trained network: images to class-agnostic segments with an embedding each (paper section 3).
 
-Legend for shapes: B images, Q queries, C classes, D embedding size, M mask dimension, H x W pixels, h x w = stride 4.
+Legend for shapes: B images, Q queries, C classes, D embedding size, M mask dimension, H x W pixels, h x w mask cells.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.backbone import Backbone
-from model.config import ZegFormerConfig
+from model.config import BackboneConfig, MaskStride, ZegFormerConfig
 from model.pixel_decoder import PixelDecoder
 from model.transformer import Transformer
+
+
+class FeatureConfig(Protocol):
+    """What the configurations of ZegFormer and of the per-pixel baseline share."""
+
+    @property
+    def backbone(self) -> BackboneConfig: ...
+    @property
+    def conv_dim(self) -> int: ...
+    @property
+    def mask_dim(self) -> int: ...
+    @property
+    def mask_stride(self) -> MaskStride: ...
+
 
 TEMPERATURE = 0.01
 """Cosine similarities are divided by this to become logits (the release's fixed value)."""
@@ -27,7 +42,7 @@ class LayerOutput:
 
     query_embeddings: (B, Q, D), L2-normalised, comparable with text embeddings.
     no_object_logits: (B, Q), already divided by the temperature.
-    mask_logits: (B, Q, h, w) at stride 4 of the padded input.
+    mask_logits: (B, Q, h, w) over the padded input.
     """
 
     query_embeddings: Tensor
@@ -39,7 +54,7 @@ class LayerOutput:
 class ZegFormerOutput:
     """layers: one per decoder layer, last is final (only the final one with ``every_layer=False``).
 
-    mask_features: (B, M, h, w) at stride 4.
+    mask_features: (B, M, h, w) at stride 4, or 2 if so configured.
     features: res2..res5 of the backbone and p2..p5 of the pixel decoder, each (B, channels, h_s, w_s).
     queries: (B, Q, hidden), the final layer's normalised query states.
     """
@@ -71,14 +86,41 @@ class MaskEmbedding(nn.Sequential):
         )
 
 
+class NameState(nn.Module):
+    """From a query's state and what lies under its mask to the state its name is made of.
+
+    Names are learnt several times faster from the pixels of a segment than from the query alone. No gradient reaches
+    the masks this way: they stay class-agnostic.
+    """
+
+    def __init__(self, hidden_dim: int, pixel_dim: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(hidden_dim + pixel_dim, hidden_dim)
+
+    def forward(self, queries: Tensor, mask_logits: Tensor, pixels: Tensor) -> Tensor:
+        """Map queries (B, Q, hidden), masks (B, Q, h, w) and pixel features (B, P, h_s, w_s) to (B, Q, hidden)."""
+        shares = F.adaptive_avg_pool2d(mask_logits.detach().sigmoid(), (pixels.shape[2], pixels.shape[3]))
+        sums = torch.einsum("bqhw,bphw->bqp", shares, pixels)
+        means = sums / shares.sum(dim=(2, 3)).clamp(min=1e-3)[..., None]
+        return F.relu(self.linear(torch.cat((queries, means), dim=-1)))
+
+
+def feature_extractor(config: FeatureConfig) -> tuple[Backbone, PixelDecoder]:
+    """Return the two parts that turn images into mask features."""
+    stem_channels = config.backbone.stem_channels if config.mask_stride == 2 else None
+    return (
+        Backbone(config.backbone, with_stem=stem_channels is not None),
+        PixelDecoder(config.backbone.stage_channels, config.conv_dim, config.mask_dim, stem_channels),
+    )
+
+
 class ZegFormer(nn.Module):
     """Backbone, pixel decoder, transformer and the two heads of every query."""
 
     def __init__(self, config: ZegFormerConfig) -> None:
         super().__init__()
         self.config = config
-        self.backbone = Backbone(config.backbone)
-        self.pixel_decoder = PixelDecoder(config.backbone.stage_channels, config.conv_dim, config.mask_dim)
+        self.backbone, self.pixel_decoder = feature_extractor(config)
         self.input_projection = nn.Conv2d(config.memory_channels, config.hidden_dim, kernel_size=1)
         self.query_positions = nn.Parameter(torch.randn(config.queries, config.hidden_dim))
         self.transformer = Transformer(
@@ -90,6 +132,7 @@ class ZegFormer(nn.Module):
             dropout=config.dropout,
         )
         self.mask_embedding = MaskEmbedding(config.hidden_dim, config.mask_dim)
+        self.name_state = NameState(config.hidden_dim, config.conv_dim) if config.pooled_names else None
         self.class_projection = nn.Linear(config.hidden_dim, config.embedding_dim)
         self.no_object_embedding = nn.Parameter(torch.empty(1, config.embedding_dim))
         nn.init.kaiming_uniform_(self.input_projection.weight, a=1)
@@ -116,15 +159,21 @@ class ZegFormer(nn.Module):
                 return self._hidden_cells(queries, memory_mask_features)
 
         states = self.transformer(memory, self.query_positions, hidden_cells)
-        layers = [self._layer_output(queries, mask_features) for queries in (states if every_layer else states[-1:])]
+        layers = [
+            self._layer_output(queries, mask_features, features["p2"])
+            for queries in (states if every_layer else states[-1:])
+        ]
         return ZegFormerOutput(layers=layers, mask_features=mask_features, features=features, queries=states[-1])
 
-    def _layer_output(self, queries: Tensor, mask_features: Tensor) -> LayerOutput:
+    def _layer_output(self, queries: Tensor, mask_features: Tensor, pixels: Tensor) -> LayerOutput:
+        mask_logits = self._mask_logits(queries, mask_features)
+        if self.name_state is not None:
+            queries = self.name_state(queries, mask_logits, pixels)
         embeddings = F.normalize(self.class_projection(queries), dim=-1)
         return LayerOutput(
             query_embeddings=embeddings,
             no_object_logits=(embeddings @ self.no_object_embedding.T)[..., 0] / TEMPERATURE,
-            mask_logits=self._mask_logits(queries, mask_features),
+            mask_logits=mask_logits,
         )
 
     def _mask_logits(self, queries: Tensor, mask_features: Tensor) -> Tensor:

@@ -25,6 +25,14 @@ class AugmentSettings(BaseModel):
     brightness: float = Field(0.125, ge=0, lt=1, description="Largest relative change of brightness.")
     contrast: float = Field(0.5, ge=0, lt=1, description="Largest relative change of contrast.")
     saturation: float = Field(0.5, ge=0, lt=1, description="Largest relative change of saturation.")
+    recoloured_share: float = Field(
+        0.0, ge=0, le=1, description="Share of images shown in wrong colours, to learn masks from but not names."
+    )
+
+
+def is_recoloured(settings: AugmentSettings, seed: int) -> bool:
+    """Return whether the view of this seed is in wrong colours."""
+    return bool(np.random.default_rng((seed, 1)).random() < settings.recoloured_share)
 
 
 def augment(
@@ -35,6 +43,8 @@ def augment(
     image: (H, W, 3) uint8 RGB. label: (H, W) int64. The same seed gives the same view.
     """
     rng = np.random.default_rng(seed)
+    if is_recoloured(settings, seed):
+        image = _recoloured(image, np.random.default_rng((seed, 2)))
     picture = _coloured(Image.fromarray(image), settings, rng)
     short_side = max(1, round(settings.short_side * rng.uniform(settings.scale_least, settings.scale_most)))
     height, width = output_size(image.shape[0], image.shape[1], short_side)
@@ -62,3 +72,20 @@ def _coloured(picture: Image.Image, settings: AugmentSettings, rng: np.random.Ge
         if most:
             picture = enhancer(picture).enhance(1 + rng.uniform(-most, most))
     return picture
+
+
+def _recoloured(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Turn the hues of an image by a random angle and make it more or less colourful, down to grey, or a negative.
+
+    What is one segment stays one, whatever its class was: grouping must not depend on the colours of seen classes.
+    """
+    grey = image.astype(np.float32).mean(axis=2, keepdims=True)
+    angle, colourfulness = rng.uniform(0, 2 * np.pi), max(0.0, rng.uniform(-0.4, 1.6))
+    # A turn about the grey axis mixes the channels by three weights, shifted from channel to channel.
+    thirds = angle + np.array([0, 2, 4]) * np.pi / 3
+    weights = 2 / 3 * np.cos(thirds)
+    turn = np.stack([np.roll(weights, shift) for shift in range(3)]).astype(np.float32)
+    turned = grey + colourfulness * ((image - grey) @ turn.T)
+    if rng.random() < 0.25:
+        turned = 255 - turned
+    return np.clip(turned, 0, 255).astype(np.uint8)

@@ -21,7 +21,7 @@ from model.checkpoint import load_zegformer, save_zegformer
 from model.clip import Clip, load_clip
 from model.config import ZegFormerConfig
 from model.losses import per_pixel_loss, segmentation_losses, total_loss
-from model.matcher import LossWeights, Target
+from model.matcher import UNNAMED, LossWeights, Target
 from model.prompts import prompt_set
 from model.text import text_features
 from model.training_classes import SEEN_CLASSES_KEY
@@ -93,7 +93,7 @@ class GroupingModule(nn.Module):
         self._losses, self._precision = losses, precision
         self.pixel_projection = None
         if losses.per_pixel:
-            self.pixel_projection = nn.Conv2d(network.config.mask_dim, network.config.embedding_dim, kernel_size=1)
+            self.pixel_projection = nn.Conv2d(network.config.conv_dim, network.config.embedding_dim, kernel_size=1)
 
     def forward(self, batch: SegmentationBatch) -> dict[str, Tensor]:
         """Return the weighted sum as "loss" and the last layer's losses by name."""
@@ -108,29 +108,35 @@ class GroupingModule(nn.Module):
             )
             for layer in output.layers
         ]
-        targets = [targets_of(label, self._losses.ignored_as_background) for label in labels]
+        named = batch.named.tolist()
+        targets = [
+            targets_of(label, self._losses.ignored_as_background, is_named)
+            for label, is_named in zip(labels, named, strict=True)
+        ]
         weights = self._losses.weights()
         losses = segmentation_losses(layers, targets, weights, _targets_per_worker(targets, device))
         loss = total_loss(losses, weights)
         shown = {name: value for name, value in losses.items() if name.count("_") == 1}
         if self.pixel_projection is not None:
+            pixels = output.features["p2"]
+            at_cells = F.interpolate(labels[:, None].double(), size=pixels.shape[-2:], mode="nearest")[:, 0].long()
+            at_cells[~batch.named.to(device)] = IGNORED
             # Every second cell each way: with many classes all of them would cost as much as the network.
-            cells = output.mask_features[..., ::2, ::2].float()
-            embeddings = F.normalize(self.pixel_projection(cells), dim=1)
+            embeddings = F.normalize(self.pixel_projection(pixels[..., ::2, ::2].float()), dim=1)
             logits = torch.einsum("bdhw,sd->bshw", embeddings, self.text_SD) / AUXILIARY_TEMPERATURE
-            at_cells = F.interpolate(labels[:, None].double(), size=output.mask_features.shape[-2:], mode="nearest")
-            shown["loss_pixel"] = per_pixel_loss(logits, at_cells[:, 0, ::2, ::2].long(), IGNORED)
+            shown["loss_pixel"] = per_pixel_loss(logits, at_cells[:, ::2, ::2], IGNORED)
             loss = loss + self._losses.per_pixel * shown["loss_pixel"]
         return {"loss": loss, **shown}
 
 
-def targets_of(label: Tensor, ignored_as_background: bool) -> Target:
-    """Make one target per class of a label map (H, W) that holds class ids or IGNORED."""
+def targets_of(label: Tensor, ignored_as_background: bool, named: bool = True) -> Target:
+    """Make one target per class of a label map (H, W) that holds class ids or IGNORED; ``named``: with its class."""
     classes = label.unique()
     classes = classes[classes != IGNORED]
     known = label != IGNORED
     valid = None if ignored_as_background or known.all() else known
-    return Target(labels=classes, masks=label[None] == classes[:, None, None], valid=valid)
+    labels = classes if named else torch.full_like(classes, UNNAMED)
+    return Target(labels=labels, masks=label[None] == classes[:, None, None], valid=valid)
 
 
 def _targets_per_worker(targets: list[Target], device: torch.device) -> float:

@@ -116,7 +116,7 @@ def train(task: Task, settings: LoopSettings, out: Path, device: torch.device) -
     )
     log = MetricsLog(out, progress["step"]) if rank() == 0 else None
     metrics: dict[str, float] = {}
-    started = time.perf_counter() - progress["seconds"]
+    started, started_cpu = time.perf_counter() - progress["seconds"], time.process_time() - progress["cpu_seconds"]
     for step, batch in enumerate(loader, start=progress["step"]):
         torch.manual_seed(int(np.random.SeedSequence((settings.seed, step, rank())).generate_state(1)[0]))
         losses = _step(model, batch, optimiser, settings, step)
@@ -124,12 +124,18 @@ def train(task: Task, settings: LoopSettings, out: Path, device: torch.device) -
         if done % settings.log_every_steps == 0 or done == settings.last_step:
             metrics = _averaged(losses)
             if log is not None:
-                seconds = time.perf_counter() - started
                 log.write(
-                    {"step": done, "seconds": round(seconds, 2), "lr": optimiser.param_groups[0]["lr"], **metrics}
+                    {
+                        "step": done,
+                        "seconds": round(time.perf_counter() - started, 2),
+                        "cpu_seconds": round(time.process_time() - started_cpu, 2),
+                        "lr": optimiser.param_groups[0]["lr"],
+                        **metrics,
+                    }
                 )
         if rank() == 0 and (done % settings.checkpoint_every_steps == 0 or done == settings.last_step):
-            _save(task, optimiser, out, {"step": done, "seconds": time.perf_counter() - started})
+            spent = {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - started_cpu}
+            _save(task, optimiser, out, {"step": done, **spent})
     return _finish(task, settings, out, log, metrics)
 
 
@@ -199,7 +205,7 @@ def _resume(task: Task, optimiser: torch.optim.AdamW, out: Path) -> dict[str, An
     out.mkdir(parents=True, exist_ok=True)
     path = out / CHECKPOINT_FILE
     if not path.exists():
-        return {"step": 0, "seconds": 0.0}
+        return {"step": 0, "seconds": 0.0, "cpu_seconds": 0.0}
     state = torch.load(path, map_location="cpu", weights_only=True)
     before = json.loads(state["config"])
     now = json.loads(json.dumps(task.config))

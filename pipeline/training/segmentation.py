@@ -11,7 +11,7 @@ from torch import Tensor
 
 from model.preprocess import PIXEL_MEAN, PIXEL_STD, normalise
 from pipeline.errors import UsageError
-from pipeline.training.augment import AugmentSettings, augment
+from pipeline.training.augment import AugmentSettings, augment, is_recoloured
 from pipeline.training.classes import TrainingClasses
 from pipeline.training.loop import TrainingData
 from pipeline.training.records import RecordStore
@@ -30,10 +30,14 @@ class SegmentationData(AugmentSettings):
 
 
 class SegmentationBatch(NamedTuple):
-    """images (B, 3, S, S) float32 normalised; labels (B, S / stride, S / stride) int64, seen classes or IGNORED."""
+    """images (B, 3, S, S) float32 normalised; labels (B, S / stride, S / stride) int64, seen classes or IGNORED.
+
+    named: (B,) bool, False where the labels tell segments apart but are no names, because the colours are wrong.
+    """
 
     images: Tensor
     labels: Tensor
+    named: Tensor
 
 
 class SegmentationDataset(TrainingData):
@@ -59,7 +63,9 @@ class SegmentationDataset(TrainingData):
         first = self._data.label_stride // 2
         strided = labels[first :: self._data.label_stride, first :: self._data.label_stride]
         return SegmentationBatch(
-            normalise(np.ascontiguousarray(pixels), PIXEL_MEAN, PIXEL_STD), torch.from_numpy(strided.copy())
+            images=normalise(np.ascontiguousarray(pixels), PIXEL_MEAN, PIXEL_STD),
+            labels=torch.from_numpy(strided.copy()),
+            named=torch.tensor(not is_recoloured(self._data, seed)),
         )
 
 

@@ -263,7 +263,14 @@ def test_options_of_our_own_models_survive(tmp_path):
         block="basic", layers=(1, 1, 1, 1), stem_channels=8, stage_channels=(8, 8, 8, 8), norm="batch"
     )
     config = ZegFormerConfig(
-        backbone=backbone, conv_dim=32, hidden_dim=32, decoder_layers=2, memory_feature="p4", masked_attention=True
+        backbone=backbone,
+        conv_dim=64,
+        hidden_dim=32,
+        decoder_layers=2,
+        memory_feature="p4",
+        masked_attention=True,
+        mask_stride=2,
+        pooled_names=True,
     )
     model = ZegFormer(config)
     model.train()(torch.randn(2, 3, 64, 64))

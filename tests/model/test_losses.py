@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from model.losses import per_pixel_loss, segmentation_losses, total_loss
-from model.matcher import LossWeights, Target, match
+from model.matcher import UNNAMED, LossWeights, Target, match
 
 Golden = Callable[[str], Mapping[str, np.ndarray]]
 CASES = ["loss_a", "loss_zero", "loss_allzero"]
@@ -157,3 +157,29 @@ def test_per_pixel_loss_leaves_ignored_pixels_out() -> None:
     picked = logits[0].log_softmax(0)[:, 0, :2]
     expected = -(picked[2, 0] + picked[0, 1]) / 2
     assert per_pixel_loss(logits, labels, ignore=255).item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_unnamed_targets_teach_their_masks_only() -> None:
+    generator = torch.Generator().manual_seed(0)
+    class_logits = torch.randn(1, 4, 6, generator=generator, requires_grad=True)
+    mask_logits = torch.randn(1, 4, 8, 8, generator=generator, requires_grad=True)
+    masks = torch.zeros(2, 8, 8, dtype=torch.bool)
+    masks[0, :4], masks[1, 4:] = True, True
+    unnamed = [Target(labels=torch.tensor([UNNAMED, UNNAMED]), masks=masks)]
+    by_mask = LossWeights(classification=0.0)
+    named = [Target(labels=torch.tensor([1, 2]), masks=masks)]
+    pairs = match(class_logits, mask_logits, unnamed, LossWeights())[0]
+    assert pairs.queries.tolist() == match(class_logits, mask_logits, named, by_mask)[0].queries.tolist()
+
+    losses = segmentation_losses([(class_logits, mask_logits)], unnamed, LossWeights())
+    total_loss(losses, LossWeights()).backward()
+    assert class_logits.grad is not None
+    assert mask_logits.grad is not None
+    taught = class_logits.grad[0].abs().sum(1) > 0
+    assert not taught[pairs.queries].any()
+    assert taught.sum() == 2  # the two queries without a target learn "no object"
+    assert (mask_logits.grad[0, pairs.queries].abs().sum((1, 2)) > 0).all()
+
+    everything = [Target(labels=torch.tensor([UNNAMED] * 4), masks=masks[[0, 1, 0, 1]])]
+    losses = segmentation_losses([(class_logits, mask_logits)], everything, LossWeights())
+    assert losses["loss_ce"].item() == 0

@@ -142,6 +142,36 @@ def test_any_feature_can_be_the_memory(memory_feature):
     assert model.input_projection.in_channels == output.features[memory_feature].shape[1]
 
 
+def test_masks_of_stride_two_are_twice_as_fine():
+    model = ZegFormer(replace(SMALL, conv_dim=64, mask_stride=2)).eval()
+    with torch.inference_mode():
+        output = model(torch.randn(1, 3, 64, 96))
+    assert output.layers[-1].mask_logits.shape == (1, 5, 32, 48)
+    assert output.features["p2"].shape[-2:] == (16, 24)
+    with torch.inference_mode():
+        assert "stem" not in ZegFormer(SMALL).eval()(torch.randn(1, 3, 64, 64)).features
+
+
+def test_pooled_names_follow_the_pixels_under_the_mask_and_leave_the_mask_alone():
+    torch.manual_seed(0)
+    model = ZegFormer(replace(SMALL, pooled_names=True))
+    assert model.name_state is not None
+    queries, pixels = torch.randn(1, 5, 32), torch.randn(1, 32, 16, 16).relu()
+    masks = torch.full((1, 5, 16, 16), -50.0)
+    masks[..., :8] = 50.0
+    masks.requires_grad_(True)
+    state = model.name_state(queries, masks, pixels)
+    changed_outside, changed_inside = pixels.clone(), pixels.clone()
+    changed_outside[..., 8:] += 1
+    changed_inside[..., :8] += 1
+    assert torch.allclose(model.name_state(queries, masks, changed_outside), state, atol=1e-6)
+    assert not torch.allclose(model.name_state(queries, masks, changed_inside), state, atol=1e-2)
+    empty = model.name_state(queries, torch.full_like(masks, -1e4), pixels)
+    assert empty.isfinite().all()
+    state.sum().backward()
+    assert masks.grad is None
+
+
 def test_masked_attention_looks_only_inside_the_previous_mask():
     torch.manual_seed(0)
     model = ZegFormer(replace(SMALL, masked_attention=True, memory_feature="res2")).eval()

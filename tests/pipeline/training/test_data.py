@@ -13,7 +13,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from pipeline.errors import UsageError
 from pipeline.shapes import CLASSES
 from pipeline.shapes.write import ShapesSettings, write_shapes
-from pipeline.training.augment import PAD_VALUE, AugmentSettings, augment
+from pipeline.training.augment import PAD_VALUE, AugmentSettings, augment, is_recoloured
 from pipeline.training.classes import read_classes
 from pipeline.training.clip import several_positives_loss
 from pipeline.training.crops import rough_logits
@@ -111,6 +111,24 @@ def test_views_keep_image_and_labels_together() -> None:
         np.testing.assert_array_equal(pixels, augment(image, label, settings, IGNORED, seed)[0])
     assert seen_padding
     assert seen_mirrored
+
+
+def test_wrong_colours_keep_the_segments_and_lose_the_names(drawings: Path, tmp_path: Path) -> None:
+    records = open_records(str(drawings), tmp_path)
+    classes = read_classes(str(drawings / "classes.json"))
+    plain = {"short_side": 128, "crop": 128, "scale_least": 1, "scale_most": 1, "flip": False}
+    plain |= {"brightness": 0, "contrast": 0, "saturation": 0}
+    true = SegmentationDataset(records, classes, SegmentationData(**plain))
+    wrong = SegmentationDataset(records, classes, SegmentationData(**plain, recoloured_share=0.5))
+    shares = []
+    for seed in range(60):
+        expected, view = true[seed % 20, seed], wrong[seed % 20, seed]
+        assert torch.equal(view.labels, expected.labels)
+        assert view.named.item() is not is_recoloured(SegmentationData(recoloured_share=0.5), seed)
+        assert torch.equal(view.images, expected.images) == bool(view.named)
+        assert expected.named
+        shares.append(bool(view.named))
+    assert 0.3 < np.mean(shares) < 0.7
 
 
 def test_every_word_becomes_one_token(tmp_path: Path) -> None:

@@ -12,17 +12,34 @@ TOLERANCE = 0.0075
 COLUMNS = ("pred_found", "pred", "gt_found", "gt")
 """Border pixels of the prediction near ground truth's, all of them, and the same the other way round."""
 
+STRIP_PIXELS = 2**24
+"""Large images are counted in strips of rows of so many pixels, so that memory is bounded by the maps themselves."""
 _STEPS_AT_ONCE = 32
 """Fewer calls against more memory and less stopping early; of 4, 8, 16 and 32 fastest for radius 1 and 5."""
 
 
-def boundary_counts(truth: np.ndarray, predicted: np.ndarray, classes: int, radius: int) -> np.ndarray:
+def boundary_counts(
+    truth: np.ndarray, predicted: np.ndarray, classes: int, radius: int, strip_pixels: int = STRIP_PIXELS
+) -> np.ndarray:
     """Count border pixels of one image: (classes, 4) int64 in the order of COLUMNS.
 
     truth, predicted: (H, W) uint16 class ids; ``classes`` means ignored in ``truth`` and unlabelled in ``predicted``.
     A pixel is on the border of its class if one of its four neighbours is of another class; borders with ignored
     pixels are none. Found: a border pixel of the same class lies within ``radius`` pixels (Euclidean).
     """
+    height, width = truth.shape
+    rows = max(1, strip_pixels // width)
+    counts = np.zeros((classes, len(COLUMNS)), dtype=np.int64)
+    for top in range(0, height, rows):
+        # One row more than the radius, for the last border that can be near needs its neighbour to be one.
+        first, last = max(0, top - radius - 1), min(height, top + rows + radius + 1)
+        inner = slice(top - first, min(height, top + rows) - first)
+        counts += _strip_counts(truth[first:last], predicted[first:last], classes, radius, inner)
+    return counts
+
+
+def _strip_counts(truth: np.ndarray, predicted: np.ndarray, classes: int, radius: int, rows: slice) -> np.ndarray:
+    """Count the border pixels in some rows of a part of the image, as :func:`boundary_counts`."""
     height, width = truth.shape
     ignored = truth == classes
     compared = ~ignored
@@ -33,8 +50,11 @@ def boundary_counts(truth: np.ndarray, predicted: np.ndarray, classes: int, radi
         inside = border[radius : radius + height, radius : radius + width]
         np.copyto(inside, labels, where=_is_border(labels, ignored) & (labels != unlabelled) & compared)
         padded.append(border.ravel())
-    gt_at, pred_at = (np.flatnonzero(border != nothing) for border in padded)
-    steps = _disc(radius, width + 2 * radius)
+    row_length = width + 2 * radius
+    begin = (radius + rows.start) * row_length
+    end = (radius + rows.stop) * row_length
+    gt_at, pred_at = (np.flatnonzero(border[begin:end] != nothing) + begin for border in padded)
+    steps = _disc(radius, row_length)
     gt_class, pred_class = padded[0][gt_at], padded[1][pred_at]
     counts = np.zeros((classes, len(COLUMNS)), dtype=np.int64)
     for column, found in (

@@ -85,8 +85,8 @@ def _piece_table(entries: Sequence[coco.SegmentEntry], categories: Mapping[int, 
 def maps_inventory(config: EvaluationConfig, protocol: Protocol, results: Output) -> Inventory:
     """List a folder of label maps. Raises EvaluationError where there is none, UsageError where there is no folder."""
     uri = public_uri(config.output).rstrip("/")
-    listing = list_files(config.output, config.storage_option)
-    if listing.kind != "image":
+    listing = list_files(config.output, config.storage_option, prefer_segmentations=True)
+    if listing.kind not in ("image", "segmentation"):
         raise EvaluationError(f"{uri} holds files of kind {listing.kind}, not label maps, and no run (no run.json)")
     names = [file.name for file in listing.files]
     files = FileList(

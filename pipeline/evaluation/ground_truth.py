@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
+from pipeline.errors import UsageError
 from pipeline.evaluation import coco
 from pipeline.evaluation.config import EvaluationConfig
 from pipeline.evaluation.protocol import EvaluationError, Protocol, label_table
@@ -19,9 +20,10 @@ from pipeline.evaluation.rle_columns import paint, parse_column
 from pipeline.evaluation.truth import GroundTruth, from_label_map, from_panoptic, from_segments
 from pipeline.evaluation.truth_tables import has_rles, id_column, label_column, read_schema, read_segment_table
 from pipeline.sources import ImageRecord, Shard, list_shards, read_shard
+from pipeline.sources.files import READ_THREADS, ordered_map
 from pipeline.sources.listing import list_files
 from pipeline.sources.shard import shard_id
-from pipeline.storage import StorageOptions, open_filesystem, public_uri, read_bytes
+from pipeline.storage import StorageOptions, is_local, open_filesystem, public_uri, read_bytes
 
 MAP_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
 _JSON_CHUNK = 32
@@ -70,11 +72,13 @@ class TruthReader:
     def _maps(self, unit: TruthShard) -> Iterator[GroundTruth]:
         assert unit.shard is not None
         in_table = unit.shard.kind == "parquet"  # then the column of label maps is read as if it were the images
-        for record in read_shard(unit.shard, self.storage_options, with_segmentation=True):
-            beside = None if in_table else record.segmentation
+        is_list = unit.shard.kind == "manifest"  # of images with x.seg.png beside them, or of label maps
+        for record in read_shard(unit.shard, self.storage_options, with_segmentation=is_list or in_table):
+            beside = record.segmentation if is_list else None
             data = _own_label_map(record, in_table) if beside is None else beside
             if data is not None:
-                yield from_label_map(data, record.image_id, record.uri, self.label_table, self.classes)
+                image_id = record.image_id.removesuffix(".seg") if is_list else record.image_id
+                yield from_label_map(data, image_id, record.uri, self.label_table, self.classes)
 
     def _rles(self, unit: TruthShard) -> Iterator[GroundTruth]:
         assert unit.shard is not None
@@ -100,15 +104,14 @@ class TruthReader:
 
     def _panoptic(self, unit: TruthShard) -> Iterator[GroundTruth]:
         fs, root = open_filesystem(self.maps, self.storage_options)
-        for entry in unit.entries:
-            path = f"{root.rstrip('/')}/{entry.file_name}"
+
+        def load(entry: coco.PanopticEntry) -> bytes:
             try:
-                data = read_bytes(fs, path)
+                return read_bytes(fs, f"{root.rstrip('/')}/{entry.file_name}")
             except FileNotFoundError as error:
-                raise EvaluationError(
-                    f"panoptic PNG {entry.file_name!r} is not in {public_uri(self.maps)}; name the folder with "
-                    "--panoptic-maps"
-                ) from error
+                raise EvaluationError(f"panoptic PNG {entry.file_name!r} went away during the evaluation") from error
+
+        for entry, data in ordered_map(load, unit.entries, 1 if is_local(fs) else READ_THREADS):
             yield from_panoptic(
                 data,
                 image_id=entry.image_id,
@@ -147,12 +150,12 @@ def find_ground_truth(config: EvaluationConfig, protocol: Protocol) -> tuple[lis
         suffix=config.ground_truth_suffix,
         storage_options=options,
         categories={},
-        maps=config.panoptic_maps or config.ground_truth.removesuffix(".json"),
+        maps=maps_folder(config),
     )
     if config.ground_truth.lower().endswith(".json"):
         units, categories = _json_units(config, protocol, reader.label_table)
         return units, replace(reader, categories=categories)
-    listing = list_files(config.ground_truth, options)
+    listing = list_files(config.ground_truth, options, prefer_segmentations=True)
     kind: Literal["maps", "rles"] = "maps"
     column = None
     if listing.kind == "parquet":
@@ -164,7 +167,11 @@ def find_ground_truth(config: EvaluationConfig, protocol: Protocol) -> tuple[lis
             else label_column(schema, config.ground_truth_column, config.ground_truth)
         )
     shards = list_shards(
-        config.ground_truth, storage_options=options, shard_size=config.shard_size, image_column=column
+        config.ground_truth,
+        storage_options=options,
+        shard_size=config.shard_size,
+        image_column=column,
+        prefer_segmentations=True,
     )
     return [TruthShard(part_id=s.shard_id, kind=kind, version=s.version, shard=s) for s in shards], reader
 
@@ -181,9 +188,33 @@ def _json_units(
     used = chain.from_iterable(entry.categories for entry in entries)
     by_name = config.ground_truth_ids == "evaluation"
     categories = coco.category_table(data, used, protocol, table, uri, by_name=by_name)
+    versions = _png_versions(config, entries) if kind == "panoptic" else {}
     units = []
     for start in range(0, len(entries), config.shard_size):
         own = tuple(entries[start : start + config.shard_size])
-        version = hashlib.sha256(json.dumps([repr(entry) for entry in own]).encode()).hexdigest()[:16]
+        content = [(repr(entry), versions[entry.file_name] if versions else "") for entry in own]
+        version = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
         units.append(TruthShard(part_id=shard_id(uri, start=start), kind=kind, version=version, entries=own))
     return units, categories
+
+
+def _png_versions(config: EvaluationConfig, entries: Sequence[coco.PanopticEntry]) -> dict[str, str]:
+    """The version of every PNG of panoptic annotations. Raises EvaluationError where some are missing."""
+    folder = maps_folder(config)
+    try:
+        listing = list_files(folder, config.storage_option)
+    except UsageError as error:
+        raise EvaluationError(f"no panoptic PNGs: {error}; name their folder with --panoptic-maps") from error
+    versions = {file.name: file.version for file in listing.files}
+    missing = [entry.file_name for entry in entries if entry.file_name not in versions]
+    if missing:
+        raise EvaluationError(
+            f"{len(missing)} of {len(entries)} panoptic PNGs are not in {public_uri(folder)}, such as {missing[0]!r}; "
+            "name their folder with --panoptic-maps"
+        )
+    return versions
+
+
+def maps_folder(config: EvaluationConfig) -> str:
+    """Where the PNGs of panoptic annotations are: beside the JSON, under its name, if nothing else is said."""
+    return config.panoptic_maps or config.ground_truth.removesuffix(".json")

@@ -15,16 +15,16 @@ import pyarrow as pa
 
 from pipeline.evaluation.protocol import EvaluationError
 
-_SUFFIX = re.compile(r"\.(jpe?g|png|webp|tiff?|bmp|gif)$", re.IGNORECASE)
+_SUFFIX = re.compile(r"(\.seg\.png|\.(jpe?g|png|webp|tiff?|bmp|gif))$", re.IGNORECASE)
 
 
 def stem(image_id: str) -> str:
-    """The last part of an id that is a path, without the ending of an image file."""
+    """The last part of an id that is a path, without the ending of an image file or ``.seg.png``."""
     return without_suffix(image_id.rsplit("/", 1)[-1])
 
 
 def without_suffix(name: str) -> str:
-    """A file name or path without the ending of an image file, if it has one."""
+    """A file name or path without the ending of an image file or ``.seg.png``, if it has one."""
     return _SUFFIX.sub("", name)
 
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+BLOCK_PIXELS = 2**22
+"""Pixels counted at once, so that a large image costs 32 MB beyond its maps."""
 LIMIT = 2**16
 """Classes of a protocol, and segments of an image, are fewer than this."""
 
@@ -93,18 +95,16 @@ def sum_by(group: np.ndarray, values: np.ndarray, groups: int) -> np.ndarray:
 
 @dataclass(slots=True)
 class OverlapsBuilder:
-    """Collects images one by one; memory grows with segments, not pixels."""
+    """Collects images one by one; memory grows with segments, not pixels. block_pixels: counted at once."""
 
+    block_pixels: int = BLOCK_PIXELS
     _cells: list[tuple[np.ndarray, ...]] = field(default_factory=list)
     _predicted: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
 
     def add(self, truth: SegmentMap, predicted: SegmentMap) -> None:
         """Count one image. Both maps must have the same number of pixels."""
         columns = predicted.classes.size + 1
-        key = truth.index.astype(np.intp)
-        key *= columns
-        key += predicted.index
-        cells, pixels = _histogram(key, (truth.classes.size + 1) * columns)
+        cells, pixels = _cells(truth, predicted, columns, self.block_pixels)
         gt, pred = np.divmod(cells, columns)
         gt_class = np.append(truth.classes, -1)[gt]
         crowd = np.zeros(gt.size, dtype=bool) if truth.crowd is None else np.append(truth.crowd, False)[gt]
@@ -139,6 +139,22 @@ class OverlapsBuilder:
             pred=np.where(pred >= 0, pred + (np.cumsum(sizes) - sizes)[image], -1),
             pixels=pixels,
         )
+
+
+def _cells(truth: SegmentMap, predicted: SegmentMap, columns: int, block_pixels: int) -> tuple[np.ndarray, np.ndarray]:
+    """The pairs of segments that meet, as segment of truth x columns + predicted segment, and the pixels of each."""
+    blocks = []
+    for start in range(0, truth.index.size, block_pixels):
+        block = slice(start, start + block_pixels)
+        key = truth.index[block].astype(np.intp)
+        key *= columns
+        key += predicted.index[block]
+        blocks.append(_histogram(key, (truth.classes.size + 1) * columns))
+    if len(blocks) == 1:
+        return blocks[0]
+    cells, pixels = _concatenate(blocks, 2)
+    together, place = np.unique(cells, return_inverse=True)
+    return together, sum_by(place, pixels, together.size)
 
 
 def _histogram(keys: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -79,9 +79,9 @@ class PredictionReader:
 
     def _load_maps(self, positions: list[int]) -> Iterator[Prediction]:
         classes = self._source.classes
-        for position in positions:
-            name = str(self._files[int(self._index.file[position])])
-            values = decode_label_map(self._source.data.read_bytes(name), name)
+        names = [str(self._files[int(self._index.file[position])]) for position in positions]
+        for position, name, data in zip(positions, names, self._source.data.read_many(names), strict=True):
+            values = decode_label_map(data, name)
             flat = np.ascontiguousarray(values.T).ravel()
             mapped = self._source.class_table[flat]
             refuse_invalid(mapped, flat, classes, f"prediction {name!r}", _RANGE_HINT)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pyarrow as pa
 
+from pipeline.evaluation.label_maps import MAX_PIXELS
 from pipeline.evaluation.overlaps import LIMIT
 from pipeline.evaluation.protocol import EvaluationError
 from pipeline.evaluation.rle import SegmentRuns, parse_runs
@@ -18,8 +19,11 @@ def parse_column(
     """Parse a list<string> column of compressed counts.
 
     counts: (images,) how many segments each image should have. pixels: (images,) height x width. name_of: what to call
-    an image in errors. Raises EvaluationError for damaged RLEs.
+    an image in errors. Raises EvaluationError for damaged RLEs and for images of more than MAX_PIXELS.
     """
+    if pixels.size and pixels.max() > MAX_PIXELS:
+        image = int(pixels.argmax())
+        raise EvaluationError(f"{name_of(image)} has {pixels[image]} pixels; at most {MAX_PIXELS} are read")
     texts = rles.flatten().cast(pa.large_string())
     lengths = rles.value_lengths().fill_null(0).to_numpy()
     if not np.array_equal(lengths, counts):

@@ -15,7 +15,7 @@ import fsspec
 from pipeline.errors import UsageError
 from pipeline.sources.manifest import TEXT_SUFFIXES
 from pipeline.sources.patterns import expand_braces
-from pipeline.sources.shard import is_image_name
+from pipeline.sources.shard import is_image_name, segmentation_key
 from pipeline.sources.version import file_info, file_version, local_info
 from pipeline.storage import (
     StorageOptions,
@@ -50,15 +50,23 @@ class File:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Listing:
-    """All files an input stands for, of one kind ("tar", "parquet", "manifest" or "image"), sorted by name."""
+    """All files an input stands for, sorted by name, of one kind.
+
+    kind: "tar", "parquet", "manifest" or "image", and "segmentation" where such files are preferred.
+    """
 
     kind: str
     root: str
     files: list[File]
 
 
-def list_files(uri: str, storage_options: StorageOptions | None = None) -> Listing:
-    """Find the files of ``uri``. Raises UsageError when there are none, none of use, or several kinds together."""
+def list_files(
+    uri: str, storage_options: StorageOptions | None = None, *, prefer_segmentations: bool = False
+) -> Listing:
+    """Find the files of ``uri``. Raises UsageError when there are none, none of use, or several kinds together.
+
+    prefer_segmentations: where any ``x.seg.png`` lies among images, only those are meant.
+    """
     if not uri.strip():
         raise UsageError("the input is empty; give a file, a folder, a pattern or a manifest")
     fs, path = open_filesystem(uri, storage_options)
@@ -72,7 +80,7 @@ def list_files(uri: str, storage_options: StorageOptions | None = None) -> Listi
         if is_transient(error):
             raise ConnectionError(f"cannot reach {public_uri(uri)}: {error}") from error
         raise
-    kind, infos = _one_kind(found, public_uri(uri), explicit)
+    kind, infos = _one_kind(found, public_uri(uri), explicit, prefer_segmentations)
     files = [_file(fs, root, path, info) for path, info in sorted(infos.items())]
     return Listing(kind=kind, root=_location(fs, root), files=files)
 
@@ -186,15 +194,18 @@ def kind_of(name: str) -> str | None:
     return "image" if is_image_name(name) else None
 
 
-def _one_kind(found: Infos, uri: str, explicit: bool) -> tuple[str, Infos]:
+def _one_kind(found: Infos, uri: str, explicit: bool, prefer_segmentations: bool) -> tuple[str, Infos]:
     """Choose the files that are input. Text files count as manifests only where they were named."""
     if not found:
         raise UsageError(f"{uri} is empty")
     by_kind: dict[str, Infos] = {}
     for path, info in found.items():
-        kind = kind_of(without_query(path))
+        name = without_query(path)
+        kind = "segmentation" if prefer_segmentations and segmentation_key(name) else kind_of(name)
         if kind is not None and (explicit or kind != "manifest"):
             by_kind.setdefault(kind, {})[path] = info
+    if "segmentation" in by_kind:
+        by_kind.pop("image", None)
     if not by_kind:
         suffixes = Counter(posixpath.splitext(path)[1] or "no extension" for path in sorted(found))
         seen = ", ".join(f"{count} x {suffix}" for suffix, count in suffixes.most_common(_EXAMPLES))

@@ -24,9 +24,10 @@ from pipeline.sources.shard import (
     ShardError,
     image_key,
     printable,
+    segmentation_key,
 )
 from pipeline.sources.stream import open_stream
-from pipeline.sources.tar import count_tar_images, read_tar
+from pipeline.sources.tar import count_tar_rows, read_tar
 from pipeline.sources.version import file_info, file_version
 from pipeline.storage import (
     StorageOptions,
@@ -80,7 +81,7 @@ def count_images(shard: Shard, storage_options: StorageOptions | None = None) ->
         fs, path = open_filesystem(shard.location, storage_options)
         with open_stream(fs, path, with_retries(lambda: file_info(fs, path))) as stream:
             if shard.kind == "tar":
-                return count_tar_images(stream)
+                return count_tar_rows(stream, segmentations=shard.segmentations)
             return sum(row_group_rows(open_parquet(stream))[shard.start : shard.stop])
     except DamagedError as error:
         raise ShardError(shard.shard_id, str(error), 0) from error
@@ -103,7 +104,13 @@ def _open(reading: _Reading) -> IO[bytes]:
 
 def _read_tar_shard(reading: _Reading) -> Iterator[ImageRecord]:
     with _open(reading) as stream:
-        yield from read_tar(stream, reading.shard.uri, reading.limits, with_segmentation=reading.with_segmentation)
+        yield from read_tar(
+            stream,
+            reading.shard.uri,
+            reading.limits,
+            with_segmentation=reading.with_segmentation,
+            segmentations=reading.shard.segmentations,
+        )
 
 
 def _read_parquet_shard(reading: _Reading) -> Iterator[ImageRecord]:
@@ -178,7 +185,7 @@ def _read_folder_shard(reading: _Reading) -> Iterator[ImageRecord]:
             # A disk that went away is no property of the images on it.
             raise FileNotFoundError(f"the folder {shard.uri} is gone")
         yield ImageRecord(
-            image_id=image_key(name),
+            image_id=(segmentation_key(name) if shard.segmentations else None) or image_key(name),
             uri=printable(posixpath.join(shard.uri, name)),
             row=number,
             data=fetched.data,

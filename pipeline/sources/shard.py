@@ -33,6 +33,7 @@ class Shard:
     size_bytes: stored size of this part of the input (a share of the file where only part of it is meant).
     version: entity tag or modification time with size; a changed input has another one.
     image_column: Parquet column the user named, None to find it.
+    segmentations: the records are the ``x.seg.png`` of a tar or folder, under the ids of their images.
     """
 
     shard_id: str
@@ -46,6 +47,7 @@ class Shard:
     size_bytes: int
     version: str
     image_column: str | None = None
+    segmentations: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

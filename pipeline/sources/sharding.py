@@ -27,11 +27,15 @@ _PROBED_TARS = 3
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Cut:
-    """How to cut. shard_size: images per shard of folders and manifests; least rows of a run of row groups."""
+    """How to cut. shard_size: images per shard of folders and manifests; least rows of a run of row groups.
+
+    prefer_segmentations: where there are ``x.seg.png``, the shards are of those.
+    """
 
     shard_size: int
     image_column: str | None
     storage_options: StorageOptions | None
+    prefer_segmentations: bool
 
     def open_file(self, file: File) -> IO[bytes]:
         """Open a listed file."""
@@ -46,17 +50,27 @@ def list_shards(
     shard_size: int = 1000,
     limit: int | None = None,
     image_column: str | None = None,
+    prefer_segmentations: bool = False,
+    listing: Listing | None = None,
 ) -> list[Shard]:
     """Return the shards of an input, in a fixed order, the first ``limit`` of them if given.
 
     uri: tars, Parquet files, images or manifests as a file, a folder, a glob or a brace pattern, any fsspec URI.
+    prefer_segmentations: where a folder or the first tars hold ``x.seg.png``, the shards are of those, not of images.
+    listing: the files of ``uri``, where they are known already.
     Raises UsageError, after looking at names and the first file only, when there is nothing to read or nothing in it
     is an image. A damaged file among good ones is not found here; reading its shard raises ShardError.
     """
     if shard_size < 1 or (limit is not None and limit < 1):
         raise UsageError("shard_size and limit must be at least 1")
-    listing = list_files(uri, storage_options)
-    cut = _Cut(shard_size=shard_size, image_column=image_column, storage_options=storage_options)
+    if listing is None:
+        listing = list_files(uri, storage_options, prefer_segmentations=prefer_segmentations)
+    cut = _Cut(
+        shard_size=shard_size,
+        image_column=image_column,
+        storage_options=storage_options,
+        prefer_segmentations=prefer_segmentations,
+    )
     shards = list(islice(_CUTTERS[listing.kind](listing, cut), limit))
     if not shards:
         raise UsageError(f"there is no image in {public_uri(uri)}")
@@ -64,7 +78,10 @@ def list_shards(
 
 
 def _cut_tars(listing: Listing, cut: _Cut) -> Iterator[Shard]:
-    _probe_tars(listing.files[:_PROBED_TARS], cut)
+    probed = listing.files[:_PROBED_TARS]
+    segmentations = cut.prefer_segmentations and _probe_tars(probed, cut, segmentations=True) is None
+    if not segmentations and (reason := _probe_tars(probed, cut)):
+        raise UsageError(f"there is no image in {', '.join(public_uri(file.location) for file in probed)}{reason}")
     for file in listing.files:
         uri = printable(public_uri(file.location))
         yield Shard(
@@ -74,22 +91,21 @@ def _cut_tars(listing: Listing, cut: _Cut) -> Iterator[Shard]:
             location=file.location,
             size_bytes=file.size_bytes,
             version=file.version,
+            segmentations=segmentations,
         )
 
 
-def _probe_tars(files: list[File], cut: _Cut) -> None:
-    """Raise UsageError if the first tars hold no image at all, or none of them is a tar."""
+def _probe_tars(files: list[File], cut: _Cut, *, segmentations: bool = False) -> str | None:
+    """Return None if any of some tars has a row to read, else why not."""
     damage = None
     for file in files:
         try:
             with cut.open_file(file) as stream:
-                if next(read_tar(stream, "", HEADERS_ONLY), None) is not None:
-                    return
+                if next(read_tar(stream, "", HEADERS_ONLY, segmentations=segmentations), None) is not None:
+                    return None
         except DamagedError as error:
             damage = error
-    names = ", ".join(public_uri(file.location) for file in files)
-    reason = f": {damage}" if damage else " (members need an extension such as .jpg or .png)"
-    raise UsageError(f"there is no image in {names}{reason}")
+    return f": {damage}" if damage else " (members need an extension such as .jpg or .png)"
 
 
 def _cut_parquet(listing: Listing, cut: _Cut) -> Iterator[Shard]:
@@ -163,6 +179,7 @@ def _cut_folder(listing: Listing, cut: _Cut) -> Iterator[Shard]:
             members=members,
             size_bytes=sum(file.size_bytes for file in files),
             version=version,
+            segmentations=listing.kind == "segmentation",
         )
 
 
@@ -191,4 +208,10 @@ def _cut_manifests(listing: Listing, cut: _Cut) -> Iterator[Shard]:
                 raise UsageError(f"{uri}: {error}") from error
 
 
-_CUTTERS = {"tar": _cut_tars, "parquet": _cut_parquet, "image": _cut_folder, "manifest": _cut_manifests}
+_CUTTERS = {
+    "tar": _cut_tars,
+    "parquet": _cut_parquet,
+    "image": _cut_folder,
+    "segmentation": _cut_folder,
+    "manifest": _cut_manifests,
+}

@@ -10,7 +10,7 @@ import gzip
 import io
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO
 
 from pipeline.errors import BadImageError
@@ -118,53 +118,67 @@ class _StrictTarFile(tarfile.TarFile):
 
 
 def read_tar(
-    stream: IO[bytes], uri: str, limits: ReadLimits = DEFAULT_LIMITS, *, with_segmentation: bool = False
+    stream: IO[bytes],
+    uri: str,
+    limits: ReadLimits = DEFAULT_LIMITS,
+    *,
+    with_segmentation: bool = False,
+    segmentations: bool = False,
 ) -> Iterator[ImageRecord]:
     """Yield the images of a tar (plain or gzip) in archive order, two members of one name as two rows.
 
-    With segmentation, ``x.seg.png`` right before or after ``x.jpg`` goes with it. A member that cannot be used
+    With segmentation, ``x.seg.png`` right before or after ``x.jpg`` goes with it. With ``segmentations`` instead, the
+    rows are the ``x.seg.png`` themselves, whether or not their images are in the archive. A member that cannot be used
     (a link or device with an image's name, no data, too large) is a record with an error. Raises DamagedError where
     the archive is truncated or corrupt, after yielding every whole image before that point.
     """
-    return _join(_members(stream, limits, with_segmentation), uri)
+    if segmentations:
+        members = enumerate(_members(stream, limits, _is_segmentation))
+        return (_record(member, uri, row, segmentation_key(member[0]) or "") for row, member in members)
+    return _join(_members(stream, limits, _is_either if with_segmentation else is_image_name), uri)
 
 
-def count_tar_images(stream: IO[bytes]) -> int:
+def count_tar_rows(stream: IO[bytes], *, segmentations: bool = False) -> int:
     """Return how many rows `read_tar` would yield, reading headers only (all of the data if compressed)."""
-    return sum(1 for _ in read_tar(stream, "", HEADERS_ONLY))
+    return sum(1 for _ in read_tar(stream, "", HEADERS_ONLY, segmentations=segmentations))
 
 
 Member = tuple[str, bytes | None, BadImageError | None]
 """Name, data and error of a member."""
 
 
-def _members(stream: IO[bytes], limits: ReadLimits, with_segmentation: bool) -> Iterator[Member]:
-    """Yield every member that is an image or, if wanted, a segmentation."""
+def _is_segmentation(name: str) -> bool:
+    return segmentation_key(name) is not None
+
+
+def _is_either(name: str) -> bool:
+    return is_image_name(name) or _is_segmentation(name)
+
+
+def _members(stream: IO[bytes], limits: ReadLimits, is_wanted: Callable[[str], bool]) -> Iterator[Member]:
+    """Yield every member whose name is wanted."""
     try:
         magic = stream.read(2)
         size = stream.seek(0, io.SEEK_END)
         stream.seek(0)
         if magic == b"\x1f\x8b":
             unzipped: IO[bytes] = gzip.GzipFile(fileobj=stream)  # type: ignore[assignment]
-            yield from _plain_members(unzipped, None, limits, with_segmentation)
+            yield from _plain_members(unzipped, None, limits, is_wanted)
         else:
-            yield from _plain_members(stream, size, limits, with_segmentation)
+            yield from _plain_members(stream, size, limits, is_wanted)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DamagedError(f"truncated or corrupt gzip data: {error}") from error
 
 
 def _plain_members(
-    stream: IO[bytes], size: int | None, limits: ReadLimits, with_segmentation: bool
+    stream: IO[bytes], size: int | None, limits: ReadLimits, is_wanted: Callable[[str], bool]
 ) -> Iterator[Member]:
     archive = _StrictTarFile(_ForwardStream(stream, size))
     while (member := archive.next()) is not None:
-        image = is_image_name(member.name)
-        if member.isdir() or not (image or (with_segmentation and segmentation_key(member.name))):
+        if member.isdir() or not is_wanted(member.name):
             continue
         error = _unusable(member, limits)
-        data = None if error else _member_data(stream, member)
-        if image or data is not None:
-            yield member.name, data, error
+        yield member.name, None if error else _member_data(stream, member), error
     _check_end(stream)
 
 
@@ -214,11 +228,15 @@ def _join(members: Iterator[Member], uri: str) -> Iterator[ImageRecord]:
             # The image before the damage is whole and still to be yielded.
             member, damage = None, error
         key = None if member is None else segmentation_key(member[0])
+        if key is not None and member is not None and member[1] is None:
+            continue  # an unusable segmentation is none; its image is as good as any other
         if key is not None and member is not None and (waiting is None or image_key(waiting[0]) == key):
             label = (key, member[1] or b"")
             continue
         if waiting is not None:
-            yield _record(waiting, uri, row, label)
+            own_key = image_key(waiting[0])
+            own_label = label[1] if label is not None and label[0] == own_key else None
+            yield _record(waiting, uri, row, own_key, own_label)
             waiting, row = None, row + 1
         if member is None:
             break
@@ -230,14 +248,13 @@ def _join(members: Iterator[Member], uri: str) -> Iterator[ImageRecord]:
         raise damage
 
 
-def _record(member: Member, uri: str, row: int, label: tuple[str, bytes] | None) -> ImageRecord:
+def _record(member: Member, uri: str, row: int, key: str, segmentation: bytes | None = None) -> ImageRecord:
     name, data, error = member
-    key = image_key(name)
     return ImageRecord(
         image_id=key,
         uri=f"{uri}#{printable(name)}",
         row=row,
         data=data,
         error=error,
-        segmentation=label[1] if label is not None and label[0] == key else None,
+        segmentation=segmentation,
     )

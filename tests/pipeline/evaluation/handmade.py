@@ -125,6 +125,25 @@ def write_tar(path: Path, maps: Maps) -> Path:
     return path
 
 
+def panoptic_json(folder: Path, truth: Maps) -> Path:
+    """Panoptic annotations with one segment per class and image, ids above 65535."""
+    annotations = []
+    for image_id, labels in truth.items():
+        ids = np.where(labels == 255, 0, labels.astype(np.int64) * 70000 + 3)
+        rgb = np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1).astype(np.uint8)
+        path = folder / "panoptic" / f"{image_id}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rgb).save(path)
+        segments = [
+            {"id": int(value) * 70000 + 3, "category_id": int(value) + 1} for value in np.unique(labels) if value != 255
+        ]
+        annotations.append({"file_name": f"{image_id}.png", "segments_info": segments})
+    categories = [{"id": i + 1, "name": name} for i, name in enumerate(("sky", "cat", "dog"))]
+    path = folder / "panoptic.json"
+    path.write_text(json.dumps({"annotations": annotations, "categories": categories}))
+    return path
+
+
 def blobs(rng: np.random.Generator, classes: int, shape: tuple[int, int] = (20, 24)) -> np.ndarray:
     """A label map of a few rectangles."""
     labels = np.full(shape, rng.integers(classes), dtype=np.uint8)

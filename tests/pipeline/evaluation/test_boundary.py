@@ -44,6 +44,15 @@ def test_agreement_with_distance_transforms(seed: int, radius: int, with_gaps: b
     assert np.array_equal(ours, by_distance_transform(truth, predicted, radius))
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**31), st.integers(1, 9), st.integers(1, 600), st.booleans())
+def test_strips_of_any_size_count_alike(seed: int, radius: int, strip_pixels: int, with_gaps: bool) -> None:
+    rng = np.random.default_rng(seed)
+    maps = [blobs(rng, CLASSES + with_gaps).astype(np.uint16) for _ in range(2)]
+    whole = boundary_counts(*maps, CLASSES, radius)
+    assert np.array_equal(boundary_counts(*maps, CLASSES, radius, strip_pixels), whole)
+
+
 def test_a_border_within_tolerance_is_found_and_one_beyond_is_not() -> None:
     truth = np.zeros((10, 40), dtype=np.uint16)
     truth[:, 20:] = 1

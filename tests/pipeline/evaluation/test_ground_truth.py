@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from tests.pipeline.evaluation.handmade import (
     blobs,
     encode,
     label_row,
+    panoptic_json,
     png,
     segments_of,
     wide,
@@ -79,6 +81,26 @@ def test_a_folder_with_the_images(
         Image.fromarray(np.zeros((*labels.shape, 3), np.uint8)).save(path)
         path.with_suffix(".seg.png").write_bytes(png(labels))
     assert comparable(evaluated(labelled.folder, tmp_path / "gt")) == figures
+
+
+@pytest.mark.parametrize("form", ["folder", "tar", "tgz", "manifest", "beside png"])
+def test_label_maps_without_their_images(
+    form: str, labelled: Run, truth: dict[str, np.ndarray], figures: object, evaluated: Evaluated, tmp_path: Path
+) -> None:
+    folder = write_folder(tmp_path / "gt", {f"{image_id}.seg": labels for image_id, labels in truth.items()})
+    place = folder
+    if form == "manifest":
+        place = tmp_path / "gt.txt"
+        place.write_text("".join(f"gt/{image_id}.seg.png\n" for image_id in truth))
+    elif form == "beside png":
+        for name, labels in ((IDS[0], truth[IDS[0]]), ("set/without ground truth", truth[IDS[1]])):
+            (folder / f"{name}.png").write_bytes(png(np.zeros((*labels.shape, 3), np.uint8)))
+    elif form != "folder":
+        place = tmp_path / f"gt.{form}"
+        with tarfile.open(place, "w:gz" if form == "tgz" else "w") as archive:
+            for image_id in truth:
+                archive.add(folder / f"{image_id}.seg.png", f"{image_id}.seg.png")
+    assert comparable(evaluated(labelled.folder, place)) == figures
 
 
 def test_a_parallel_tree_matched_by_file_name(
@@ -166,25 +188,6 @@ def test_coco_stuff_json_by_raw_ids(
     assert comparable(evaluated(labelled.folder, path, ground_truth_ids="raw")) == figures
 
 
-def panoptic_json(folder: Path, truth: dict[str, np.ndarray]) -> Path:
-    """Panoptic annotations with one segment per class and image, ids above 65535."""
-    annotations = []
-    for image_id, labels in truth.items():
-        ids = np.where(labels == 255, 0, labels.astype(np.int64) * 70000 + 3)
-        rgb = np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1).astype(np.uint8)
-        path = folder / "panoptic" / f"{image_id}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rgb).save(path)
-        segments = [
-            {"id": int(value) * 70000 + 3, "category_id": int(value) + 1} for value in np.unique(labels) if value != 255
-        ]
-        annotations.append({"file_name": f"{image_id}.png", "segments_info": segments})
-    categories = [{"id": i + 1, "name": name} for i, name in enumerate(("sky", "cat", "dog"))]
-    path = folder / "panoptic.json"
-    path.write_text(json.dumps({"annotations": annotations, "categories": categories}))
-    return path
-
-
 def test_coco_panoptic_json(
     labelled: Run, truth: dict[str, np.ndarray], figures: object, evaluated: Evaluated, tmp_path: Path
 ) -> None:
@@ -193,8 +196,10 @@ def test_coco_panoptic_json(
     (tmp_path / "panoptic").rename(tmp_path / "moved")
     assert comparable(evaluated(labelled.folder, path, panoptic_maps=str(tmp_path / "moved"))) == figures
     (tmp_path / "moved" / f"{IDS[2]}.png").unlink()
-    with pytest.raises(EvaluationError, match=f"'{IDS[2]}.png' is not in .*--panoptic-maps"):
-        evaluated(labelled.folder, path, panoptic_maps=str(tmp_path / "moved"), overwrite=True)
+    with pytest.raises(EvaluationError, match=f"1 of 7 panoptic PNGs are not in .* '{IDS[2]}.png'; .*--panoptic-maps"):
+        evaluated(labelled.folder, path, panoptic_maps=str(tmp_path / "moved"))
+    with pytest.raises(EvaluationError, match=r"no panoptic PNGs: no such file or folder: .*--panoptic-maps"):
+        evaluated(labelled.folder, path)
 
 
 def test_raw_ids_and_reduced_labels(
@@ -290,6 +295,10 @@ def test_a_decompression_bomb_is_refused(labelled: Run, evaluated: Evaluated, tm
         ({"image_id": None}, "neither 'file_name' nor 'image_id'"),
         ({"segmentation": {"size": [3, 3], "counts": [9]}}, "an RLE of 3x3 for image"),
         ({"category_id": 5}, "category 5"),
+        (
+            {"image_id": "huge", "segmentation": {"size": [20000, 20000], "counts": [4 * 10**8]}},
+            "at most 178000000",
+        ),
     ],
 )
 def test_bad_coco_entries_are_named(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import numpy as np
 import pytest
 import torch
@@ -16,9 +18,9 @@ from pipeline.evaluation.overlaps import Overlaps, OverlapsBuilder, SegmentMap
 from tests.pipeline.evaluation.handmade import blobs
 
 
-def overlaps_of(pairs: list[tuple[np.ndarray, np.ndarray]], classes: int) -> Overlaps:
+def overlaps_of(pairs: list[tuple[np.ndarray, np.ndarray]], classes: int, **settings: int) -> Overlaps:
     """Overlaps of label maps; ``classes`` means ignored and unlabelled."""
-    builder = OverlapsBuilder()
+    builder = OverlapsBuilder(**settings)
     for gt, pred in pairs:
         builder.add(
             SegmentMap(index=gt.T.ravel().astype(np.uint16), classes=np.arange(classes)),
@@ -115,6 +117,16 @@ def test_counts_equal_a_loop_over_pixels(seed: int) -> None:
     ]
     assert images.correct.sum() == pixels.intersection.sum()
     assert images.compared.sum() == expected[:3].sum()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**31), st.integers(1, 500))
+def test_large_images_count_alike_in_blocks_of_any_size(seed: int, block_pixels: int) -> None:
+    rng = np.random.default_rng(seed)
+    pairs = [(blobs(rng, 5), blobs(rng, 5)) for _ in range(3)]
+    whole, blocks = overlaps_of(pairs, 4), overlaps_of(pairs, 4, block_pixels=block_pixels)
+    for field in fields(Overlaps):
+        assert np.array_equal(getattr(blocks, field.name), getattr(whole, field.name), equal_nan=True), field.name
 
 
 def test_oracle_renames_segments_but_does_not_redraw_them() -> None:

@@ -12,12 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from pipeline.evaluation.config import EvaluationConfig
 from pipeline.evaluation.evaluate import Evaluation, evaluate, evaluate_here
 from pipeline.evaluation.ground_truth import TruthShard
 from pipeline.evaluation.unit import Comparison
-from tests.pipeline.evaluation.handmade import PAIRS, THREE, Run, write_folder
+from tests.pipeline.evaluation.handmade import PAIRS, THREE, Run, panoptic_json, write_folder
 
 Evaluated = Callable[..., Evaluation]
 
@@ -134,6 +135,20 @@ def test_what_changed_is_counted_again(
         assert found.figures["miou"] == 100
     if change == "setting":
         assert found.figures["boundary_f"] is None
+
+
+def test_a_changed_panoptic_png_is_counted_again(
+    run: Run, tmp_path: Path, protocol_file: Path, evaluated: Evaluated
+) -> None:
+    run.add("s", {name: pred for name, (_, pred) in PAIRS.items()})
+    path = panoptic_json(tmp_path, {name: gt for name, (gt, _) in PAIRS.items()})
+    config = EvaluationConfig(output=str(run.folder), ground_truth=str(path), protocol=str(protocol_file), shard_size=3)
+    before = evaluate(config, evaluate_here).figures
+    png = tmp_path / "panoptic/05.png"
+    Image.open(png).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(png)
+    recorder = Recorder()
+    assert evaluate(config, recorder).figures["miou"] != before["miou"]
+    assert len(recorder.done) == 1
 
 
 def test_another_cut_leaves_no_tables_behind(resumable: tuple[Run, EvaluationConfig]) -> None:

@@ -14,12 +14,14 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.incremental import Changes
 from pipeline.plan import Plan
 from pipeline.run import Progress, RunResult
 
 PLAIN_INTERVAL_S = 10.0
 """Off a terminal a progress line is printed this often."""
 CLASSES_SHOWN = 30
+VANISHED_SHOWN = 5
 
 log = logging.getLogger("maskmill")
 
@@ -55,10 +57,24 @@ def plan_lines(plan: Plan) -> list[str]:
     """What is about to happen, in two lines."""
     todo, shards = len(plan.tasks), len(plan.shards)
     fresh = f"{shards} shards" if todo == shards else f"{todo} of {shards} shards to do"
+    if plan.changes is not None:
+        fresh = changes_text(plan.changes)
     return [
         f"{plan.config.input} -> {plan.config.output}: {fresh}",
         f"{plan.config.preset}: {len(plan.vocabulary)} classes, region {plan.spec.region}, fusion {plan.spec.fusion}",
     ]
+
+
+def changes_text(changes: Changes) -> str:
+    """What an incremental run found: "3 new, 1 changed, 2 vanished (a, b; their labels stay)"."""
+    parts = [f"{len(changes.new)} new", f"{len(changes.changed)} changed"] if changes.to_label else ["nothing new"]
+    if changes.superseded:
+        parts.append(f"{len(changes.superseded)} cut anew")
+    if changes.vanished:
+        names = ", ".join(changes.vanished[:VANISHED_SHOWN])
+        more = ", ..." if len(changes.vanished) > VANISHED_SHOWN else ""
+        parts.append(f"{len(changes.vanished)} vanished ({names}{more}; their labels stay)")
+    return ", ".join(parts)
 
 
 def progress_text(progress: Progress) -> str:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 EXIT_COMPLETE = 0
 EXIT_FAILED = 1
 EXIT_TOO_MANY_FAILED = 3
-EXIT_SIGNAL = 128
+EXIT_NOTHING_NEW = 4
 
 
 def run_label(config: LabelConfig) -> int:
@@ -45,13 +45,15 @@ def execute(plan: Plan) -> int:
             result = run_plan(plan, on_progress)
     except InterruptedRunError as interruption:
         typer.echo(f"{interruption}; run the same command to continue", err=True)
-        _leave(EXIT_SIGNAL + interruption.signal_number)
+        _leave(interruption.exit_code)
     except StalledError as error:
         typer.echo(f"error: {error}", err=True)
         _leave(EXIT_FAILED)
     except (LeaseHeldError, LeaseLostError) as error:
         typer.echo(f"error: {error}", err=True)
         return EXIT_FAILED
+    if plan.nothing_new:
+        return EXIT_NOTHING_NEW if plan.config.if_nothing_new == "exit-code" else EXIT_COMPLETE
     show_result(plan, result)
     return EXIT_COMPLETE if result.failed_share <= plan.config.max_failed else EXIT_TOO_MANY_FAILED
 

@@ -55,7 +55,14 @@ def stored_config(config: RetryConfig) -> LabelConfig:
         raise UsageError(f"{config.output} holds no run (no run.json there)")
     now = config.model_dump(exclude={"errors", "max_failed"})
     max_failed = run["config"]["max_failed"] if config.max_failed is None else config.max_failed
-    return LabelConfig(**{**run["config"], **now, "max_failed": max_failed, "overwrite": False, "on_change": "fail"})
+    plain = {
+        "max_failed": max_failed,
+        "overwrite": False,
+        "on_change": "fail",
+        "incremental": False,
+        "if_nothing_new": "ok",
+    }
+    return LabelConfig(**{**run["config"], **now, **plain})
 
 
 retry = build_command(

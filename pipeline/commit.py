@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -33,32 +33,56 @@ class CommitRequest:
     relabelled: tuple[int, ...] | None = None
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CommitResult:
+    """What a commit made of a shard.
+
+    images, failed: rows of the whole shard. added: sums over the rows labelled now, without those that a retry kept.
+    bytes_written: final files. failures: some of the rows that failed now (image_id, stage, error_class), for the log.
+    """
+
+    images: int
+    failed: int
+    added: RunSums = field(default_factory=RunSums)
+    bytes_written: int = 0
+    failures: tuple[dict[str, str], ...] = ()
+
+
+FAILURES_TOLD = 20
+
+
 class CommitError(RuntimeError):
     """The staged parts do not hold each row exactly once; nothing was committed."""
 
 
-def commit_shard(output: Output, request: CommitRequest) -> dict[str, int]:
+def commit_shard(output: Output, request: CommitRequest) -> CommitResult:
     """Merge, write labels, errors, marker in that order, and remove the parts.
 
-    Returns the shard's counts (images, failed). Two attempts may run this for one shard at once: both write the same
+    Two attempts may run this for one shard at once: both write the same
     names with equivalent content, so either order leaves a whole result.
     """
     shard_id = request.shard.shard_id
     done = output.read_json(marker_name(shard_id))
     if done is not None and done["attempt"] == request.attempt:
         # This very commit was interrupted after its last step, and its parts may be gone.
-        return _counts(RunSums.from_dict(done["sums"]))
+        sums = RunSums.from_dict(done["sums"])
+        return CommitResult(images=sums.images, failed=sums.failed, added=sums)
     labels = _merge(output, request, "labels", LABELS)
     errors = _merge(output, request, "errors", ERRORS)
     _check_rows(labels, errors, request.rows)
-    if request.relabelled is not None:
-        labels, errors = _with_kept_rows(output, request, labels, errors)
+    added, failures = sums_of_tables(labels, errors), _some_failures(errors)
+    version = request.shard.version
+    if done is not None:
         # Without its marker the shard counts as not done, should this end between the files below.
         output.remove(marker_name(shard_id))
+    if request.relabelled is not None:
+        labels, errors = _with_kept_rows(output, request, labels, errors)
+        # The rows kept are of the data that the marker names.
+        version = version if done is None else done["shard"]["version"]
     metadata = {"run_id": request.run_id, "fingerprint": request.fingerprint, "shard": shard_id}
-    output.write_table(labels_name(shard_id), labels.cast(with_metadata(LABELS, **metadata)))
+    size = output.write_table(labels_name(shard_id), labels.cast(with_metadata(LABELS, **metadata)))
     if errors.num_rows:
-        output.write_table(errors_name(shard_id), errors.cast(with_metadata(ERRORS, **metadata)))
+        size += output.write_table(errors_name(shard_id), errors.cast(with_metadata(ERRORS, **metadata)))
     else:
         output.remove(errors_name(shard_id))
     sums = sums_of_tables(labels, errors)
@@ -71,20 +95,22 @@ def commit_shard(output: Output, request: CommitRequest) -> dict[str, int]:
         "shard": {
             "id": shard_id,
             "uri": request.shard.uri,
-            "version": request.shard.version,
+            "version": version,
             "bytes": request.shard.size_bytes,
         },
         "sums": sums.to_dict(),
     }
-    output.write_json(marker_name(shard_id), marker)
+    size += output.write_json(marker_name(shard_id), marker)
     for part in request.parts:
         for kind in ("labels", "errors"):
             output.remove(part_name(request.attempt, kind, part))
-    return _counts(sums)
+    return CommitResult(
+        images=sums.images, failed=sums.failed, added=added, bytes_written=size, failures=tuple(failures)
+    )
 
 
-def _counts(sums: RunSums) -> dict[str, int]:
-    return {"images": sums.images, "failed": sums.failed}
+def _some_failures(errors: pa.Table) -> list[dict[str, str]]:
+    return errors.select(["image_id", "stage", "error_class"]).slice(0, FAILURES_TOLD).to_pylist()
 
 
 def _merge(output: Output, request: CommitRequest, kind: str, schema: pa.Schema) -> pa.Table:

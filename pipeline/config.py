@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from pipeline.errors import UsageError
 
@@ -78,6 +78,9 @@ class LabelConfig(BaseModel):
     classify_gpus: float | None = Field(None, ge=0, description="GPUs of each of them; fractions share a GPU.")
     encode_batch_size: int = Field(64, ge=1, description="Images per RLE and staging task.")
     task_cpus: float = Field(0.25, gt=0, description="CPUs reserved by each read, decode and encode task.")
+    task_label: dict[str, Any] = Field(
+        default_factory=dict, description="key=value, a label of the nodes that read, decode and encode; default: any."
+    )
     cpus: int | None = Field(None, ge=1, description="CPUs of the local Ray (default: all of this machine).")
     gpus: int | None = Field(None, ge=0, description="GPUs of the local Ray (default: all of this machine).")
     object_store_bytes: int | None = Field(None, ge=80_000_000, description="Object store of the local Ray.")
@@ -93,6 +96,16 @@ class LabelConfig(BaseModel):
     on_change: Literal["fail", "restart", "keep"] = Field(
         "fail", description="When the output was made with other settings: refuse, start anew, or label only the rest."
     )
+    incremental: bool = Field(
+        False, description="Label new and changed shards only (by marker, entity tag and size); report vanished ones."
+    )
+    if_nothing_new: Literal["ok", "exit-code"] = Field(
+        "ok", description="With --incremental and nothing to label: exit code 0 (ok) or 4 (exit-code)."
+    )
+    price_per_gpu_hour: float | None = Field(
+        None, ge=0, description="What an hour of one GPU costs; adds prices to the run's cost report."
+    )
+    notify_url: str | None = Field(None, description="Gets a POST with the summary as JSON at the end; never stored.")
     take_over: bool = Field(False, description="Write although another attempt holds the output's lease.")
     overwrite: bool = Field(False, description="Forget what the output holds and start anew.")
     dry_run: bool = Field(False, description="Check everything, say what would be done, and stop before Ray.")
@@ -105,9 +118,20 @@ class LabelConfig(BaseModel):
             raise ValueError("must be a finite number")
         return value
 
+    @model_validator(mode="after")
+    def _consistent(self) -> LabelConfig:
+        if self.incremental and self.limit is not None:
+            raise ValueError("--incremental looks at the whole input to find what has vanished: drop --limit")
+        if self.notify_url is not None and not self.notify_url.startswith(("http://", "https://")):
+            # Checked here, where the message does not repeat the value: such addresses hold secrets.
+            raise ValueError("--notify-url must begin with http:// or https://")
+        if self.if_nothing_new != "ok" and not self.incremental:
+            raise ValueError("--if-nothing-new is about --incremental runs: add --incremental or drop it")
+        return self
+
     def public(self) -> dict[str, Any]:
-        """The resolved configuration as stored in run.json: values of storage options are left out."""
-        return {**self.model_dump(), "storage_option": sorted(self.storage_option)}
+        """The resolved configuration as stored in run.json, without values of storage options and the webhook."""
+        return {**self.model_dump(exclude={"notify_url"}), "storage_option": sorted(self.storage_option)}
 
 
 def output_settings(config: LabelConfig) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import ray
 
-from pipeline.commit import CommitRequest
+from pipeline.commit import CommitRequest, CommitResult
 from pipeline.flow import Job, Pools, build_dataset, commit_task
 from pipeline.interruption import InterruptedRunError, signals_collected
 from pipeline.ledger import Ledger, StagedShard
@@ -30,11 +30,10 @@ class StalledError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """One shard has its marker. images: all its rows; failed: those in the errors table."""
+    """One shard has its marker."""
 
     shard_id: str
-    images: int
-    failed: int
+    result: CommitResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +78,7 @@ def run_job(job: Job, pools: Pools) -> Iterator[Committed | Staged]:
     Ray must be running. Raises InterruptedRunError, StalledError, CommitError or what a stage raised; the output is
     resumable in each case.
     """
-    commit = commit_task()
+    commit = commit_task(job.config)
     ledger = Ledger({task.index: len(task.rows) for task in job.tasks if task.rows is not None})
     waiting: dict[Any, str] = {}
     with signals_collected() as received:
@@ -131,8 +130,7 @@ def _finished(waiting: dict[Any, str], timeout_s: float) -> Iterator[Committed]:
         return
     done, _ = ray.wait(list(waiting), num_returns=len(waiting), timeout=timeout_s)
     for reference in done:
-        counts: Mapping[str, int] = ray.get(reference)
-        yield Committed(waiting.pop(reference), counts["images"], counts["failed"])
+        yield Committed(waiting.pop(reference), ray.get(reference))
 
 
 def _finish_in_flight(waiting: dict[Any, str]) -> Iterator[Committed]:

@@ -19,9 +19,10 @@ from pipeline.commit import commit_shard
 from pipeline.config import LabelConfig
 from pipeline.errors import UsageError
 from pipeline.input_stages import DecodeStage, ReadStage, ShardTask
+from pipeline.metrics import MeteredRun, metered_encoding, metered_reading
 from pipeline.model_stages import ClassifyStage, ProposeStage, SegmentStage, StageModel
 from pipeline.output import Output
-from pipeline.quarantine import Quarantine, Trail
+from pipeline.quarantine import Quarantine, Run, Trail
 from pipeline.sources import ReadLimits
 from pipeline.staging import StageStage, Thresholds
 from pipeline.trail import RemoteTrail
@@ -68,8 +69,13 @@ def plan_pools(config: LabelConfig, cpus: float, gpus: float) -> Pools:
     sized_apart = (config.classify_actors, config.classify_cpus, config.classify_gpus)
     split = config.fuse == "off" or (config.fuse == "auto" and any(value is not None for value in sized_apart))
     share = 0.5 if split else 1.0
+    if not cpus and config.propose_actors is None:
+        raise UsageError(
+            "the cluster has no CPUs yet, so nothing to size the pools by; say propose_actors and propose_gpus, and it "
+            "can grow to them"
+        )
     devices = max(1, int(gpus) if gpus else int(cpus * share))
-    own_cpus = min(1.0, cpus * share / 2 / devices)
+    own_cpus = min(1.0, cpus * share / 2 / devices) if cpus else 1.0
     own_gpus = share * gpus / devices
 
     def pool(actors: int | None, batch_size: int, cpus_each: float | None, gpus_each: float | None) -> Pool:
@@ -151,12 +157,13 @@ def build_dataset(job: Job, pools: Pools) -> tuple[Dataset, RemoteTrail]:
     assert job.spec.max_long_side is not None  # filled in by the preset
     limits = ReadLimits(max_image_bytes=config.max_image_bytes)
     read = ReadStage(limits, config.storage_option)
-    trail = RemoteTrail(
-        ray.remote(num_cpus=COMMIT_CPUS, max_restarts=-1, max_task_retries=-1)(Trail).remote(config.max_worker_deaths)
+    keep = ray.remote(
+        num_cpus=COMMIT_CPUS, max_restarts=-1, max_task_retries=-1, label_selector=task_nodes(config) or {}
     )
+    trail = RemoteTrail(keep(Trail).remote(config.max_worker_deaths))
 
-    def quarantine(stage: str) -> Quarantine:
-        return Quarantine(trail, stage, config.batch_timeout_s, config.worker_memory_bytes)
+    def quarantine(stage: str) -> Run:
+        return MeteredRun(stage, Quarantine(trail, stage, config.batch_timeout_s, config.worker_memory_bytes))
 
     decode = DecodeStage(config.max_pixels, job.spec.short_side, job.spec.max_long_side, quarantine("decode"))
     shard_ids = [task.shard.shard_id for task in job.tasks]
@@ -164,8 +171,8 @@ def build_dataset(job: Job, pools: Pools) -> tuple[Dataset, RemoteTrail]:
     stage = StageStage(job.output, job.attempt, shard_ids, job.vocabulary.names, thresholds)
 
     data = _tasks_dataset(job.tasks)
-    data = _map_tasks(data, read, batch_size=1, cpus=config.task_cpus)
-    data = _map_tasks(data, decode, batch_size=None, cpus=config.task_cpus)
+    data = _map_tasks(data, "read", metered_reading(read), batch_size=1, config=config)
+    data = _map_tasks(data, "decode", decode, batch_size=None, config=config)
     model = StageModel(
         spec=job.spec, vocabulary=job.vocabulary, segments=config.segments, storage_option=config.storage_option
     )
@@ -174,7 +181,8 @@ def build_dataset(job: Job, pools: Pools) -> tuple[Dataset, RemoteTrail]:
     else:
         data = _map_actors(data, ProposeStage, pools.propose, model, quarantine("propose"))
         data = _map_actors(data, ClassifyStage, pools.classify, model, quarantine("classify"))
-    return _map_tasks(data, stage, batch_size=config.encode_batch_size, cpus=config.task_cpus), trail
+    encode = metered_encoding(stage)
+    return _map_tasks(data, "encode", encode, batch_size=config.encode_batch_size, config=config), trail
 
 
 def _tasks_dataset(tasks: Sequence[ShardTask]) -> Dataset:
@@ -186,20 +194,29 @@ def _tasks_dataset(tasks: Sequence[ShardTask]) -> Dataset:
     return ray.data.from_arrow(blocks)
 
 
-def _map_tasks(data: Dataset, stage: Callable[[pa.Table], Any], batch_size: int | None, cpus: float) -> Dataset:
+def task_nodes(config: LabelConfig) -> dict[str, str] | None:
+    """The labels of the nodes that tasks run on; None for any node that has room."""
+    return {key: str(value) for key, value in config.task_label.items()} or None
+
+
+def _map_tasks(
+    data: Dataset, name: str, stage: Callable[[pa.Table], Any], batch_size: int | None, config: LabelConfig
+) -> Dataset:
     def call(batch: Any) -> Any:
         return stage(batch)
 
+    call.__name__ = name  # what Ray's dashboard and state API show
     return data.map_batches(
         call,
         batch_size=batch_size,
         batch_format="pyarrow",
         zero_copy_batch=True,
-        num_cpus=cpus,
+        num_cpus=config.task_cpus,
+        label_selector=task_nodes(config),
     )
 
 
-def _map_actors(data: Dataset, stage: type, pool: Pool, model: StageModel, run: Quarantine) -> Dataset:
+def _map_actors(data: Dataset, stage: type, pool: Pool, model: StageModel, run: Run) -> Dataset:
     return data.map_batches(
         stage,
         fn_constructor_args=(model, pool.threads, run),
@@ -212,6 +229,7 @@ def _map_actors(data: Dataset, stage: type, pool: Pool, model: StageModel, run: 
     )
 
 
-def commit_task() -> Any:
+def commit_task(config: LabelConfig) -> Any:
     """The remote form of ``commit_shard(output, request)``."""
-    return ray.remote(num_cpus=COMMIT_CPUS, max_retries=COMMIT_RETRIES)(commit_shard)
+    nodes = task_nodes(config) or {}
+    return ray.remote(num_cpus=COMMIT_CPUS, max_retries=COMMIT_RETRIES, label_selector=nodes)(commit_shard)

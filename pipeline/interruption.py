@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+EXIT_SIGNAL = 128
+"""A process ended by a signal exits with this and the signal's number, as a shell would say it."""
 
 
 class InterruptedRunError(Exception):
@@ -17,6 +19,11 @@ class InterruptedRunError(Exception):
     def __init__(self, signal_number: int) -> None:
         super().__init__(f"interrupted by {signal.Signals(signal_number).name}")
         self.signal_number = signal_number
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code of a command that ends because of it."""
+        return EXIT_SIGNAL + self.signal_number
 
 
 @contextmanager

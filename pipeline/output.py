@@ -60,9 +60,11 @@ class Output:
         except FileNotFoundError:
             return None
 
-    def write_json(self, name: str, value: Mapping[str, Any]) -> None:
-        """Write JSON with stable key order as given."""
-        self.write_bytes(name, (json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    def write_json(self, name: str, value: Mapping[str, Any]) -> int:
+        """Write JSON with stable key order as given and return its size in bytes."""
+        data = (json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n").encode()
+        self.write_bytes(name, data)
+        return len(data)
 
     def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
         """Read one Parquet file."""
@@ -104,8 +106,13 @@ class Output:
             return
 
     def clear(self) -> None:
-        """Remove everything a run may have written here, markers first, so that an interrupted clear loses no truth."""
-        for name in ("stats", "summary.json", "class_stats.parquet", "labels", "errors", "_staging", "run.json"):
+        """Remove all that a run has written here but the history of its attempts.
+
+        Markers go before what they vouch for, so that an interrupted clear loses no truth.
+        """
+        for name in ("inventory.json", "stats", "summary.json", "class_stats.parquet"):
+            self.remove(name)
+        for name in ("labels", "errors", "_staging", "run.json"):
             self.remove(name)
 
 

@@ -12,16 +12,24 @@ from model import Vocabulary
 from model.presets import ModelSpec
 from pipeline.config import LabelConfig, check_output_apart_from_input
 from pipeline.errors import UsageError
+from pipeline.incremental import Changes, find_changes, is_unchanged, listing_digest, read_inventory
 from pipeline.input_stages import DAMAGED_SHARD, ShardTask
 from pipeline.output import Output, errors_name
 from pipeline.record import RunRecord, changed_parts, fingerprint, new_record, read_record
 from pipeline.resolve import model_spec, read_vocabulary
 from pipeline.sources import Shard, list_shards
+from pipeline.sources.listing import Listing, list_files
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """A run about to happen. shards: the whole input; tasks: what is left to do; start_anew: clear the output first."""
+    """A run about to happen.
+
+    shards: the whole input; tasks: what is left to do; start_anew: clear the output first. changes, listing: of an
+    incremental run, what it found and the hash of what it saw. kept: shards of earlier runs that are no longer in the
+    input, whose labels stay. up_to_date: nothing changed since the last run ended; shards is empty then, since the
+    input was not even cut.
+    """
 
     config: LabelConfig
     spec: ModelSpec
@@ -31,6 +39,20 @@ class Plan:
     tasks: Sequence[ShardTask]
     record: RunRecord
     start_anew: bool = False
+    changes: Changes | None = None
+    listing: str = ""
+    kept: tuple[str, ...] = ()
+    up_to_date: bool = False
+
+    @property
+    def nothing_new(self) -> bool:
+        """Whether an incremental run has nothing to label."""
+        return self.changes is not None and not self.tasks
+
+    @property
+    def shard_ids(self) -> list[str]:
+        """The shards whose labels make up the output when the run is done: the input's, and those kept."""
+        return [*(shard.shard_id for shard in self.shards), *self.kept]
 
 
 def plan_run(config: LabelConfig) -> Plan:
@@ -42,22 +64,56 @@ def plan_run(config: LabelConfig) -> Plan:
     spec = model_spec(config)
     vocabulary = read_vocabulary(config, spec)
     output = Output(config.output, config.storage_option)
-    shards = _list_shards(config)
+    listing = list_files(config.input, config.storage_option)
     parts = fingerprint(config, spec, vocabulary)
     old = read_record(output)
-    record = new_record(config, parts, len(shards))
+    record = new_record(config, parts, shards=0)
     start_anew = config.overwrite
     if old is not None and not config.overwrite:
         record, start_anew = _continue(old, record, config)
-    return Plan(
+    done = set() if start_anew else set(output.names("stats", ".json"))
+    plan = Plan(
         config=config,
         spec=spec,
         vocabulary=vocabulary,
         output=output,
-        shards=shards,
-        tasks=pending_tasks(shards, set() if start_anew else set(output.names("stats", ".json"))),
+        shards=(),
+        tasks=(),
         record=record,
         start_anew=start_anew,
+    )
+    if config.incremental:
+        return _plan_incremental(plan, listing, done, same_settings=old is not None and old.digest == record.digest)
+    shards = _list_shards(config, listing)
+    kept = _vanished_before(output, shards) if done else ()
+    return replace(
+        plan,
+        shards=shards,
+        tasks=pending_tasks(shards, done),
+        kept=kept,
+        record=replace(record, shards=len(shards) + len(kept)),
+    )
+
+
+def _vanished_before(output: Output, shards: Sequence[Shard]) -> tuple[str, ...]:
+    inventory, present = read_inventory(output), {shard.shard_id for shard in shards}
+    return tuple(each for each in inventory.vanished if each not in present) if inventory else ()
+
+
+def _plan_incremental(plan: Plan, listing: Listing, done: set[str], same_settings: bool) -> Plan:
+    digest = listing_digest(listing)
+    inventory = None if plan.start_anew else read_inventory(plan.output)
+    if inventory is not None and same_settings and is_unchanged(inventory, digest, done):
+        changes = Changes(vanished=tuple(inventory.vanished))
+        return replace(plan, changes=changes, listing=digest, up_to_date=True)
+    shards = _list_shards(plan.config, listing)
+    changes = find_changes(plan.output, shards, inventory, done)
+    plan = replace(plan, shards=shards, changes=changes, listing=digest, kept=changes.vanished)
+    present = {shard.shard_id for shard in shards}
+    return replace(
+        plan,
+        tasks=pending_tasks(shards, present - changes.to_label),
+        record=replace(plan.record, shards=len(plan.shard_ids)),
     )
 
 
@@ -65,7 +121,7 @@ def _continue(old: RunRecord, new: RunRecord, config: LabelConfig) -> tuple[RunR
     """The record to go on with, and whether the output is cleared first."""
     changed = changed_parts(old, new.fingerprint)
     if not changed:
-        return replace(old, shards=new.shards), False
+        return old, False
     if config.on_change == "restart":
         return new, True
     if config.on_change == "keep":
@@ -113,6 +169,7 @@ def plan_retry(config: LabelConfig, stage: str | None = None, error_class: str |
         shards=committed,
         tasks=tasks,
         record=record,
+        kept=_vanished_before(output, shards),
     )
 
 
@@ -131,11 +188,12 @@ def _retry_task(index: int, shard: Shard, errors: pa.Table) -> ShardTask:
     return ShardTask(index=index, shard=shard, attempts=attempts)
 
 
-def _list_shards(config: LabelConfig) -> list[Shard]:
+def _list_shards(config: LabelConfig, listing: Listing | None = None) -> list[Shard]:
     return list_shards(
         config.input,
         storage_options=config.storage_option,
         shard_size=config.shard_size,
         image_column=config.image_column,
         limit=config.limit,
+        listing=listing,
     )

@@ -5,19 +5,25 @@ from __future__ import annotations
 import json
 import logging
 import time
-import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from pipeline import history
+from pipeline.costs import cost_of
+from pipeline.history import Attempt, new_attempt, recorded, write_attempt
+from pipeline.incremental import remove_shards, write_inventory
 from pipeline.lease import LeaseKeeper, held_lease
 from pipeline.output import Output, marker_name
 from pipeline.plan import Plan
 from pipeline.record import write_record
 from pipeline.schema import CLASS_STATS, with_metadata
 from pipeline.statistics import RunSums, class_stats_table, merge
+
+if TYPE_CHECKING:
+    from pipeline.driver import Committed
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +39,8 @@ class Progress:
     shards_done: int = 0
     images: int = 0
     failed: int = 0
+    bytes_read: int = 0
+    bytes_written: int = 0
     started_at: float = field(default_factory=time.monotonic)
 
     @property
@@ -52,16 +60,23 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """What came out. class_stats has the schema CLASS_STATS."""
+    """What came out. class_stats has the schema CLASS_STATS; attempt: what this call added, if it did anything."""
 
     summary: dict[str, Any]
     class_stats: pa.Table
+    attempt: Attempt | None = None
 
     @property
     def failed_share(self) -> float:
-        """Failed images of all images of the run."""
-        images = self.summary["images"]
-        return self.summary["failed"] / images if images else 0.0
+        """Failed images of those that count: of this attempt where it was incremental, else of all of the run.
+
+        A bad night would otherwise go unnoticed behind a year of good ones.
+        """
+        if self.attempt is not None and self.attempt.incremental:
+            images, failed = self.attempt.images, self.attempt.failed
+        else:
+            images, failed = self.summary["images"], self.summary["failed"]
+        return failed / images if images else 0.0
 
 
 def run_plan(plan: Plan, on_progress: Callable[[Progress], None]) -> RunResult:
@@ -70,25 +85,50 @@ def run_plan(plan: Plan, on_progress: Callable[[Progress], None]) -> RunResult:
     Raises UsageError where a local Ray would be too small, LeaseHeldError where another attempt is writing to the
     output, and what ``driver.run_job`` raises.
     """
-    if not plan.tasks:
+    if plan.up_to_date or (not plan.tasks and plan.changes is None):
         finished = read_result(plan.output)
-        if finished is not None and finished.summary["shards"] == len(plan.shards):
-            return finished
+        if finished is not None and (plan.up_to_date or finished.summary["shards"] == len(plan.shard_ids)):
+            return _nothing_to_do(plan, finished)
     if plan.tasks:
         _check_size(plan)
-    attempt = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{uuid.uuid4().hex[:8]}"
-    with held_lease(plan.output, attempt, plan.config.take_over) as lease:
+    attempt = _attempt(plan)
+    with held_lease(plan.output, attempt.attempt, plan.config.take_over) as lease, recorded(plan.output, attempt):
         if plan.start_anew:
             plan.output.clear()
         write_record(plan.output, plan.record, plan.vocabulary)
-        started_at = time.time()
         progress = Progress(len(plan.tasks))
         if plan.tasks:
             _label(plan, attempt, lease, progress, on_progress)
         lease.check()
         # Every shard is committed: whatever lies in staging, of this attempt or a killed one, nobody needs.
         plan.output.remove("_staging")
-        return finish_run(plan, {"attempt": attempt, "started_at": started_at, "attempt_images": progress.images})
+        result = finish_run(plan, attempt)
+        too_many = result.failed_share > plan.config.max_failed
+        attempt.outcome = history.TOO_MANY_FAILED if too_many else history.COMPLETE
+        if plan.nothing_new:
+            attempt.outcome = history.NOTHING_NEW
+        return result
+
+
+def _attempt(plan: Plan) -> Attempt:
+    attempt = new_attempt(plan.record.run_id)
+    attempt.incremental = plan.changes is not None
+    if plan.changes is None:
+        attempt.shards_new = len(plan.tasks)
+    else:
+        attempt.shards_new, attempt.shards_changed = len(plan.changes.new), len(plan.changes.changed)
+        attempt.vanished, attempt.shards_superseded = list(plan.changes.vanished), len(plan.changes.superseded)
+    return attempt
+
+
+def _nothing_to_do(plan: Plan, finished: RunResult) -> RunResult:
+    """The finished run as it stands; of an incremental run the history says that it looked."""
+    if plan.changes is None:
+        return finished
+    attempt = _attempt(plan)
+    attempt.outcome, attempt.finished_at = history.NOTHING_NEW, time.time()
+    write_attempt(plan.output, attempt)
+    return replace(finished, attempt=attempt)
 
 
 def _check_size(plan: Plan) -> None:
@@ -100,9 +140,9 @@ def _check_size(plan: Plan) -> None:
 
 
 def _label(
-    plan: Plan, attempt: str, lease: LeaseKeeper, progress: Progress, on_progress: Callable[[Progress], None]
+    plan: Plan, attempt: Attempt, lease: LeaseKeeper, progress: Progress, on_progress: Callable[[Progress], None]
 ) -> None:
-    from pipeline import driver, flow  # Ray takes a second to import; planning and status do without it
+    from pipeline import driver, flow, metrics, usage  # Ray takes a second to import; planning and status do without it
 
     size = flow.start_ray(plan.config)
     job = flow.Job(
@@ -112,25 +152,60 @@ def _label(
         output=plan.output,
         tasks=plan.tasks,
         run_id=plan.record.run_id,
-        attempt=attempt,
+        attempt=attempt.attempt,
         fingerprint=plan.record.digest,
     )
+    sizes = {task.shard.shard_id: task.shard.size_bytes for task in plan.tasks}
+    meter = metrics.RunMeter(plan.vocabulary.names)
     progress.started_at = time.monotonic()
-    for event in driver.run_job(job, flow.plan_pools(plan.config, *size)):
-        lease.check()
-        if isinstance(event, driver.Staged):
-            progress.images += event.images
-            progress.failed += event.failed
-        else:
-            progress.shards_done += 1
-            note = log.warning if event.failed > plan.config.max_failed * event.images else log.info
-            note("committed %s: %d images, %d failed", event.shard_id, event.images, event.failed)
-        on_progress(progress)
+    cluster = usage.ClusterUsage()
+    try:
+        with cluster:
+            for event in driver.run_job(job, flow.plan_pools(plan.config, *size)):
+                lease.check()
+                if isinstance(event, driver.Staged):
+                    progress.images += event.images
+                    progress.failed += event.failed
+                else:
+                    progress.bytes_read += sizes[event.shard_id]
+                    _count(event, plan.config.max_failed, attempt, progress)
+                    meter.committed(event.result.added, sizes[event.shard_id], event.result.bytes_written)
+                meter.waiting(len(plan.tasks) - progress.shards_done, progress.images - attempt.images)
+                on_progress(progress)
+    finally:
+        attempt.cost = cost_of(
+            gpu_seconds=cluster.gpu_seconds,
+            cpu_seconds=cluster.cpu_seconds,
+            bytes_read=progress.bytes_read,
+            bytes_written=progress.bytes_written,
+            images=attempt.images,
+            price_per_gpu_hour=plan.config.price_per_gpu_hour,
+        )
 
 
-def finish_run(plan: Plan, attempt: dict[str, Any]) -> RunResult:
-    """Add up the markers into class_stats.parquet and summary.json."""
-    sums = read_sums(plan.output, [shard.shard_id for shard in plan.shards])
+def _count(event: Committed, max_failed: float, attempt: Attempt, progress: Progress) -> None:
+    shard_id, result = event.shard_id, event.result
+    progress.shards_done += 1
+    progress.bytes_written += result.bytes_written
+    attempt.shards_done += 1
+    attempt.images += result.added.images
+    attempt.failed += result.added.failed
+    note = log.warning if result.failed > max_failed * result.images else log.info
+    note("committed %s: %d images, %d failed", shard_id, result.images, result.failed, extra={"shard": shard_id})
+    for failure in result.failures:
+        log.info(
+            "failed in %s: %s",
+            failure["stage"],
+            failure["error_class"],
+            extra={"shard": shard_id, "image": failure["image_id"]},
+        )
+
+
+def finish_run(plan: Plan, attempt: Attempt) -> RunResult:
+    """Add up the markers into class_stats.parquet and summary.json; an incremental run also tidies and takes stock."""
+    if plan.changes is not None:
+        remove_shards(plan.output, plan.changes.superseded)
+    sums = read_sums(plan.output, plan.shard_ids)
     table = class_stats_table(sums, list(plan.vocabulary.names), [entry.seen for entry in plan.vocabulary])
     schema = with_metadata(CLASS_STATS, run_id=plan.record.run_id, fingerprint=plan.record.digest)
     plan.output.write_table(CLASS_STATS_FILE, table.cast(schema))
@@ -138,10 +213,15 @@ def finish_run(plan: Plan, attempt: dict[str, Any]) -> RunResult:
     summary = {
         "schema_version": plan.record.schema_version,
         "run_id": plan.record.run_id,
-        **attempt,
+        "attempt": attempt.attempt,
+        "started_at": attempt.started_at,
+        "attempt_images": attempt.images,
+        "attempt_failed": attempt.failed,
         "finished_at": now,
-        "attempt_seconds": now - attempt["started_at"],
-        "shards": len(plan.shards),
+        "attempt_seconds": now - attempt.started_at,
+        "cost": None if attempt.cost is None else asdict(attempt.cost),
+        "shards": len(plan.shard_ids),
+        "vanished_shards": attempt.vanished,
         "images": sums.images,
         "labelled": sums.labelled,
         "failed": sums.failed,
@@ -154,7 +234,10 @@ def finish_run(plan: Plan, attempt: dict[str, Any]) -> RunResult:
         "coverage": sums.labelled_pixels / sums.pixels if sums.pixels else 0.0,
     }
     plan.output.write_json(SUMMARY, summary)
-    return RunResult(summary, table)
+    if plan.changes is not None:
+        # Last, and from what was seen before labelling: whatever changed meanwhile is found by the next run.
+        write_inventory(plan.output, plan.listing, plan.shards, plan.changes.vanished)
+    return RunResult(summary, table, attempt)
 
 
 def read_sums(output: Output, shard_ids: list[str]) -> RunSums:

@@ -46,7 +46,7 @@ def read_status(output_uri: str, storage_options: StorageOptions | None = None) 
     run = output.read_json("run.json")
     if run is None:
         raise UsageError(f"{output_uri} holds no run (no run.json there)")
-    markers = _read_heads(output, [marker_name(name) for name in output.names("stats", ".json")])
+    markers = read_marker_heads(output, [marker_name(name) for name in output.names("stats", ".json")])
     errors: Counter[str] = Counter()
     for marker in markers:
         errors.update(marker["sums"]["errors"])
@@ -66,7 +66,7 @@ def read_status(output_uri: str, storage_options: StorageOptions | None = None) 
     )
 
 
-def _read_heads(output: Output, names: Sequence[str]) -> list[dict[str, Any]]:
+def read_marker_heads(output: Output, names: Sequence[str]) -> list[dict[str, Any]]:
     """Markers without their per-class sums, which come last and are most of them."""
     markers = []
     for name, start in zip(names, output.read_heads(names, HEAD_BYTES), strict=True):

@@ -19,7 +19,10 @@ ORCHESTRATION = {
     "pipeline/cluster.py",
     "pipeline/flow.py",
     "pipeline/driver.py",
+    "pipeline/metrics.py",
+    "pipeline/submission.py",
     "pipeline/trail.py",
+    "pipeline/usage.py",
     "pipeline/evaluation/distribute.py",
     "pipeline/training/launch.py",
 }

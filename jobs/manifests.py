@@ -1,0 +1,148 @@
+"""Fills the manifests of jobs/k8s with what a job file says: plain YAML in, plain YAML out, no templates."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.config import LabelConfig
+from pipeline.errors import UsageError
+
+MOUNT = "/etc/maskmill"
+CONFIG_MAP_BYTES = 1_000_000
+"""Kubernetes takes 1 MiB for a whole ConfigMap."""
+MODEL_FILES = ("weights", "clip")
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """Container images of head and CPU nodes, and of GPU nodes."""
+
+    cpu: str
+    cuda: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Schedule:
+    """When the job runs and what its object is called."""
+
+    cron: str
+    time_zone: str
+    name: str
+
+
+class Manifests:
+    """The manifests as shipped, by file name; every read gives a fresh copy."""
+
+    def __init__(self, texts: dict[str, str]) -> None:
+        self.texts = texts
+
+    def read(self, name: str) -> dict[str, Any]:
+        """The parsed document."""
+        return yaml.safe_load(self.texts[name])
+
+
+class _PlainDumper(yaml.SafeDumper):
+    """Writes shared parts out in full: kustomize patches address each by its own path."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def dump(document: Any) -> bytes:
+    """YAML in the order given."""
+    return yaml.dump(document, Dumper=_PlainDumper, sort_keys=False, width=120, allow_unicode=True).encode()
+
+
+def rendered(
+    base: Manifests, job: Path, config: LabelConfig, kind: str, schedule: Schedule, images: Images
+) -> dict[str, bytes]:
+    """File name -> content of the folder to write. Raises UsageError where the job cannot run in a cluster as it is."""
+    settings, attachments = job_settings(job, config, one_pod=kind == "cronjob")
+    main = _cron_job(base, schedule, images, config) if kind == "cronjob" else _ray_job(base, schedule, images, config)
+    if kind == "raycronjob":
+        ray_job, main = main, base.read("raycronjob.yaml")
+        main["spec"] |= {"schedule": schedule.cron, "timeZone": schedule.time_zone, "jobTemplate": ray_job["spec"]}
+    main["metadata"]["name"] = schedule.name
+    names = [f"{kind}.yaml", "serviceaccount.yaml", "networkpolicy.yaml"]
+    kustomization = base.read("kustomization.yaml")
+    kustomization["resources"] = names
+    kustomization["configMapGenerator"][0]["files"] = ["job.yaml", *attachments]
+    return {
+        "kustomization.yaml": dump(kustomization),
+        names[0]: dump(main),
+        **{name: base.texts[name].encode() for name in names[1:]},
+        "job.yaml": dump(settings),
+        **attachments,
+    }
+
+
+def job_settings(job: Path, config: LabelConfig, one_pod: bool) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """The job file as the pods get it, and the files it names: read here, mounted there."""
+    if config.storage_option or config.notify_url:
+        raise UsageError(
+            f"{job}: storage-option and notify-url would lie readable in a ConfigMap; give the service account a role "
+            "for the bucket, and notify from an overlay with a Secret"
+        )
+    for field in MODEL_FILES:
+        value = getattr(config, field)
+        if value is not None and Path(value).exists():
+            raise UsageError(f"{job}: {field} {value} lies on this machine; give a URI, or a path inside of the image")
+    if not one_pod and (config.propose_actors is None or config.propose_gpus is None):
+        raise UsageError(f"{job}: say propose-actors and propose-gpus; the cluster starts empty and grows to them")
+    given = {str(key).replace("-", "_"): value for key, value in yaml.safe_load(job.read_text()).items()}
+    settings = {"incremental": config.limit is None, "log_format": "json", **given}
+    attachments = {}
+    classes = Path(config.classes)
+    if classes.is_file():
+        attachments[classes.name] = classes.read_bytes()
+        settings["classes"] = f"{MOUNT}/{classes.name}"
+    size = sum(map(len, attachments.values()))
+    if size > CONFIG_MAP_BYTES:
+        raise UsageError(f"{classes} is larger than a ConfigMap may be; put it into the bucket and name it by its URI")
+    return settings, attachments
+
+
+def gpus_of(config: LabelConfig) -> int:
+    """Whole GPUs that the job's pools take together."""
+    pools = ((config.propose_actors, config.propose_gpus), (config.classify_actors, config.classify_gpus))
+    return math.ceil(sum((actors or 1) * (gpus or 0) for actors, gpus in pools))
+
+
+def _ray_job(base: Manifests, schedule: Schedule, images: Images, config: LabelConfig) -> dict[str, Any]:
+    ray_job = base.read("rayjob.yaml")
+    cluster = ray_job["spec"]["rayClusterSpec"]
+    wanted = gpus_of(config)
+    for group in cluster["workerGroupSpecs"]:
+        on_gpu = group["groupName"] == "gpu"
+        group["template"]["spec"]["containers"][0]["image"] = images.cuda if on_gpu else images.cpu
+        if on_gpu and wanted:
+            group["maxReplicas"] = wanted
+    if not wanted:
+        cluster["workerGroupSpecs"] = [each for each in cluster["workerGroupSpecs"] if each["groupName"] != "gpu"]
+    labels = [set(group["labels"].items()) for group in cluster["workerGroupSpecs"]]
+    if not any(set(config.task_label.items()) <= own for own in labels):
+        raise UsageError(f"task-label {config.task_label}: no group of nodes has it; they have pool=cpu and pool=gpu")
+    cluster["headGroupSpec"]["template"]["spec"]["containers"][0]["image"] = images.cpu
+    ray_job["spec"]["submitterPodTemplate"]["spec"]["containers"][0]["image"] = images.cpu
+    return ray_job
+
+
+def _cron_job(base: Manifests, schedule: Schedule, images: Images, config: LabelConfig) -> dict[str, Any]:
+    cron_job = base.read("cronjob.yaml")
+    cron_job["spec"] |= {"schedule": schedule.cron, "timeZone": schedule.time_zone}
+    container = cron_job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]
+    resources = container["resources"]
+    if config.propose_gpus == 0:
+        container["image"] = images.cpu
+        for amounts in resources.values():
+            del amounts["nvidia.com/gpu"]
+    else:
+        container["image"] = images.cuda
+        for amounts in resources.values():
+            amounts["nvidia.com/gpu"] = str(max(1, gpus_of(config)))
+    return cron_job

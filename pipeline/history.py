@@ -1,0 +1,115 @@
+"""The attempts made on an output: each leaves ``runs/<id>.json``, written when it begins and again when it ends."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from pipeline.costs import Cost
+from pipeline.errors import UsageError
+from pipeline.interruption import InterruptedRunError
+from pipeline.lease import read_lease
+from pipeline.output import Output
+from pipeline.storage import StorageOptions
+
+log = logging.getLogger(__name__)
+
+FOLDER = "runs"
+RUNNING, KILLED, INTERRUPTED, FAILED = "running", "killed", "interrupted", "failed"
+COMPLETE, TOO_MANY_FAILED, NOTHING_NEW = "complete", "too_many_failed", "nothing_new"
+
+
+@dataclass(kw_only=True, slots=True)
+class Attempt:
+    """One attempt, as its file has it. Times are seconds since 1970.
+
+    attempt: its id, which names the file. outcome: running, complete, too_many_failed, nothing_new, interrupted or
+    failed; a reader sees "killed" where one still says running but no longer holds the output's lease.
+    shards_*: how many were to be labelled because they were new or changed, how many of them were, and those of earlier
+    runs whose input is gone (vanished, by id) or cut anew. images, failed: labelled by this attempt.
+    """
+
+    attempt: str
+    run_id: str
+    started_at: float
+    host: str = field(default_factory=socket.gethostname)
+    finished_at: float | None = None
+    outcome: str = RUNNING
+    error: str | None = None
+    incremental: bool = False
+    shards_new: int = 0
+    shards_changed: int = 0
+    shards_done: int = 0
+    shards_superseded: int = 0
+    vanished: list[str] = field(default_factory=list)
+    images: int = 0
+    failed: int = 0
+    cost: Cost | None = None
+
+    @property
+    def seconds(self) -> float | None:
+        """How long it took; None if it has not ended."""
+        return None if self.finished_at is None else self.finished_at - self.started_at
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+
+def new_attempt(run_id: str) -> Attempt:
+    """An attempt that begins now."""
+    now = time.time()
+    name = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(now))}-{uuid.uuid4().hex[:8]}"
+    return Attempt(attempt=name, run_id=run_id, started_at=now)
+
+
+@contextmanager
+def recorded(output: Output, attempt: Attempt) -> Iterator[Attempt]:
+    """Write the attempt down before and after the body, which fills it in; says how the body ended."""
+    write_attempt(output, attempt)
+    try:
+        yield attempt
+    except BaseException as error:
+        attempt.outcome = INTERRUPTED if isinstance(error, InterruptedRunError) else FAILED
+        # Messages of other people's exceptions may hold addresses with credentials; the log has them, this file not.
+        attempt.error = type(error).__name__
+        attempt.finished_at = time.time()
+        try:
+            write_attempt(output, attempt)
+        except OSError as second:
+            log.warning("the attempt's end could not be written down: %s", second)
+        raise
+    attempt.finished_at = time.time()
+    write_attempt(output, attempt)
+
+
+def write_attempt(output: Output, attempt: Attempt) -> None:
+    """Write ``runs/<id>.json``."""
+    output.write_json(f"{FOLDER}/{attempt.attempt}.json", attempt.to_dict())
+
+
+def read_history(output_uri: str, storage_options: StorageOptions | None = None) -> list[Attempt]:
+    """All attempts, the oldest first. Raises UsageError where there are none."""
+    output = Output(output_uri, storage_options)
+    names = output.names(FOLDER, ".json")
+    if not names:
+        raise UsageError(f"{output_uri} has no history (no files in {FOLDER}/ there)")
+    attempts = [_attempt(json.loads(data)) for data in output.read_many(f"{FOLDER}/{name}.json" for name in names)]
+    lease = read_lease(output)
+    holder = lease.attempt if lease is not None and not lease.is_void(time.time()) else None
+    for attempt in attempts:
+        if attempt.outcome == RUNNING and attempt.attempt != holder:
+            attempt.outcome = KILLED
+    return sorted(attempts, key=lambda attempt: attempt.started_at)
+
+
+def _attempt(plain: Mapping[str, Any]) -> Attempt:
+    cost = plain["cost"]
+    return Attempt(**{**plain, "cost": None if cost is None else Cost(**cost)})

@@ -1,0 +1,113 @@
+"""What is new since the last run: shards without a marker, shards whose data changed, shards whose data is gone."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.output import Output, errors_name, labels_name, marker_name
+from pipeline.sources import Shard
+from pipeline.sources.listing import Listing
+from pipeline.status import read_marker_heads
+
+INVENTORY = "inventory.json"
+"""What the last finished run saw of its input, so that the next one need not ask every marker. Markers decide."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Changes:
+    """Shard ids, by what became of them since the last run.
+
+    new: without a marker. changed: their data has another version (entity tag or time, and size) than their marker.
+    vanished: with a marker, their file or folder is gone; their labels stay. superseded: with a marker, their folder or
+    file is there but cut into other shards now, which hold their images; their labels go when those are committed.
+    """
+
+    new: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    vanished: tuple[str, ...] = ()
+    superseded: tuple[str, ...] = ()
+
+    @property
+    def to_label(self) -> frozenset[str]:
+        """The shards that this run labels."""
+        return frozenset(self.new + self.changed)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Inventory:
+    """The contents of inventory.json. shards: for every marker of the output, version and URI of its input."""
+
+    listing: str
+    shards: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    vanished: Sequence[str] = ()
+
+
+def listing_digest(listing: Listing) -> str:
+    """One hash of all names and versions; two listings with the same one hold the same data."""
+    found = hashlib.sha256()
+    for file in listing.files:
+        found.update(f"{file.location}\0{file.version}\n".encode("utf-8", "surrogateescape"))
+    return found.hexdigest()
+
+
+def read_inventory(output: Output) -> Inventory | None:
+    """What the last finished run saw, None before the first."""
+    plain = output.read_json(INVENTORY)
+    if plain is None:
+        return None
+    shards = {shard_id: (version, uri) for shard_id, (version, uri) in plain["shards"].items()}
+    return Inventory(listing=plain["listing"], shards=shards, vanished=tuple(plain["vanished"]))
+
+
+def write_inventory(output: Output, digest: str, shards: Sequence[Shard], vanished: Iterable[str]) -> None:
+    """Write down what a run that has just finished saw: ``shards`` of its input, and markers of vanished ones."""
+    gone = sorted(vanished)
+    seen = {shard.shard_id: (shard.version, shard.uri) for shard in shards}
+    plain: dict[str, Any] = {"listing": digest, "vanished": gone, "shards": {**seen, **read_versions(output, gone)}}
+    output.write_json(INVENTORY, plain)
+
+
+def is_unchanged(inventory: Inventory | None, digest: str, done: Iterable[str]) -> bool:
+    """Whether the last finished run saw this very listing and all its markers, and no others, are still there."""
+    return inventory is not None and inventory.listing == digest and set(inventory.shards) == set(done)
+
+
+def find_changes(output: Output, shards: Sequence[Shard], inventory: Inventory | None, done: Iterable[str]) -> Changes:
+    """Compare the input with the markers ``done``; reads only those markers of which the inventory is not sure."""
+    markers, known = set(done), dict(inventory.shards) if inventory else {}
+    present = {shard.shard_id for shard in shards}
+    unsure = [shard.shard_id for shard in shards if shard.shard_id in markers and _differs(shard, known)]
+    gone = sorted(markers - present)
+    versions = {**known, **read_versions(output, unsure + [each for each in gone if each not in known])}
+    uris = {shard.uri for shard in shards}
+    return Changes(
+        new=tuple(shard.shard_id for shard in shards if shard.shard_id not in markers),
+        changed=tuple(shard.shard_id for shard in shards if shard.shard_id in markers and _differs(shard, versions)),
+        vanished=tuple(each for each in gone if versions[each][1] not in uris),
+        superseded=tuple(each for each in gone if versions[each][1] in uris),
+    )
+
+
+def _differs(shard: Shard, versions: Mapping[str, tuple[str, str]]) -> bool:
+    # A manifest's shards are named after their entries: a list that only grew leaves the earlier ones as they were,
+    # although the file has another version.
+    if shard.kind == "manifest":
+        return False
+    known = versions.get(shard.shard_id)
+    return known is None or known[0] != shard.version
+
+
+def read_versions(output: Output, shard_ids: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Version and URI of the input that the markers of these shards were made from."""
+    markers = read_marker_heads(output, [marker_name(shard_id) for shard_id in shard_ids])
+    return {marker["shard"]["id"]: (marker["shard"]["version"], marker["shard"]["uri"]) for marker in markers}
+
+
+def remove_shards(output: Output, shard_ids: Iterable[str]) -> None:
+    """Remove the marker of each shard, then its tables."""
+    for shard_id in shard_ids:
+        for name in (marker_name(shard_id), labels_name(shard_id), errors_name(shard_id)):
+            output.remove(name)

@@ -1,0 +1,157 @@
+"""Sends a command to a Ray cluster as a job, follows its log and learns how it ended. Nothing runs here."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+from ray.exceptions import RayError
+from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
+
+from pipeline.interruption import EXIT_SIGNAL
+
+POLL_S = 0.5
+STOP_GRACE_S = 60
+"""After a stop the job gets so long to finish its commits; then Ray kills it."""
+LOG_ATTEMPTS = 5
+EXIT_STOPPED = EXIT_SIGNAL + signal.SIGINT
+
+# Ray would send SIGTERM and wait 3 s. With SIGINT the run ends as by Ctrl-C, and it may finish what is in flight.
+JOB_ENVIRONMENT = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_GRACE_S)}
+EXCLUDES = (
+    ".git",
+    ".venv",
+    "venv",
+    "__pycache__",
+    "*.egg-info",
+    ".*_cache",
+    ".hypothesis",
+    "build",
+    "dist",
+    "demo",
+    ".env",
+    "*.pem",
+    "*.key",
+)
+
+
+class SubmitError(RuntimeError):
+    """The cluster could not be reached, refused the request, or ended the job without saying how."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Submission:
+    """A job to be sent. working_dir: uploaded, without what ``excludes`` (patterns as in .gitignore) match."""
+
+    entrypoint: str
+    working_dir: Path
+    excludes: Sequence[str] = EXCLUDES
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Turn what Ray's client raises into SubmitError; it has no error class of its own. Network errors are OSErrors."""
+    try:
+        yield
+    except (OSError, RuntimeError, RayError) as error:
+        raise SubmitError(str(error)) from error
+
+
+class Cluster:
+    """The job server of a Ray cluster.
+
+    address: http(s)://head:8265, or what ray.init takes; None: from RAY_API_SERVER_ADDRESS or RAY_ADDRESS, else a Ray
+    on this machine. ca_file: certificate authority to check an https address against, None for the system's. Ray's own
+    client adds the token of RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token. Raises SubmitError, as does every
+    method.
+    """
+
+    def __init__(self, address: str | None, ca_file: Path | None = None) -> None:
+        if address is not None:
+            # Ray lets its environment variables win over the argument; here what was typed wins.
+            os.environ["RAY_API_SERVER_ADDRESS"] = address
+        with _told():
+            self.client = JobSubmissionClient(address, verify=True if ca_file is None else str(ca_file))
+
+    def submit(self, submission: Submission) -> str:
+        """Upload the working directory and start the job; returns its id."""
+        with _told():
+            return self.client.submit_job(
+                entrypoint=submission.entrypoint,
+                runtime_env={
+                    "working_dir": str(submission.working_dir),
+                    "excludes": list(submission.excludes),
+                    "env_vars": JOB_ENVIRONMENT,
+                },
+            )
+
+    def follow(self, job_id: str, write: Callable[[str], None]) -> int:
+        """Pass the job's log on as it grows, until the job ends; returns its exit code."""
+        written = 0
+        for attempt in range(1, LOG_ATTEMPTS + 1):
+            tail = _Tail(write, skip=written)
+            try:
+                asyncio.run(self._tail(job_id, tail))
+                break
+            except (RuntimeError, OSError, aiohttp.ClientError) as error:
+                written = max(written, tail.seen)
+                if attempt == LOG_ATTEMPTS:
+                    raise SubmitError(f"lost the log of job {job_id}, which goes on: {error}") from error
+                time.sleep(POLL_S * attempt)
+        return self.wait(job_id)
+
+    async def _tail(self, job_id: str, tail: _Tail) -> None:
+        async for chunk in self.client.tail_job_logs(job_id):
+            tail.add(chunk)
+
+    def wait(self, job_id: str) -> int:
+        """Wait until the job has ended; returns its exit code."""
+        while True:
+            with _told():
+                details = self.client.get_job_info(job_id)
+            if details.status.is_terminal():
+                return exit_code(details)
+            time.sleep(POLL_S)
+
+    def stop(self, job_id: str) -> int:
+        """Ask the job to stop and wait until it has; what it committed stays. Returns its exit code."""
+        with _told():
+            self.client.stop_job(job_id)
+        return self.wait(job_id)
+
+
+class _Tail:
+    """Passes on a log that begins anew after a lost connection, without what was passed on before."""
+
+    def __init__(self, write: Callable[[str], None], skip: int) -> None:
+        self.write = write
+        self.skip = skip
+        self.seen = 0
+
+    def add(self, chunk: str) -> None:
+        """Take the next piece of the log."""
+        new = chunk[max(0, self.skip - self.seen) :]
+        self.seen += len(chunk)
+        if new:
+            self.write(new)
+
+
+def exit_code(details: JobDetails) -> int:
+    """The exit code of the job's command; Ray's own words for the end know only success, failure and stopped.
+
+    Raises SubmitError where the command never ran, or its node was lost.
+    """
+    if details.status == JobStatus.STOPPED:
+        return EXIT_STOPPED
+    if details.driver_exit_code is None:
+        raise SubmitError(f"job {details.submission_id} ended as {details.status.value}: {details.message}")
+    code = int(details.driver_exit_code)
+    # A command ended by a signal has a negative code here; a shell would say 128 and the signal.
+    return code if code >= 0 else EXIT_SIGNAL - code

@@ -1,0 +1,148 @@
+"""What counts as new, changed, vanished and cut anew, from real files and markers; no model needed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from pipeline.commit import CommitRequest, commit_shard
+from pipeline.incremental import (
+    Changes,
+    find_changes,
+    is_unchanged,
+    listing_digest,
+    read_inventory,
+    remove_shards,
+    write_inventory,
+)
+from pipeline.output import Output
+from pipeline.sources import Shard, list_shards
+from pipeline.sources.listing import list_files
+
+SHARD_SIZE = 2
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in range(5):
+        add_image(folder / f"{number}.png")
+    return folder
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Output:
+    return Output(str(tmp_path / "out"))
+
+
+def add_image(path: Path, colour: int = 0) -> None:
+    Image.new("RGB", (4, 4), (colour, 0, 0)).save(path)
+    # File systems' clocks are coarser than this test.
+    os.utime(path, ns=(colour, 1_000_000_000 * (colour + 1)))
+
+
+def shards_of(source: Path | str) -> list[Shard]:
+    return list_shards(str(source), shard_size=SHARD_SIZE)
+
+
+def label_all(output: Output, shards: list[Shard]) -> None:
+    attempt = uuid.uuid4().hex
+    for shard in shards:
+        commit_shard(output, CommitRequest(shard=shard, attempt=attempt, rows=0, parts=[], run_id="r", fingerprint="f"))
+
+
+def finish(output: Output, source: Path | str) -> None:
+    """A run that ended."""
+    shards = shards_of(source)
+    changes = changes_of(output, source)
+    label_all(output, [shard for shard in shards if shard.shard_id in changes.to_label])
+    remove_shards(output, changes.superseded)
+    write_inventory(output, listing_digest(list_files(str(source))), shards, changes.vanished)
+
+
+def changes_of(output: Output, source: Path | str) -> Changes:
+    return find_changes(output, shards_of(source), read_inventory(output), output.names("stats", ".json"))
+
+
+def unchanged(output: Output, source: Path | str) -> bool:
+    digest = listing_digest(list_files(str(source)))
+    return is_unchanged(read_inventory(output), digest, output.names("stats", ".json"))
+
+
+def test_at_first_all_is_new_then_nothing(output: Output, source: Path) -> None:
+    ids = tuple(shard.shard_id for shard in shards_of(source))
+    assert changes_of(output, source) == Changes(new=ids)
+    assert not unchanged(output, source)
+    finish(output, source)
+    assert changes_of(output, source) == Changes()
+    assert unchanged(output, source)
+
+
+def test_a_killed_run_s_shards_are_known_by_their_markers_alone(output: Output, source: Path) -> None:
+    shards = shards_of(source)
+    label_all(output, shards[:1])
+    assert changes_of(output, source) == Changes(new=tuple(shard.shard_id for shard in shards[1:]))
+
+
+def test_changed_bytes_and_changed_time_are_labelled_again(output: Output, source: Path) -> None:
+    finish(output, source)
+    add_image(source / "3.png", colour=9)
+    (shard,) = (shard for shard in shards_of(source) if "3.png" in shard.members)
+    assert changes_of(output, source) == Changes(changed=(shard.shard_id,))
+    # A run killed after this commit leaves an inventory that is behind the marker: the marker decides.
+    label_all(output, [shard])
+    assert changes_of(output, source) == Changes()
+    assert not unchanged(output, source)
+
+
+def test_a_deleted_marker_is_new_work(output: Output, source: Path) -> None:
+    finish(output, source)
+    gone = shards_of(source)[0].shard_id
+    output.remove(f"stats/{gone}.json")
+    assert not unchanged(output, source)
+    assert changes_of(output, source) == Changes(new=(gone,))
+
+
+def test_files_that_are_gone_vanish_and_stay_vanished(output: Output, source: Path, tmp_path: Path) -> None:
+    for night in ("a", "b"):
+        shutil.copytree(source, tmp_path / "nights" / night)
+        (tmp_path / "nights" / f"{night}.txt").write_text(
+            "".join(f"{path}\n" for path in sorted((tmp_path / "nights" / night).iterdir()))
+        )
+    pattern = tmp_path / "nights" / "*.txt"
+    finish(output, pattern)
+    first = {shard.shard_id for shard in shards_of(tmp_path / "nights" / "a.txt")}
+    (tmp_path / "nights" / "a.txt").unlink()
+    changes = changes_of(output, pattern)
+    assert (set(changes.vanished), changes.to_label, changes.superseded) == (first, frozenset(), ())
+    finish(output, pattern)
+    assert unchanged(output, pattern)
+    assert read_inventory(output).vanished == tuple(sorted(first))
+    assert set(changes_of(output, pattern).vanished) == first
+    assert all(output.exists(f"labels/{shard_id}.parquet") for shard_id in first)
+
+
+def test_a_folder_that_grew_is_cut_anew_from_there_and_holds_no_image_twice(output: Output, source: Path) -> None:
+    finish(output, source)
+    before = shards_of(source)
+    add_image(source / "5.png")
+    after = shards_of(source)
+    assert changes_of(output, source) == Changes(new=(after[-1].shard_id,), superseded=(before[-1].shard_id,))
+    finish(output, source)
+    assert output.names("stats", ".json") == sorted(shard.shard_id for shard in after)
+    assert output.names("labels", ".parquet") == output.names("stats", ".json")
+
+
+def test_a_manifest_that_grew_keeps_its_full_shards(output: Output, source: Path, tmp_path: Path) -> None:
+    manifest = tmp_path / "list.txt"
+    lines = [f"{path}\n" for path in sorted(source.iterdir())]
+    manifest.write_text("".join(lines[:4]))
+    finish(output, manifest)
+    manifest.write_text("".join(lines))
+    assert changes_of(output, manifest) == Changes(new=(shards_of(manifest)[-1].shard_id,))

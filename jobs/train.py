@@ -164,5 +164,21 @@ def bundled(
     typer.echo(f"weights in {directory}; to ship them, copy its files to model/bundled")
 
 
+@app.command()
+def study(
+    out: Annotated[Path, typer.Option(help="Folder of `train bundled`; what is missing there is trained.")] = Path(
+        "bundled-training"
+    ),
+    images: Annotated[int, typer.Option(min=1, help="Training images, as in `train bundled`.")] = 10_000,
+    seeds: Annotated[int, typer.Option(min=1, help="Training seeds of grouping and of the baseline.")] = 3,
+    test_images: Annotated[int, typer.Option(min=1, help="Held-out images the figures are measured on.")] = 1000,
+) -> None:
+    """Compare per-pixel, decoupled and decoupled with image branch; writes OUT/study.md and study.json."""
+    from pipeline.training.study import StudySettings, run_study
+
+    settings = StudySettings(seeds=tuple(range(1, seeds + 1)), images=images, test_images=test_images)
+    typer.echo(run_study(out, settings).read_text(encoding="utf-8"))
+
+
 def _text(path: Path | None) -> str | None:
     return None if path is None else str(path)

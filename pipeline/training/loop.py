@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pipeline.errors import UsageError
-from pipeline.training.metrics import MetricsLog
+from pipeline.training.metrics import MetricsLog, is_finished, last_metrics
 from pipeline.training.settings import LoopSettings, learning_rate_factor
 
 CHECKPOINT_FILE = "checkpoint.pt"
@@ -99,6 +99,8 @@ def workers() -> int:
 def train(task: Task, settings: LoopSettings, out: Path, device: torch.device) -> dict[str, float]:
     """Train to the last step, resuming from ``out`` if it holds a checkpoint; return the last metrics.
 
+    A finished run is not touched again.
+
     Worker 0 writes checkpoint.pt, metrics.jsonl and the exported weights to ``out``, which all workers must reach.
     Raises UsageError when ``out`` holds another configuration's checkpoint or a batch does not divide by the workers.
     """
@@ -107,6 +109,8 @@ def train(task: Task, settings: LoopSettings, out: Path, device: torch.device) -
     task.module.to(device).train()
     optimiser = _optimiser(task, settings)
     progress = _resume(task, optimiser, out)
+    if progress["step"] == settings.last_step and is_finished(out):
+        return last_metrics(out)
     model = DistributedDataParallel(task.module) if workers() > 1 else task.module
     loader = DataLoader(
         task.dataset,

@@ -41,8 +41,21 @@ class MetricsLog:
 
 def last_metrics(out: Path) -> dict[str, float]:
     """Return the numbers of the last line of a finished run's metrics.jsonl."""
-    line = json.loads((out / METRICS_FILE).read_text(encoding="utf-8").splitlines()[-1])
-    return {name: value for name, value in line.items() if name not in ("step", "final")}
+    return {name: value for name, value in _last_line(out).items() if name not in ("step", "final")}
+
+
+def is_finished(out: Path) -> bool:
+    """Whether a run got as far as its final line, which comes after the exported weights."""
+    if not (out / METRICS_FILE).exists():
+        return False
+    try:
+        return bool(_last_line(out).get("final", False))
+    except (json.JSONDecodeError, IndexError):  # cut off by a kill
+        return False
+
+
+def _last_line(out: Path) -> dict[str, Any]:
+    return json.loads((out / METRICS_FILE).read_text(encoding="utf-8").splitlines()[-1])
 
 
 def _is_before(line: str, first_step: int) -> bool:

@@ -1,0 +1,68 @@
+"""The ways of segmenting that the study compares, each as: image -> class scores of every pixel.
+
+Legend for shapes: C classes, H x W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from model.baseline import pixel_logits
+from model.checkpoint import load_baseline, load_zegformer
+from model.classifier import Classifier, ClassifierSettings
+from model.clip import Clip
+from model.preprocess import normalise, pad_to_multiple
+from model.prompts import SINGLE
+from model.proposer import Proposer
+from model.resize import resize_short_side
+from model.text import text_features
+from model.vocabulary import Vocabulary
+
+Scores = Callable[[np.ndarray], np.ndarray]
+"""From an image (H, W, 3) uint8 to (C, H, W) float32 scores, before calibration."""
+
+CALIBRATIONS = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8)
+"""Amounts tried on the validation images."""
+
+
+def decoupled(
+    grouping: Path, clip: Clip, vocabulary: Vocabulary, short_side: int, *, fusion: str, region: str
+) -> Scores:
+    """Return ZegFormer with one fusion of its branches and one way of showing regions to CLIP."""
+    propose = Proposer(load_zegformer(grouping), short_side=short_side)
+    classify = Classifier(clip, vocabulary, ClassifierSettings(region=region, fusion=fusion, calibration=0.0))
+
+    def scores(image: np.ndarray) -> np.ndarray:
+        resized = propose.resize(image)
+        proposals = propose([resized], resized=True, independent=True)
+        named = classify([resized], proposals, [(image.shape[0], image.shape[1])], keep_scores=True, independent=True)
+        assert named[0].semantic_scores is not None
+        return named[0].semantic_scores
+
+    return scores
+
+
+def per_pixel(baseline: Path, clip: Clip, vocabulary: Vocabulary, short_side: int) -> Scores:
+    """Return the per-pixel baseline; its scores are probabilities over all classes."""
+    network = load_baseline(baseline).requires_grad_(False)
+    text = text_features(clip, vocabulary, SINGLE)
+
+    @torch.inference_mode()
+    def scores(image: np.ndarray) -> np.ndarray:
+        resized = resize_short_side(image, short_side)
+        batch = pad_to_multiple([normalise(resized)])
+        logits = pixel_logits(network(batch), text, (batch.shape[2], batch.shape[3]))
+        probabilities = logits.softmax(dim=1)[..., : resized.shape[0], : resized.shape[1]]
+        size = (image.shape[0], image.shape[1])
+        return torch.nn.functional.interpolate(probabilities, size=size, mode="bilinear")[0].numpy()
+
+    return scores
+
+
+def label_map(scores: np.ndarray, seen: np.ndarray, calibration: float) -> np.ndarray:
+    """Return the (H, W) class of highest score after ``calibration`` is taken from seen classes. seen: (C,) bool."""
+    return (scores - calibration * seen[:, None, None]).argmax(axis=0)

@@ -1,0 +1,179 @@
+"""How good the masks are before anything is named, and how well CLIP names regions.
+
+Legend for shapes: N regions, C classes, H x W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from model.checkpoint import load_zegformer
+from model.clip import Clip
+from model.prompts import IMAGE_BRANCH, SINGLE
+from model.proposals import Proposals
+from model.proposer import Proposer
+from model.regions import region_images
+from model.scoring import query_probabilities
+from model.text import text_features
+from model.vocabulary import Vocabulary
+from pipeline.training.bundled import SHORT_SIDE
+from pipeline.training.crops import padded_pixels
+from pipeline.training.predictions import true_classes
+
+Pairs = Sequence[tuple[np.ndarray, np.ndarray]]
+"""(image (H, W, 3) uint8, label map (H, W) int64)."""
+
+SHOWN = ("crop", "mask", "cropmask")
+LEAST_OBJECTNESS = 0.5
+"""Segments that the query branch rather calls "no object" are not asked for their name."""
+
+PHRASINGS = {
+    "trained phrase": "green circle",
+    "other order": "circle, green",
+    "sentence": "circle that is green",
+    "unknown noun": "green disc",
+    "unknown adjective": "emerald circle",
+}
+"""Ways to ask for a class, with an example; the last two hold words CLIP was never shown."""
+_NOUNS = {
+    "circle": "disc",
+    "square": "box",
+    "triangle": "wedge",
+    "star": "asterisk",
+    "cross": "plus",
+    "ring": "hoop",
+    "heart": "valentine",
+    "moon": "crescent",
+}
+_ADJECTIVES = {
+    "red": "crimson",
+    "yellow": "golden",
+    "green": "emerald",
+    "blue": "navy",
+    "purple": "violet",
+    "white": "ivory",
+}
+
+
+@torch.inference_mode()
+def measure_regions(
+    grouping: Path, clip: Clip, vocabulary: Vocabulary, pairs: Pairs
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Return recall at IoU 0.5 and mean best IoU of the masks, and CLIP's top-1 by region mode.
+
+    Masks: {"seen" or "unseen": {"recall", "iou"}} over the class regions of the ground truth, each with the mask that
+    fits it best. Top-1: {mode: {"predicted", "true"}} over predicted masks that are mostly of one class, and over the
+    true ones.
+    """
+    propose = Proposer(load_zegformer(grouping), short_side=SHORT_SIDE)
+    text, query_text = (text_features(clip, vocabulary, templates) for templates in (IMAGE_BRANCH, SINGLE))
+    best: dict[str, list[float]] = {"seen": [], "unseen": []}
+    right = {mode: {"predicted": [0, 0], "true": [0, 0]} for mode in SHOWN}
+    for image, label in pairs:
+        resized = propose.resize(image)
+        proposals = propose([resized], resized=True, independent=True)[0]
+        inside = _masks(proposals, (label.shape[0], label.shape[1]))
+        for class_id in np.unique(label).tolist():
+            kind = "seen" if vocabulary.seen_flags[class_id] else "unseen"
+            best[kind].append(_best_iou(inside, torch.from_numpy(label == class_id)))
+        pixels = padded_pixels(image, SHORT_SIDE)
+        true_ids, true_logits = _true_masks(label, (pixels.shape[1], pixels.shape[2]), resized.shape[:2])
+        classes = true_classes(inside, label, ignore=-1)
+        named = (classes >= 0) & _is_object(proposals, query_text)
+        for mode in SHOWN:
+            _add(right[mode]["true"], clip, text, pixels, true_logits, true_ids, mode)
+            _add(right[mode]["predicted"], clip, text, pixels, proposals.mask_logits[named], classes[named], mode)
+    return {
+        "masks": {
+            kind: {"recall": float(np.mean(np.array(values) > 0.5)), "iou": float(np.mean(values))}
+            for kind, values in best.items()
+        },
+        "top1": {
+            mode: {kind: hits / max(total, 1) for kind, (hits, total) in counts.items()}
+            for mode, counts in right.items()
+        },
+    }
+
+
+@torch.inference_mode()
+def measure_phrases(clip: Clip, vocabulary: Vocabulary, pairs: Pairs) -> dict[str, float]:
+    """Return CLIP's top-1 on true regions of things, among things, for every way to ask for them."""
+    things = [class_id for class_id, name in enumerate(vocabulary.names) if name.partition(" ")[2] in _NOUNS]
+    texts = {
+        way: text_features(clip, Vocabulary([_phrase(vocabulary.names[i], way) for i in things]), IMAGE_BRANCH)
+        for way in PHRASINGS
+    }
+    hits, total = dict.fromkeys(PHRASINGS, 0), 0
+    for image, label in pairs:
+        pixels = padded_pixels(image, SHORT_SIDE)
+        scale = SHORT_SIDE / min(image.shape[:2])
+        resized = (round(image.shape[0] * scale), round(image.shape[1] * scale))
+        ids, logits = _true_masks(label, (pixels.shape[1], pixels.shape[2]), resized)
+        asked = torch.isin(ids, torch.tensor(things))
+        if not asked.any():
+            continue
+        shown = region_images(pixels, logits[asked], "cropmask", clip.image_size)
+        features = clip.encode_image(shown.images[shown.image_index])
+        expected = torch.tensor([things.index(class_id) for class_id in ids[asked].tolist()])
+        total += len(expected)
+        for way, text in texts.items():
+            hits[way] += int(((features @ text.T).argmax(1) == expected).sum())
+    return {way: count / max(total, 1) for way, count in hits.items()}
+
+
+def _phrase(name: str, way: str) -> str:
+    colour, _, shape = name.partition(" ")
+    return {
+        "trained phrase": name,
+        "other order": f"{shape} {colour}",
+        "sentence": f"{shape} that is {colour}",
+        "unknown noun": f"{colour} {_NOUNS[shape]}",
+        "unknown adjective": f"{_ADJECTIVES[colour]} {shape}",
+    }[way]
+
+
+def _masks(proposals: Proposals, size: tuple[int, int]) -> Tensor:
+    """Return the (Q, H, W) bool masks of an image at ``size``."""
+    height, width = proposals.image_size
+    padded = F.interpolate(proposals.mask_logits[None], size=proposals.padded_size, mode="bilinear")
+    return F.interpolate(padded[..., :height, :width], size=size, mode="bilinear")[0] > 0
+
+
+def _best_iou(masks: Tensor, truth: Tensor) -> float:
+    both, either = (masks & truth).flatten(1).sum(1), (masks | truth).flatten(1).sum(1)
+    return float((both / either.clamp(min=1)).max())
+
+
+def _true_masks(label: np.ndarray, padded: tuple[int, int], resized: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Return (N,) class ids and (N, H, W) logits of the ground truth at padded size."""
+    ids = torch.from_numpy(np.unique(label))
+    masks = (torch.from_numpy(label)[None] == ids[:, None, None]).float()
+    fitted = F.interpolate(masks[None], size=(resized[0], resized[1]), mode="nearest")[0]
+    missing = (0, padded[1] - resized[1], 0, padded[0] - resized[0])
+    return ids, F.pad(fitted, missing) * 2 - 1
+
+
+def _is_object(proposals: Proposals, text: Tensor) -> Tensor:
+    """Return (Q,) bool: segments the query branch does not call "no object". text: (C, D) for the query branch."""
+    assert proposals.query_embeddings is not None
+    assert proposals.no_object_logits is not None
+    shares = query_probabilities(proposals.query_embeddings, proposals.no_object_logits, text)
+    return shares.sum(dim=1) >= LEAST_OBJECTNESS
+
+
+def _add(
+    count: list[int], clip: Clip, text: Tensor, pixels: Tensor, logits: Tensor, expected: Tensor, mode: str
+) -> None:
+    """Add the regions that CLIP names right, and all that it is shown, to ``count``."""
+    if len(expected) == 0:
+        return
+    shown = region_images(pixels, logits, mode, clip.image_size)
+    found = (clip.encode_image(shown.images[shown.image_index]) @ text.T).argmax(1)
+    count[0] += int((found == expected).sum())
+    count[1] += len(expected)

@@ -5,16 +5,18 @@ Legend for shapes: H x W pixels of the original image.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from pipeline.decode import decode_image
 from pipeline.errors import UsageError
 from pipeline.images import ImageFinder
+from pipeline.lettering import Lettering
 from pipeline.palette import Colour
 from pipeline.results import Results, open_results
 from pipeline.segments import decode_segment_map
@@ -77,12 +79,12 @@ def tile(image: np.ndarray, row: Mapping[str, Any], colours: Sequence[Colour], s
         # Pixels of a small image stay visible as such; a photograph is smoothed.
         resampling = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.BOX
         picture.paste(half.resize(size, resampling), (position * (side_px + _GAP_PX), 0))
-    _draw_legend(ImageDraw.Draw(picture), row, colours, top_px=side_px + _GAP_PX)
+    _draw_legend(picture, row, colours, top_px=side_px + _GAP_PX)
     return picture
 
 
-def _draw_legend(draw: ImageDraw.ImageDraw, row: Mapping[str, Any], colours: Sequence[Colour], top_px: int) -> None:
-    font = ImageFont.load_default(size=_LINE_PX - 4)
+def _draw_legend(picture: Image.Image, row: Mapping[str, Any], colours: Sequence[Colour], top_px: int) -> None:
+    draw, letters = ImageDraw.Draw(picture), Lettering(_LINE_PX - 5)
     segments = sorted(
         zip(row["areas"], row["class_ids"], row["class_names"], row["scores"], strict=True), key=lambda s: -s[0]
     )
@@ -90,10 +92,13 @@ def _draw_legend(draw: ImageDraw.ImageDraw, row: Mapping[str, Any], colours: Seq
     for line, (_, class_id, name, score) in enumerate(shown):
         y = top_px + line * _LINE_PX
         draw.rectangle((2, y + 2, 14, y + 14), fill=colours[class_id], outline="black")
-        draw.text((22, y), f"{name}  {score:.2f}", fill="black", font=font)
+        figure = f"{score:.2f}"
+        name_px = min(letters.length(name), picture.width - 22 - letters.length(figure) - 2 * _GAP_PX)
+        letters.draw(picture, (22, y), name, name_px)
+        letters.draw(picture, (22 + math.ceil(name_px) + _GAP_PX, y), figure)
     if len(segments) > len(shown):
         y = top_px + len(shown) * _LINE_PX
-        draw.text((22, y), f"and {len(segments) - len(shown)} more", fill="black", font=font)
+        letters.draw(picture, (22, y), f"and {len(segments) - len(shown)} more")
 
 
 def grid(tiles: Sequence[Image.Image], columns: int) -> Image.Image:

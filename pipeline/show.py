@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from pipeline.decode import decode_image
 from pipeline.errors import UsageError
 from pipeline.images import ImageFinder
+from pipeline.lettering import Lettering
 from pipeline.output import labels_name
 from pipeline.overlay import tint_segments
 from pipeline.palette import Colour
@@ -96,8 +96,7 @@ def overlay_picture(pixels: np.ndarray, row: Mapping[str, Any], colours: Sequenc
 
 
 def _legend(row: Mapping[str, Any], colours: Sequence[Colour]) -> Image.Image:
-    # matplotlib's DejaVu has Latin, Greek, Cyrillic, Hebrew and Arabic letters; Pillow's own font has Latin only.
-    font = ImageFont.truetype(Path(mpl.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), _FONT_PX)
+    letters = Lettering(_FONT_PX)
     order = np.argsort([-area for area in row["areas"]], kind="stable")
     legend = Image.new("RGB", (_LEGEND_PX, _LINE_PX * (len(order) + 1)), "white")
     draw = ImageDraw.Draw(legend)
@@ -106,22 +105,12 @@ def _legend(row: Mapping[str, Any], colours: Sequence[Colour]) -> Image.Image:
         top = line * _LINE_PX + 6
         draw.rectangle((12, top + 2, 26, top + 16), fill=colours[position], outline="black")
         figures = f"{row['scores'][position]:.2f}  {row['areas'][position] / pixels:.0%}"
-        draw.text((_LEGEND_PX - 8, top), figures, fill="black", font=font, anchor="ra")
-        space_px = _LEGEND_PX - 8 - 34 - 10 - font.getlength(figures)
-        draw.text((34, top), _fitting(" ".join(row["class_names"][position].split()), font, space_px), "black", font)
+        figures_px = math.ceil(letters.length(figures))
+        letters.draw(legend, (_LEGEND_PX - 8 - figures_px, top), figures)
+        letters.draw(legend, (34, top), row["class_names"][position], _LEGEND_PX - 8 - 34 - 10 - figures_px)
     if not len(order):
-        draw.text((12, 6), "no segment", fill="black", font=font)
+        letters.draw(legend, (12, 6), "no segment")
     return legend
-
-
-def _fitting(name: str, font: ImageFont.FreeTypeFont, space_px: float) -> str:
-    """``name``, cut where it is too long for the space."""
-    if font.getlength(name) <= space_px:
-        return name
-    kept = len(name)
-    while kept and font.getlength(name[:kept] + "…") > space_px:
-        kept -= 1
-    return name[:kept] + "…"
 
 
 def png_bytes(picture: Image.Image) -> bytes:

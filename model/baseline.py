@@ -14,12 +14,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.config import (
+    RELEASED_TEMPERATURE,
     BackboneConfig,
     MaskStride,
     json_values,
     reject_unknown_keys,
     require_conv_dim,
     require_positive,
+    require_temperature,
 )
 from model.zegformer import TEMPERATURE, feature_extractor
 
@@ -33,10 +35,12 @@ class BaselineConfig:
     mask_dim: int = 256
     embedding_dim: int = 512
     mask_stride: MaskStride = 4
+    temperature: float = RELEASED_TEMPERATURE
 
     def __post_init__(self) -> None:
         require_positive(self, "conv_dim", "mask_dim", "embedding_dim")
         require_conv_dim(self.conv_dim, self.mask_stride)
+        require_temperature(self.temperature)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values that JSON can hold."""
@@ -60,15 +64,18 @@ class PerPixelBaseline(nn.Module):
         nn.init.kaiming_normal_(self.class_projection.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map normalised, padded images (B, 3, H, W) to L2-normalised embeddings (B, D, h, w) at the mask stride."""
+        """Map normalised, padded images (B, 3, H, W) to embeddings (B, D, h, w) at the mask stride.
+
+        As with a query, their length is ``TEMPERATURE`` / the model's temperature.
+        """
         mask_features, _ = self.pixel_decoder(self.backbone(images))
-        return F.normalize(self.class_projection(mask_features), dim=1)
+        return TEMPERATURE / self.config.temperature * F.normalize(self.class_projection(mask_features), dim=1)
 
 
 def pixel_logits(pixel_embeddings: Tensor, text: Tensor, size: tuple[int, int]) -> Tensor:
     """Return class logits of every pixel, (B, C, height, width).
 
-    pixel_embeddings: (B, D, h, w) L2-normalised; text: (C, D) L2-normalised.
+    pixel_embeddings: (B, D, h, w); text: (C, D) L2-normalised.
     size: (height, width) of the padded input; logits are upsampled to it bilinearly, as released.
     """
     logits = torch.einsum("bdhw,cd->bchw", pixel_embeddings, text) / TEMPERATURE

@@ -14,6 +14,8 @@ MemoryFeature = Literal["res2", "res3", "res4", "res5", "p2", "p3", "p4", "p5"]
 STAGES: tuple[Literal["res2", "res3", "res4", "res5"], ...] = ("res2", "res3", "res4", "res5")
 """Backbone features, strides 4, 8, 16 and 32."""
 
+RELEASED_TEMPERATURE = 0.01
+
 NORM_GROUPS = 32
 """Groups of every GroupNorm of the pixel decoder (the release's value)."""
 
@@ -96,6 +98,8 @@ class ZegFormerConfig:
         (Mask2Former); off in the release.
     mask_stride: of the masks; 2 adds a level from the backbone's stem to the pixel decoder, 4 is the release.
     pooled_names: queries are named by what lies under their mask as well, not by their state alone; off in the release.
+    temperature: cosine similarities of queries and class names are divided by this to become logits. The released 0.01
+        suits names that are all much alike, as those of a large CLIP are.
     """
 
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
@@ -113,6 +117,7 @@ class ZegFormerConfig:
     masked_attention: bool = False
     mask_stride: MaskStride = 4
     pooled_names: bool = False
+    temperature: float = RELEASED_TEMPERATURE
 
     def __post_init__(self) -> None:
         sizes = (
@@ -134,6 +139,7 @@ class ZegFormerConfig:
             raise ValueError(f"hidden_dim must be a multiple of 4 (sine and cosine per axis); got {self.hidden_dim}")
         if self.hidden_dim % self.heads:
             raise ValueError(f"heads must divide hidden_dim {self.hidden_dim}; got {self.heads}")
+        require_temperature(self.temperature)
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in 0..1, 1 excluded; got {self.dropout}")
 
@@ -162,6 +168,12 @@ def require_conv_dim(conv_dim: int, mask_stride: int) -> None:
     multiple = NORM_GROUPS if mask_stride == 4 else 2 * NORM_GROUPS
     if conv_dim % multiple:
         raise ValueError(f"conv_dim must be a multiple of {multiple} with mask_stride {mask_stride}; got {conv_dim}")
+
+
+def require_temperature(temperature: float) -> None:
+    """Raise ValueError unless ``temperature`` is above 0 and at most 1."""
+    if not 0 < temperature <= 1:
+        raise ValueError(f"temperature must be in 0..1, 0 excluded; got {temperature}")
 
 
 def json_values(config: Any) -> dict[str, Any]:

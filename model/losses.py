@@ -109,6 +109,22 @@ def _dice_loss(logits_NP: Tensor, expected_NP: Tensor) -> Tensor:
     return 1 - (overlap_N + 1) / (probability_NP.sum(1) + expected_NP.sum(1) + 1)
 
 
+def segment_pixel_loss(class_logits: Tensor, labels: Tensor, ignore: int) -> Tensor:
+    """Cross-entropy averaged over the pixels of every segment, then over segments: small ones count like large ones.
+
+    class_logits: (B, C, H, W). labels: (B, H, W) int64; a segment is all pixels of one class in one image. 0 with zero
+    gradients where every pixel is ``ignore``.
+    """
+    loss_BHW = F.cross_entropy(class_logits.float(), labels, ignore_index=ignore, reduction="none")
+    terms = []
+    for loss_HW, label_HW in zip(loss_BHW, labels, strict=True):
+        known = label_HW != ignore
+        _, segment, pixels = label_HW[known].unique(return_inverse=True, return_counts=True)
+        terms.append(loss_HW[known] / pixels[segment])
+    segments = sum(len(label_HW[label_HW != ignore].unique()) for label_HW in labels)
+    return torch.cat(terms).sum() / max(segments, 1)
+
+
 def per_pixel_loss(class_logits: Tensor, labels: Tensor, ignore: int) -> Tensor:
     """Cross-entropy at every pixel that is not ``ignore``; 0 with zero gradients where all are.
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.backbone import Backbone
-from model.config import BackboneConfig, MaskStride, ZegFormerConfig
+from model.config import RELEASED_TEMPERATURE, BackboneConfig, MaskStride, ZegFormerConfig
 from model.pixel_decoder import PixelDecoder
 from model.transformer import Transformer
 
@@ -32,15 +32,16 @@ class FeatureConfig(Protocol):
     def mask_stride(self) -> MaskStride: ...
 
 
-TEMPERATURE = 0.01
-"""Cosine similarities are divided by this to become logits (the release's fixed value)."""
+TEMPERATURE = RELEASED_TEMPERATURE
+"""Similarities are divided by this to become logits (the release's fixed value)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LayerOutput:
     """What one decoder layer says.
 
-    query_embeddings: (B, Q, D), L2-normalised, comparable with text embeddings.
+    query_embeddings: (B, Q, D), comparable with text embeddings, of length ``TEMPERATURE`` / the model's temperature (1
+        in the release).
     no_object_logits: (B, Q), already divided by the temperature.
     mask_logits: (B, Q, h, w) over the padded input.
     """
@@ -68,7 +69,7 @@ class ZegFormerOutput:
 def class_logits(query_embeddings: Tensor, no_object_logits: Tensor, text: Tensor) -> Tensor:
     """Return logits over classes plus "no object" as last column, (..., Q, C + 1) (paper equation 2).
 
-    query_embeddings: (..., Q, D) L2-normalised; no_object_logits: (..., Q); text: (C, D) L2-normalised.
+    query_embeddings: (..., Q, D); no_object_logits: (..., Q); text: (C, D) L2-normalised.
     """
     return torch.cat((query_embeddings @ text.T / TEMPERATURE, no_object_logits[..., None]), dim=-1)
 
@@ -169,7 +170,9 @@ class ZegFormer(nn.Module):
         mask_logits = self._mask_logits(queries, mask_features)
         if self.name_state is not None:
             queries = self.name_state(queries, mask_logits, pixels)
-        embeddings = F.normalize(self.class_projection(queries), dim=-1)
+        # Shorter embeddings are a higher temperature, of which nobody else needs to know.
+        length = TEMPERATURE / self.config.temperature
+        embeddings = length * F.normalize(self.class_projection(queries), dim=-1)
         return LayerOutput(
             query_embeddings=embeddings,
             no_object_logits=(embeddings @ self.no_object_embedding.T)[..., 0] / TEMPERATURE,

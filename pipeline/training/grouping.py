@@ -20,7 +20,7 @@ from model.backbone import Backbone
 from model.checkpoint import load_zegformer, save_zegformer
 from model.clip import Clip, load_clip
 from model.config import ZegFormerConfig
-from model.losses import per_pixel_loss, segmentation_losses, total_loss
+from model.losses import segment_pixel_loss, segmentation_losses, total_loss
 from model.matcher import UNNAMED, LossWeights, Target
 from model.prompts import prompt_set
 from model.text import text_features
@@ -54,7 +54,9 @@ class LossSettings(BaseModel):
     no_object: float = Field(0.1, ge=0, description="Weight of the no-object class in the cross-entropy.")
     mask_loss: Literal["focal", "bce"] = Field("focal", description="Per-pixel mask loss.")
     ignored_as_background: bool = Field(True, description="Ignored pixels count in mask losses, as in the release.")
-    per_pixel: float = Field(0.0, ge=0, description="Weight of an auxiliary per-pixel classification; 0: none.")
+    per_pixel: float = Field(
+        0.0, ge=0, description="Weight of an auxiliary classification of the pixels of each segment; 0: none."
+    )
 
     def weights(self) -> LossWeights:
         """Return what the matcher and the losses take."""
@@ -124,7 +126,7 @@ class GroupingModule(nn.Module):
             # Every second cell each way: with many classes all of them would cost as much as the network.
             embeddings = F.normalize(self.pixel_projection(pixels[..., ::2, ::2].float()), dim=1)
             logits = torch.einsum("bdhw,sd->bshw", embeddings, self.text_SD) / AUXILIARY_TEMPERATURE
-            shown["loss_pixel"] = per_pixel_loss(logits, at_cells[:, ::2, ::2], IGNORED)
+            shown["loss_pixel"] = segment_pixel_loss(logits, at_cells[:, ::2, ::2], IGNORED)
             loss = loss + self._losses.per_pixel * shown["loss_pixel"]
         return {"loss": loss, **shown}
 

@@ -43,6 +43,8 @@ def test_json_brings_a_config_back(config):
         (lambda: BaselineConfig(conv_dim=48), "conv_dim must be a multiple of 32 with mask_stride 4; got 48"),
         (lambda: ZegFormerConfig(conv_dim=96, mask_stride=2), "conv_dim must be a multiple of 64 with mask_stride 2"),
         (lambda: BaselineConfig(mask_stride=8), "unknown mask_stride 8; choose from: 2, 4"),
+        (lambda: ZegFormerConfig(temperature=0.0), "temperature must be in 0..1, 0 excluded; got 0.0"),
+        (lambda: BaselineConfig(temperature=2.0), "temperature must be in 0..1, 0 excluded; got 2.0"),
         (lambda: ZegFormerConfig(hidden_dim=64, heads=7), "heads must divide hidden_dim 64; got 7"),
         (lambda: ZegFormerConfig(hidden_dim=6, heads=2), "hidden_dim must be a multiple of 4"),
         (lambda: ZegFormerConfig(queries=0), "queries must be a positive integer; got 0"),

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.losses import per_pixel_loss, segmentation_losses, total_loss
+from model.losses import per_pixel_loss, segment_pixel_loss, segmentation_losses, total_loss
 from model.matcher import UNNAMED, LossWeights, Target, match
 
 Golden = Callable[[str], Mapping[str, np.ndarray]]
@@ -183,3 +183,20 @@ def test_unnamed_targets_teach_their_masks_only() -> None:
     everything = [Target(labels=torch.tensor([UNNAMED] * 4), masks=masks[[0, 1, 0, 1]])]
     losses = segmentation_losses([(class_logits, mask_logits)], everything, LossWeights())
     assert losses["loss_ce"].item() == 0
+
+
+def test_small_segments_count_like_large_ones() -> None:
+    labels = torch.zeros(2, 4, 4, dtype=torch.int64)
+    labels[0, 0, 0] = 1
+    labels[1] = -1
+    logits = torch.zeros(2, 3, 4, 4)
+    logits[0, 0] = 20.0  # everything is called class 0: one of two segments wrong, one of sixteen pixels
+    assert segment_pixel_loss(logits, labels, -1).item() == pytest.approx(10.0, abs=1e-4)
+    assert per_pixel_loss(logits, labels, -1).item() == pytest.approx(20 / 16, abs=1e-4)
+    unknown = torch.full_like(labels, -1)
+    logits.requires_grad_(True)
+    loss = segment_pixel_loss(logits, unknown, -1)
+    loss.backward()
+    assert loss.item() == 0
+    assert logits.grad is not None
+    assert not logits.grad.any()

@@ -152,6 +152,19 @@ def test_masks_of_stride_two_are_twice_as_fine():
         assert "stem" not in ZegFormer(SMALL).eval()(torch.randn(1, 3, 64, 64)).features
 
 
+def test_temperature_divides_all_class_logits():
+    text = torch.nn.functional.normalize(torch.randn(4, 16), dim=1)
+    released, warm = ZegFormer(SMALL).eval(), ZegFormer(replace(SMALL, temperature=0.05)).eval()
+    warm.load_state_dict(released.state_dict())
+    images = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        sharp, soft = (
+            class_logits(layer.query_embeddings, layer.no_object_logits, text)
+            for layer in (model(images).layers[-1] for model in (released, warm))
+        )
+    assert torch.allclose(sharp, 5 * soft, rtol=1e-5, atol=1e-4)
+
+
 def test_pooled_names_follow_the_pixels_under_the_mask_and_leave_the_mask_alone():
     torch.manual_seed(0)
     model = ZegFormer(replace(SMALL, pooled_names=True))

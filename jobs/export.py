@@ -9,11 +9,11 @@ from typing import Annotated
 
 import typer
 
+from jobs.arguments import RunOutput, StorageOption
+
 
 def export(
-    output: Annotated[
-        str, typer.Argument(metavar="OUTPUT", help="The output of `maskmill label`.", show_default=False)
-    ],
+    output: RunOutput,
     destination: Annotated[
         str, typer.Argument(metavar="DEST", help="An empty folder, or any writable fsspec URI.", show_default=False)
     ],
@@ -32,9 +32,7 @@ def export(
         int | None, typer.Option(min=1, help="Split coco, panoptic, coco-stuff and hf into files of so many images.")
     ] = None,
     overwrite: Annotated[bool, typer.Option(help="Write although DEST is not empty; nothing is removed.")] = False,
-    storage_option: Annotated[
-        list[str] | None, typer.Option(metavar="K=V", help="Option of the file system; may be repeated.")
-    ] = None,
+    storage_option: StorageOption = None,
 ) -> None:
     """Export the labels of all finished shards; any number of images passes through little memory."""
     from pipeline.export.run import ExportSettings, export_run

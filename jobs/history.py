@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from jobs.arguments import RunOutput, StorageOption
+
 if TYPE_CHECKING:
     from pipeline.history import Attempt
 
@@ -15,14 +17,10 @@ COLUMNS = ("started (UTC)", "took", "outcome", "shards", "images", "failed", "va
 
 
 def history(
-    output: Annotated[
-        str, typer.Argument(metavar="OUTPUT", help="The output of `maskmill label`.", show_default=False)
-    ],
+    output: RunOutput,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per attempt and line.")] = False,
     last: Annotated[int | None, typer.Option("--last", metavar="N", min=1, help="Only the N most recent.")] = None,
-    storage_option: Annotated[
-        list[str] | None, typer.Option(metavar="K=V", help="Option of the file system; may be repeated.")
-    ] = None,
+    storage_option: StorageOption = None,
 ) -> None:
     """List the attempts on OUTPUT, the oldest first: when, how they ended, what they labelled and cost."""
     from pipeline.history import read_history

@@ -7,20 +7,18 @@ from typing import Annotated
 
 import typer
 
+from jobs.arguments import RunOutput, StorageOption
+
 
 def report(
-    output: Annotated[
-        str, typer.Argument(metavar="OUTPUT", help="The output of `maskmill label`.", show_default=False)
-    ],
+    output: RunOutput,
     to: Annotated[
         str | None, typer.Option(metavar="FOLDER", help="Where index.html goes; by default OUTPUT/report.")
     ] = None,
     price_per_hour: Annotated[
         float | None, typer.Option(min=0, help="Price of all machines of the run together, to show what it cost.")
     ] = None,
-    storage_option: Annotated[
-        list[str] | None, typer.Option(metavar="K=V", help="Option of the file system; may be repeated.")
-    ] = None,
+    storage_option: StorageOption = None,
 ) -> None:
     """Write an HTML report: figures, table of classes, plots, gallery, review queue, evaluation."""
     from pipeline.report.build import ReportSettings, write_report

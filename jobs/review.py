@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from jobs.arguments import RunOutput, StorageOption
 from pipeline.errors import UsageError
 
 if TYPE_CHECKING:
@@ -16,17 +17,13 @@ SUFFIXES = (".parquet", ".jsonl")
 
 
 def review(
-    output: Annotated[
-        str, typer.Argument(metavar="OUTPUT", help="The output of `maskmill label`.", show_default=False)
-    ],
+    output: RunOutput,
     out: Annotated[str, typer.Option(metavar="FILE", help="Where the queue goes: a .parquet or .jsonl file.")],
     per_reason: Annotated[int, typer.Option(min=1, help="Segments for each reason at most.")] = 1000,
     shards: Annotated[
         int | None, typer.Option(min=1, help="Look only at so many shards, spread evenly over the run.")
     ] = None,
-    storage_option: Annotated[
-        list[str] | None, typer.Option(metavar="K=V", help="Option of the file system; may be repeated.")
-    ] = None,
+    storage_option: StorageOption = None,
 ) -> None:
     """Write the review queue: low scores, disagreeing branches, unstable masks, unusual areas; worst first."""
     from pipeline.figures import read_figures

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from jobs.arguments import RunOutput, StorageOption
+
 if TYPE_CHECKING:
     from rich.table import Table
 
 
 def show(
-    output: Annotated[
-        str, typer.Argument(metavar="OUTPUT", help="The output of `maskmill label`.", show_default=False)
-    ],
+    output: RunOutput,
     image_id: Annotated[
         str, typer.Argument(metavar="IMAGE_ID", help="As in the column image_id of the labels.", show_default=False)
     ],
@@ -26,9 +26,7 @@ def show(
         str | None, typer.Option(help="Shard of the image: faster, and needed where several have one of this id.")
     ] = None,
     side: Annotated[int, typer.Option(min=16, help="Longest side of the image in the picture, in pixels.")] = 1600,
-    storage_option: Annotated[
-        list[str] | None, typer.Option(metavar="K=V", help="Option of the file system; may be repeated.")
-    ] = None,
+    storage_option: StorageOption = None,
 ) -> None:
     """Draw the segments of one image over it and list them."""
     from rich.console import Console

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from jobs.arguments import RunOutput, StorageOption
+
 if TYPE_CHECKING:
     from pipeline.status import Status
 
@@ -15,13 +17,9 @@ MOST_ERRORS = 20
 
 
 def status(
-    output: Annotated[
-        str, typer.Argument(metavar="OUTPUT", help="The output of `maskmill label`.", show_default=False)
-    ],
+    output: RunOutput,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of lines for people.")] = False,
-    storage_option: Annotated[
-        list[str] | None, typer.Option(metavar="K=V", help="Option of the file system; may be repeated.")
-    ] = None,
+    storage_option: StorageOption = None,
 ) -> None:
     """Show how far a run is: shards, images, errors by stage and class, rate, time to go."""
     from pipeline.status import read_status

@@ -6,8 +6,9 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.live import Live
@@ -27,25 +28,31 @@ log = logging.getLogger("maskmill")
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, message."""
+    """One JSON object a line: time, level, logger, run, message, and shard and image where the line is about one."""
+
+    def __init__(self, run: str) -> None:
+        super().__init__()
+        self.run = run
 
     def format(self, record: logging.LogRecord) -> str:
         entry = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created)),
             "level": record.levelname.lower(),
             "logger": record.name,
+            "run": self.run,
             "message": record.getMessage(),
         }
+        entry |= {key: getattr(record, key) for key in ("attempt", "shard", "image") if hasattr(record, key)}
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)
         return json.dumps(entry, ensure_ascii=False)
 
 
-def set_up_logging(log_format: str) -> None:
-    """Send our own log lines to stderr; libraries speak only from warnings up."""
+def set_up_logging(log_format: str, run: str) -> None:
+    """Send our own log lines to stderr; libraries speak only from warnings up. run: its id, for every JSON line."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
-        JsonFormatter() if log_format == "json" else logging.Formatter("%(asctime)s %(levelname)s %(message)s")
+        JsonFormatter(run) if log_format == "json" else logging.Formatter("%(asctime)s %(levelname)s %(message)s")
     )
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     own_level = logging.INFO if log_format == "json" else logging.WARNING
@@ -130,6 +137,19 @@ def show_result(plan: Plan, result: RunResult) -> None:
     )
     for kind, count in sorted(summary["errors"].items(), key=lambda item: -item[1]):
         console.print(Text(f"  {count:,} x {kind}"))
+    if summary.get("cost"):
+        console.print(Text(cost_text(summary["cost"])), soft_wrap=True)
+
+
+def cost_text(cost: Mapping[str, Any]) -> str:
+    """One line on what the attempt took, and its price where --price-per-gpu-hour gave one."""
+    gigabytes = f"read {cost['bytes_read'] / 1e9:,.2f} GB, wrote {cost['bytes_written'] / 1e9:,.2f} GB"
+    text = f"this attempt: {cost['gpu_hours']:,.2f} GPU-hours, {cost['cpu_hours']:,.2f} CPU-hours, {gigabytes}"
+    if cost["price"] is not None:
+        text += f"; price {cost['price']:,.2f}"
+    if cost["price_per_1000_images"] is not None:
+        text += f", {cost['price_per_1000_images']:,.4f} per 1,000 images"
+    return text
 
 
 def class_table(result: RunResult) -> Table:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
 from jobs.options import build_command
 from pipeline.config import LabelConfig
+from pipeline.errors import UsageError
 
 if TYPE_CHECKING:
     from pipeline.plan import Plan
+    from pipeline.run import RunResult
 
 EXIT_COMPLETE = 0
 EXIT_FAILED = 1
+EXIT_WRONG_USAGE = 2
 EXIT_TOO_MANY_FAILED = 3
 EXIT_NOTHING_NEW = 4
 
@@ -24,38 +28,88 @@ def run_label(config: LabelConfig) -> int:
     """Plan, run, report; returns the exit code."""
     from pipeline.plan import plan_run
 
-    return execute(plan_run(config))
+    try:
+        plan = plan_run(config)
+    except UsageError as error:
+        _tell(config, EXIT_WRONG_USAGE, error=str(error))
+        raise
+    return execute(plan)
 
 
 def execute(plan: Plan) -> int:
     """Say what will be done, do it and show what came out; returns the exit code."""
-    from jobs.console import plan_lines, progress_display, set_up_logging, show_result
-    from pipeline.driver import StalledError
-    from pipeline.interruption import InterruptedRunError
-    from pipeline.lease import LeaseHeldError, LeaseLostError
-    from pipeline.run import run_plan
+    from jobs.console import plan_lines, set_up_logging, show_result
 
-    set_up_logging(plan.config.log_format)
+    set_up_logging(plan.config.log_format, run=plan.record.run_id)
     for line in plan_lines(plan):
         typer.echo(line, err=True)
     if plan.config.dry_run:
         return EXIT_COMPLETE
     try:
+        end = _run(plan)
+    except Exception as error:
+        _tell(plan.config, EXIT_FAILED, plan.record.run_id, error=type(error).__name__)
+        raise
+    _tell(plan.config, end.exit_code, plan.record.run_id, end.result, end.error)
+    if end.error is not None:
+        typer.echo(end.error, err=True)
+    if end.still_running:
+        _leave(end.exit_code)
+    if end.result is not None and not plan.nothing_new:
+        show_result(plan, end.result)
+    return end.exit_code
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """How a run ended. still_running: a thread is inside Ray Data and cannot be told to stop."""
+
+    exit_code: int
+    result: RunResult | None = None
+    error: str | None = None
+    still_running: bool = False
+
+
+def _run(plan: Plan) -> _End:
+    from jobs.console import progress_display
+    from pipeline.driver import StalledError
+    from pipeline.interruption import InterruptedRunError
+    from pipeline.lease import LeaseHeldError, LeaseLostError
+    from pipeline.run import run_plan
+
+    try:
         with progress_display(plan.config.log_format) as on_progress:
             result = run_plan(plan, on_progress)
     except InterruptedRunError as interruption:
-        typer.echo(f"{interruption}; run the same command to continue", err=True)
-        _leave(interruption.exit_code)
-    except StalledError as error:
-        typer.echo(f"error: {error}", err=True)
-        _leave(EXIT_FAILED)
-    except (LeaseHeldError, LeaseLostError) as error:
-        typer.echo(f"error: {error}", err=True)
-        return EXIT_FAILED
+        error = f"{interruption}; run the same command to continue"
+        return _End(interruption.exit_code, error=error, still_running=True)
+    except StalledError as stalled:
+        return _End(EXIT_FAILED, error=f"error: {stalled}", still_running=True)
+    except (LeaseHeldError, LeaseLostError) as refused:
+        return _End(EXIT_FAILED, error=f"error: {refused}")
     if plan.nothing_new:
-        return EXIT_NOTHING_NEW if plan.config.if_nothing_new == "exit-code" else EXIT_COMPLETE
-    show_result(plan, result)
-    return EXIT_COMPLETE if result.failed_share <= plan.config.max_failed else EXIT_TOO_MANY_FAILED
+        return _End(EXIT_NOTHING_NEW if plan.config.if_nothing_new == "exit-code" else EXIT_COMPLETE, result)
+    return _End(EXIT_COMPLETE if result.failed_share <= plan.config.max_failed else EXIT_TOO_MANY_FAILED, result)
+
+
+def _tell(
+    config: LabelConfig,
+    exit_code: int,
+    run_id: str | None = None,
+    result: RunResult | None = None,
+    error: str | None = None,
+) -> None:
+    """Send the webhook, if there is one."""
+    if config.notify_url is None or config.dry_run:
+        return
+    from pipeline.notify import ended_message, notify
+    from pipeline.storage import public_uri
+
+    summary = None if result is None else result.summary
+    message = ended_message(
+        output=public_uri(config.output), exit_code=exit_code, run_id=run_id, summary=summary, error=error
+    )
+    notify(config.notify_url, message)
 
 
 def _leave(exit_code: int) -> NoReturn:

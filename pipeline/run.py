@@ -96,6 +96,7 @@ def run_plan(plan: Plan, on_progress: Callable[[Progress], None]) -> RunResult:
         if plan.start_anew:
             plan.output.clear()
         write_record(plan.output, plan.record, plan.vocabulary)
+        log.info("attempt begins: %d shards to label", len(plan.tasks), extra={"attempt": attempt.attempt})
         progress = Progress(len(plan.tasks))
         if plan.tasks:
             _label(plan, attempt, lease, progress, on_progress)
@@ -107,6 +108,7 @@ def run_plan(plan: Plan, on_progress: Callable[[Progress], None]) -> RunResult:
         attempt.outcome = history.TOO_MANY_FAILED if too_many else history.COMPLETE
         if plan.nothing_new:
             attempt.outcome = history.NOTHING_NEW
+        log.info("attempt ends: %s, %d images", attempt.outcome, attempt.images, extra={"attempt": attempt.attempt})
         return result
 
 

@@ -77,6 +77,11 @@ def test_pools_grow_from_nothing_and_gpus_are_spot(cluster: Cluster) -> None:
     assert "InstanceMarketOptions" not in pools["cpu"]["node_config"]
 
 
+def test_pools_carry_the_labels_that_jobs_ask_for(cluster: Cluster) -> None:
+    pools = {name: pool.get("labels") for name, pool in cluster["available_node_types"].items()}
+    assert pools == {"head": None, "cpu": {"pool": "cpu"}, "gpu": {"pool": "gpu"}}
+
+
 def test_nothing_is_secret_or_open(cluster: Cluster) -> None:
     text = (ROOT / "cluster.yaml").read_text()
     assert not re.search(r"AKIA|aws_secret|aws_access|password|RAY_AUTH_TOKEN=", text, flags=re.IGNORECASE)

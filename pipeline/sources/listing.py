@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import fsspec
+from fsspec.utils import glob_translate
 
 from pipeline.errors import UsageError
 from pipeline.sources.manifest import TEXT_SUFFIXES
@@ -104,13 +106,24 @@ def _find(fs: fsspec.AbstractFileSystem, path: str, uri: str) -> tuple[Infos, st
     globs = [each for each in paths if _is_glob(each)]
     found = _named(fs, [each for each in paths if not _is_glob(each)], uri)
     for pattern in globs:
-        matches = with_retries(lambda pattern=pattern: fs.glob(pattern, detail=True))  # type: ignore[misc]
+        matches = with_retries(lambda pattern=pattern: _matches(fs, pattern))  # type: ignore[misc]
         if not matches:
             raise UsageError(f"nothing matches {public_uri(pattern)}")
         # Stamps of this machine's files have one form, whichever way they were found.
         infos = {each: _present_info(each) if is_local(fs) else info for each, info in matches.items()}
         found |= {each: info for each, info in infos.items() if info["type"] != "directory"}
     return found, root, True
+
+
+def _matches(fs: fsspec.AbstractFileSystem, pattern: str) -> Infos:
+    if "s3" not in fs.protocol:
+        return fs.glob(pattern, detail=True)
+    # s3fs' own glob lists everything twice, the first time only to see that the folder is one.
+    root = posixpath.dirname(_fixed_part(pattern))
+    depth = None if "**" in pattern else pattern[len(root) :].count("/")
+    matcher = re.compile(glob_translate(pattern))
+    found: Infos = fs.find(root, maxdepth=depth, detail=True)
+    return {path: info for path, info in found.items() if matcher.match(path)}
 
 
 def _is_glob(path: str) -> bool:

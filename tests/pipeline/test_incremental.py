@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
+import tarfile
 import uuid
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 from PIL import Image
 
 from pipeline.commit import CommitRequest, commit_shard
+from pipeline.config import LabelConfig
 from pipeline.incremental import (
     Changes,
     find_changes,
@@ -21,8 +24,12 @@ from pipeline.incremental import (
     write_inventory,
 )
 from pipeline.output import Output
+from pipeline.plan import plan_run
+from pipeline.run import run_plan
 from pipeline.sources import Shard, list_shards
 from pipeline.sources.listing import list_files
+from tests.conftest import Bucket
+from tests.pipeline.faulty_proxy import FaultyProxy
 
 SHARD_SIZE = 2
 
@@ -146,3 +153,38 @@ def test_a_manifest_that_grew_keeps_its_full_shards(output: Output, source: Path
     finish(output, manifest)
     manifest.write_text("".join(lines))
     assert changes_of(output, manifest) == Changes(new=(shards_of(manifest)[-1].shard_id,))
+
+
+def tar_of_one_image(data: bytes) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        info = tarfile.TarInfo("one.png")
+        info.size = len(data)
+        archive.addfile(info, io.BytesIO(data))
+    return stream.getvalue()
+
+
+def test_nothing_new_costs_one_listing_whatever_the_number_of_shards(
+    s3_bucket: Bucket, faulty_s3: FaultyProxy, source: Path
+) -> None:
+    tar = tar_of_one_image((source / "0.png").read_bytes())
+    config = LabelConfig(
+        input=f"{s3_bucket.uri}/in/*.tar", output=f"{s3_bucket.uri}/out", classes="cat,dog", incremental=True
+    )
+    requests: dict[int, list[str]] = {}
+    for shards in (3, 30):
+        for number in range(shards):
+            s3_bucket.put(f"in/{number:03d}.tar", tar)
+        label_all(Output(config.output), list_shards(config.input))
+        run_plan(plan_run(config), lambda progress: None)
+        asked = requests.setdefault(shards, [])
+        faulty_s3.fault = lambda method, path, _, asked=asked: asked.append(f"{method} {path}")  # breaks nothing
+        plan = plan_run(config)
+        result = run_plan(plan, lambda progress: None)
+        faulty_s3.fault = lambda method, path, number: None
+        assert plan.nothing_new
+        assert result.summary["shards"] == shards
+    for asked in requests.values():
+        # One more asks for a single key: whether there is a folder of the pattern's very name.
+        assert len([each for each in asked if "list-type" in each and "prefix=in%2F&" in each]) == 1
+    assert len(requests[3]) == len(requests[30])

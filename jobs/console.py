@@ -18,6 +18,7 @@ from rich.text import Text
 from pipeline.incremental import Changes
 from pipeline.plan import Plan
 from pipeline.run import Progress, RunResult
+from pipeline.storage import public_uri
 
 PLAIN_INTERVAL_S = 10.0
 """Off a terminal a progress line is printed this often."""
@@ -67,7 +68,7 @@ def plan_lines(plan: Plan) -> list[str]:
     if plan.changes is not None:
         fresh = changes_text(plan.changes)
     return [
-        f"{plan.config.input} -> {plan.config.output}: {fresh}",
+        f"{public_uri(plan.config.input)} -> {public_uri(plan.config.output)}: {fresh}",
         f"{plan.config.preset}: {len(plan.vocabulary)} classes, region {plan.spec.region}, fusion {plan.spec.fusion}",
     ]
 
@@ -131,7 +132,7 @@ def show_result(plan: Plan, result: RunResult) -> None:
     console.print(
         Text(
             f"{summary['labelled']:,} images labelled, {summary['failed']:,} failed, "
-            f"{summary['coverage']:.1%} of pixels named; output: {plan.config.output}"
+            f"{summary['coverage']:.1%} of pixels named; output: {public_uri(plan.config.output)}"
         ),
         soft_wrap=True,
     )

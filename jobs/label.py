@@ -73,19 +73,21 @@ class _End:
 def _run(plan: Plan) -> _End:
     from jobs.console import progress_display
     from pipeline.driver import StalledError
-    from pipeline.interruption import InterruptedRunError
+    from pipeline.interruption import InterruptedRunError, signals_raised
     from pipeline.lease import LeaseHeldError, LeaseLostError
     from pipeline.run import run_plan
 
     try:
-        with progress_display(plan.config.log_format) as on_progress:
+        with signals_raised(), progress_display(plan.config.log_format) as on_progress:
             result = run_plan(plan, on_progress)
     except InterruptedRunError as interruption:
         error = f"{interruption}; run the same command to continue"
         return _End(interruption.exit_code, error=error, still_running=True)
     except StalledError as stalled:
         return _End(EXIT_FAILED, error=f"error: {stalled}", still_running=True)
-    except (LeaseHeldError, LeaseLostError) as refused:
+    except LeaseLostError as lost:
+        return _End(EXIT_FAILED, error=f"error: {lost}", still_running=True)
+    except LeaseHeldError as refused:
         return _End(EXIT_FAILED, error=f"error: {refused}")
     if plan.nothing_new:
         return _End(EXIT_NOTHING_NEW if plan.config.if_nothing_new == "exit-code" else EXIT_COMPLETE, result)

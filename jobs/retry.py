@@ -23,6 +23,7 @@ class RetryConfig(BaseModel):
     errors: dict[str, str] = Field(
         default_factory=dict, description="Only some: stage=decode, error_class=truncated; default: all."
     )
+    input: str | None = Field(None, description="The run's input once more, where its address holds a signature.")
     storage_option: dict[str, Any] = Field(default_factory=dict, description="As for label; runs do not store them.")
     address: str | None = Field(None, description="A running Ray cluster; default: RAY_ADDRESS, else a local Ray.")
     max_failed: float | None = Field(None, ge=0, le=1, description="Exit code 3 above this share; default: the run's.")
@@ -53,7 +54,7 @@ def stored_config(config: RetryConfig) -> LabelConfig:
     run = Output(config.output, config.storage_option).read_json("run.json")
     if run is None:
         raise UsageError(f"{config.output} holds no run (no run.json there)")
-    now = config.model_dump(exclude={"errors", "max_failed"})
+    now = config.model_dump(exclude={"errors", "max_failed"} | ({"input"} if config.input is None else set()))
     max_failed = run["config"]["max_failed"] if config.max_failed is None else config.max_failed
     plain = {
         "max_failed": max_failed,

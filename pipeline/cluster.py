@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import ray
+
+from pipeline.interruption import InterruptedRunError
 
 
 def joins_running(address: str | None) -> bool:
@@ -20,10 +26,20 @@ def connect(
 
     The sizes are those of a Ray started here; cpus, gpus: None for all of this machine.
     """
+    with _own_sigterm():
+        _connect(address, object_store_bytes, cpus, gpus)
+    # Ray Data reports every execution in its own words; ours are in the progress line.
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    resources = ray.cluster_resources()
+    return resources.get("CPU", 0.0), resources.get("GPU", 0.0)
+
+
+def _connect(address: str | None, object_store_bytes: int, cpus: int | None, gpus: int | None) -> None:
     if not joins_running(address):
         # Ray warns of its own actors' constructor arguments in every run; what fails comes back as an exception.
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         ray.init(
+            address="local",  # without it Ray joins whatever cluster was started on this machine last
             num_cpus=cpus,
             num_gpus=gpus,
             object_store_memory=object_store_bytes,
@@ -33,7 +49,18 @@ def connect(
         )
     elif not ray.is_initialized():
         ray.init(address=address, log_to_driver=False)
-    # Ray Data reports every execution in its own words; ours are in the progress line.
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    resources = ray.cluster_resources()
-    return resources.get("CPU", 0.0), resources.get("GPU", 0.0)
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Starting Ray replaces the handler of SIGTERM by one that exits with the code 15; ours stays in place."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    except SystemExit as end:
+        if end.code != signal.SIGTERM:
+            raise
+        raise InterruptedRunError(signal.SIGTERM) from end
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -52,7 +53,7 @@ FAILURES_TOLD = 20
 
 
 class CommitError(RuntimeError):
-    """The staged parts do not hold each row exactly once; nothing was committed."""
+    """The parts do not hold each row exactly once, or the output is another run's by now; nothing was committed."""
 
 
 def commit_shard(output: Output, request: CommitRequest) -> CommitResult:
@@ -70,9 +71,10 @@ def commit_shard(output: Output, request: CommitRequest) -> CommitResult:
     labels = _merge(output, request, "labels", LABELS)
     errors = _merge(output, request, "errors", ERRORS)
     _check_rows(labels, errors, request.rows)
+    _check_run(output, request)
     added, failures = sums_of_tables(labels, errors), _some_failures(errors)
     version = request.shard.version
-    if done is not None:
+    if done is not None and _replaces(done, request):
         # Without its marker the shard counts as not done, should this end between the files below.
         output.remove(marker_name(shard_id))
     if request.relabelled is not None:
@@ -138,6 +140,19 @@ def _check_rows(labels: pa.Table, errors: pa.Table, expected: int) -> None:
     rows = labels["row"].to_pylist() + errors["row"].to_pylist()
     if len(rows) != expected or len(set(rows)) != expected:
         raise CommitError(f"parts hold {len(rows)} rows ({len(set(rows))} different), expected {expected}")
+
+
+def _replaces(done: dict[str, Any], request: CommitRequest) -> bool:
+    """Whether the files would differ from those that the marker vouches for, and not just be written once more."""
+    same = (done["fingerprint"], done["shard"]["version"]) == (request.fingerprint, request.shard.version)
+    return request.relabelled is not None or not same
+
+
+def _check_run(output: Output, request: CommitRequest) -> None:
+    """An attempt whose output was taken over and started anew must not mix its labels into the new run."""
+    run = output.read_json("run.json")
+    if run is not None and run["run_id"] != request.run_id:
+        raise CommitError(f"the output holds run {run['run_id']} now; this is a commit of run {request.run_id}")
 
 
 def _with_kept_rows(

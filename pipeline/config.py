@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from pipeline.errors import UsageError
+from pipeline.storage_options import public_uri
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -22,6 +23,10 @@ OUTPUT_SETTINGS = (
     "min_stability",
     "min_area",
 )
+
+
+URIS = ("input", "output", "classes", "weights", "clip")
+"""Settings that may be addresses, and hold signatures or passwords as such."""
 
 
 class LabelConfig(BaseModel):
@@ -87,12 +92,14 @@ class LabelConfig(BaseModel):
     address: str | None = Field(None, description="A running Ray cluster; default: RAY_ADDRESS, else a local Ray.")
 
     max_failed: Share = Field(0.01, description="Exit code 3 when more than this share of the images failed.")
-    batch_timeout_s: float = Field(600.0, gt=0, description="A batch that runs longer ends its worker; see errors.")
+    batch_timeout_s: float = Field(300.0, gt=0, description="A batch that runs longer ends its worker; see errors.")
     max_worker_deaths: int = Field(
         1000, ge=1, description="Give up when workers died this often; a killer row takes 4."
     )
     worker_memory_bytes: int | None = Field(None, ge=2**28, description="Data memory of each worker process.")
-    stall_timeout_s: float = Field(600.0, gt=0, description="Give up when no image was finished for so many seconds.")
+    stall_timeout_s: float = Field(
+        900.0, gt=0, validate_default=True, description="Give up when no image was finished for so many seconds."
+    )
     on_change: Literal["fail", "restart", "keep"] = Field(
         "fail", description="When the output was made with other settings: refuse, start anew, or label only the rest."
     )
@@ -118,6 +125,14 @@ class LabelConfig(BaseModel):
             raise ValueError("must be a finite number")
         return value
 
+    @field_validator("stall_timeout_s")
+    @classmethod
+    def _outlasts_a_batch(cls, value: float, info: ValidationInfo) -> float:
+        batch_timeout_s = info.data.get("batch_timeout_s", 0.0)
+        if value <= batch_timeout_s:
+            raise ValueError(f"must be more than batch_timeout_s ({batch_timeout_s:g}), or no row that hangs is found")
+        return value
+
     @model_validator(mode="after")
     def _consistent(self) -> LabelConfig:
         if self.incremental and self.limit is not None:
@@ -130,8 +145,10 @@ class LabelConfig(BaseModel):
         return self
 
     def public(self) -> dict[str, Any]:
-        """The resolved configuration as stored in run.json, without values of storage options and the webhook."""
-        return {**self.model_dump(exclude={"notify_url"}), "storage_option": sorted(self.storage_option)}
+        """The resolved configuration as stored in run.json: no values of storage options, no webhook, no signatures."""
+        uris = {name: public_uri(value) for name in URIS if (value := getattr(self, name)) is not None}
+        plain = self.model_dump(exclude={"notify_url"})
+        return {**plain, **uris, "storage_option": sorted(self.storage_option)}
 
 
 def output_settings(config: LabelConfig) -> dict[str, Any]:

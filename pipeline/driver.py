@@ -16,6 +16,7 @@ from pipeline.commit import CommitRequest, CommitResult
 from pipeline.flow import Job, Pools, build_dataset, commit_task
 from pipeline.interruption import InterruptedRunError, signals_collected
 from pipeline.ledger import Ledger, StagedShard
+from pipeline.trail import RemoteTrail
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +73,30 @@ class _Receipts(threading.Thread):
         return item
 
 
+class _Watchdog:
+    """Tells a pipeline that stands still from one whose workers die and begin again, which the quarantine ends."""
+
+    def __init__(self, timeout_s: float, trail: RemoteTrail) -> None:
+        self.timeout_s = timeout_s
+        self.trail = trail
+        self.saw_life()
+
+    def saw_life(self) -> None:
+        """Some row or commit was finished."""
+        self.last_at = time.monotonic()
+
+    def is_stalled(self) -> bool:
+        """Whether there was no sign of life for the time-out; only then the breadcrumbs are asked for one."""
+        if time.monotonic() - self.last_at <= self.timeout_s:
+            return False
+        try:
+            idle_s = self.trail.idle_s()
+        except ray.exceptions.RayError:
+            return True
+        self.last_at = time.monotonic() - idle_s
+        return idle_s > self.timeout_s
+
+
 def run_job(job: Job, pools: Pools) -> Iterator[Committed | Staged]:
     """Run the graph over the job's tasks and commit every shard as it completes; yields what happened.
 
@@ -85,27 +110,27 @@ def run_job(job: Job, pools: Pools) -> Iterator[Committed | Staged]:
         receipts = _Receipts(job, pools)
         try:
             receipts.start()
-            last_row_at = time.monotonic()
-            while (batch := receipts.next()) is not None:
-                for receipt in batch:
-                    last_row_at = time.monotonic()
+            watchdog = _Watchdog(job.config.stall_timeout_s, receipts.trail)
+            batch: list[dict[str, Any]] | None = []
+            while batch is not None or waiting:
+                if batch is not None:
+                    batch = receipts.next()
+                for receipt in batch or ():
+                    watchdog.saw_life()
                     if receipt["rows"]:
                         yield Staged(len(receipt["rows"]), receipt["failed"])
                     complete = ledger.add(receipt)
                     if complete is not None:
                         request = _commit_request(job, complete)
                         waiting[commit.remote(job.output, request)] = request.shard.shard_id
-                yield from _finished(waiting, timeout_s=0.0)
+                for committed in _finished(waiting, timeout_s=POLL_S if batch is None else 0.0):
+                    watchdog.saw_life()
+                    yield committed
                 if received:
-                    yield from _finish_in_flight(waiting)
+                    yield from _finish_in_flight(waiting, received)
                     raise InterruptedRunError(received[0])
-                if time.monotonic() - last_row_at > job.config.stall_timeout_s:
+                if watchdog.is_stalled():
                     raise StalledError(_diagnosis(job, ledger, waiting, receipts))
-            while waiting:
-                yield from _finished(waiting, timeout_s=1.0)
-                if received:
-                    yield from _finish_in_flight(waiting)
-                    raise InterruptedRunError(received[0])
         finally:
             receipts.trail.close()
     if len(ledger):
@@ -133,10 +158,10 @@ def _finished(waiting: dict[Any, str], timeout_s: float) -> Iterator[Committed]:
         yield Committed(waiting.pop(reference), ray.get(reference))
 
 
-def _finish_in_flight(waiting: dict[Any, str]) -> Iterator[Committed]:
-    log.warning("stopping; %d commits in flight may finish", len(waiting))
+def _finish_in_flight(waiting: dict[Any, str], received: list[int]) -> Iterator[Committed]:
+    log.warning("stopping; %d commits in flight may finish; a second signal ends them too", len(waiting))
     deadline = time.monotonic() + SHUTDOWN_S
-    while waiting and time.monotonic() < deadline:
+    while waiting and time.monotonic() < deadline and len(received) < 2:
         yield from _finished(waiting, timeout_s=1.0)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -11,6 +12,9 @@ from pipeline.errors import BadImageError
 
 log = logging.getLogger(__name__)
 
+MEMORY_PAUSES_S = (0.5, 2.0, 8.0)
+"""Before further attempts at a row for which the device had no memory; actors that share one use it by turns."""
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -18,11 +22,12 @@ R = TypeVar("R")
 def run_guarded(items: Sequence[T], work: Callable[[Sequence[T]], Sequence[R]], stage: str) -> list[R | BadImageError]:
     """Apply ``work`` to ``items``; entries whose data make it fail come back as BadImageError, the rest as results.
 
-    A failing batch is bisected. GPU memory exhaustion halves the batch as well, but never becomes a row's error: on a
-    single row it is raised. Network and permission errors are raised as they are.
+    A failing batch is bisected. GPU memory exhaustion halves the batch as well, but never becomes a row's error: a
+    single row is tried again after growing pauses, for others may share the device, and then it is raised. Network and
+    permission errors are raised as they are.
     """
     try:
-        results = list(work(items))
+        results = _work(items, work)
     except Exception as error:
         if _not_the_data(error):
             raise
@@ -38,6 +43,17 @@ def run_guarded(items: Sequence[T], work: Callable[[Sequence[T]], Sequence[R]], 
     if len(results) != len(items):
         raise RuntimeError(f"{stage} returned {len(results)} results for {len(items)} rows")
     return list(results)
+
+
+def _work(items: Sequence[T], work: Callable[[Sequence[T]], Sequence[R]]) -> list[R]:
+    for pause_s in MEMORY_PAUSES_S if len(items) == 1 else ():
+        try:
+            return list(work(items))
+        except Exception as error:
+            if not _is_device_memory(error):
+                raise
+        time.sleep(pause_s)
+    return list(work(items))
 
 
 def _not_the_data(error: Exception) -> bool:

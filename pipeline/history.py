@@ -95,6 +95,13 @@ def write_attempt(output: Output, attempt: Attempt) -> None:
     output.write_json(f"{FOLDER}/{attempt.attempt}.json", attempt.to_dict())
 
 
+def attempts_since(output: Output, attempt: str) -> list[str]:
+    """Ids of the attempts after ``attempt`` that may have changed something, whatever became of them."""
+    later = [name for name in output.names(FOLDER, ".json") if name > attempt]
+    records = output.read_many(f"{FOLDER}/{name}.json" for name in later)
+    return [name for name, data in zip(later, records, strict=True) if json.loads(data)["outcome"] != NOTHING_NEW]
+
+
 def read_history(output_uri: str, storage_options: StorageOptions | None = None) -> list[Attempt]:
     """All attempts, the oldest first. Raises UsageError where there are none."""
     output = Output(output_uri, storage_options)

@@ -98,6 +98,12 @@ class LeaseKeeper:
         if self.taken_by is not None:
             raise LeaseLostError(f"attempt {self.taken_by.attempt} on {self.taken_by.host} has taken over the output")
 
+    def check_now(self) -> None:
+        """Like :meth:`check`, by what the lease file says now."""
+        self.check()
+        self._renew_once()
+        self.check()
+
     def start(self, take_over: bool) -> None:
         """Take the lease. Raises LeaseHeldError, naming the holder, unless it is void or ``take_over``."""
         held = read_lease(self.output)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -14,7 +15,10 @@ from fsspec import AbstractFileSystem
 
 from pipeline import storage
 
+log = logging.getLogger(__name__)
+
 READ_THREADS = 16
+WRITTEN_FOLDERS = (".", "labels", "errors", "stats")
 
 
 class Output:
@@ -101,9 +105,32 @@ class Output:
         """Remove a file or a folder with all below it; nothing happens if it is not there."""
         self._fs.invalidate_cache()
         try:
-            self._fs.rm(self.path(name), recursive=True)
+            storage.with_retries(lambda: self._fs.rm(self.path(name), recursive=True))
         except FileNotFoundError:
             return
+
+    def remove_orphans(self, attempt: str) -> None:
+        """Remove what ``attempt`` and those before it (attempts sort by their start) staged or left half written.
+
+        A later attempt, which has taken over, keeps its own. What another process is still writing to is left there
+        with a warning: nothing depends on it.
+        """
+        orphans = [f"_staging/{each}" for each in self.names("_staging", "") if each <= attempt]
+        if storage.is_local(self._fs):  # elsewhere a file is there when it is whole
+            suffix = storage.UNFINISHED_SUFFIX
+            orphans += [f"{each}/{name}{suffix}" for each in WRITTEN_FOLDERS for name in self.names(each, suffix)]
+        for name in orphans:
+            self._try_to_remove(name)
+        if not self.names("_staging", ""):
+            self._try_to_remove("_staging")
+
+    def _try_to_remove(self, name: str) -> None:
+        try:
+            self.remove(name)
+        except OSError as error:
+            if storage.is_permission(error):
+                raise
+            log.warning("could not remove %s, which nobody needs any more: %s", name, error)
 
     def clear(self) -> None:
         """Remove all that a run has written here but the history of its attempts.

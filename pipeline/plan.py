@@ -141,7 +141,8 @@ def pending_tasks(shards: Sequence[Shard], done: set[str]) -> list[ShardTask]:
 def plan_retry(config: LabelConfig, stage: str | None = None, error_class: str | None = None) -> Plan:
     """Plan to label again the images in the errors tables of a run, or those of one stage or class of error.
 
-    Raises UsageError where the output holds no such run. Shards without a marker are not touched.
+    Raises UsageError where the output holds no such run. Shards without a marker are not touched,
+    unless their commit was interrupted: then they are labelled as a whole.
     """
     output = Output(config.output, config.storage_option)
     record = read_record(output)
@@ -153,14 +154,18 @@ def plan_retry(config: LabelConfig, stage: str | None = None, error_class: str |
     if changed:
         raise UsageError(f"retry must use the settings of run {record.run_id}; changed since: {', '.join(changed)}")
     shards = _list_shards(config)
-    done = set(output.names("stats", ".json"))
+    done, with_errors = set(output.names("stats", ".json")), set(output.names("errors", ".parquet"))
+    # Files without a marker: a commit was interrupted, of a retry perhaps, which takes the marker away first.
+    interrupted = set(output.names("labels", ".parquet")) - done
     tasks: list[ShardTask] = []
     for shard in shards:
-        if shard.shard_id in done and output.exists(errors_name(shard.shard_id)):
+        if shard.shard_id in interrupted:
+            tasks.append(ShardTask(index=len(tasks), shard=shard))
+        elif shard.shard_id in done & with_errors:
             errors = _selected(output.read_table(errors_name(shard.shard_id)), stage, error_class)
             if errors.num_rows:
                 tasks.append(_retry_task(len(tasks), shard, errors))
-    committed = [shard for shard in shards if shard.shard_id in done]
+    committed = [shard for shard in shards if shard.shard_id in done | interrupted]
     return Plan(
         config=config,
         spec=spec,

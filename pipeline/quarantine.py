@@ -7,9 +7,11 @@ it twice while alone becomes an error and is never run again.
 
 from __future__ import annotations
 
+import math
 import os
 import resource
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -53,6 +55,7 @@ class Trail:
 
     max_deaths: int = 1000
     deaths: int = 0
+    begun_at: float = -math.inf
     open: dict[str, _Crumb] = field(default_factory=dict)
     suspects: dict[str, History] = field(default_factory=dict)
 
@@ -61,6 +64,7 @@ class Trail:
 
         Raises TooManyDeathsError beyond ``max_deaths``.
         """
+        self.begun_at = time.monotonic()
         self.deaths += any(key in self.open for key in keys)
         if self.deaths > self.max_deaths:
             raise TooManyDeathsError(f"workers died {self.deaths} times, the last time with {keys[0]}")
@@ -82,6 +86,10 @@ class Trail:
         """Clear the breadcrumbs; the histories stay, for a row may kill only now and then."""
         for key in keys:
             self.open.pop(key, None)
+
+    def idle_s(self) -> float:
+        """Seconds since a batch was last begun, infinite before the first."""
+        return time.monotonic() - self.begun_at
 
     def describe(self) -> dict[str, list[str]]:
         """What is being worked on: for each stage some of its open rows, as "shard/row"."""

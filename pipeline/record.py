@@ -17,6 +17,7 @@ from pipeline.config import LabelConfig, output_settings
 from pipeline.errors import UsageError
 from pipeline.output import Output
 from pipeline.schema import SCHEMA_VERSION
+from pipeline.storage_options import public_uri
 from pipeline.weights import local_spec
 
 RUN = "run.json"
@@ -61,7 +62,8 @@ def fingerprint(config: LabelConfig, spec: ModelSpec, vocabulary: Vocabulary) ->
     return {
         **model,
         **settings,
-        "input": digest(config.input),
+        # A signature in the address is made anew for each attempt; the input is the same.
+        "input": digest(public_uri(config.input)),
         "schema_version": str(SCHEMA_VERSION),
     }
 

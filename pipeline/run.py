@@ -87,7 +87,7 @@ def run_plan(plan: Plan, on_progress: Callable[[Progress], None]) -> RunResult:
     """
     if plan.up_to_date or (not plan.tasks and plan.changes is None):
         finished = read_result(plan.output)
-        if finished is not None and (plan.up_to_date or finished.summary["shards"] == len(plan.shard_ids)):
+        if finished is not None and (plan.up_to_date or _is_of_last_attempt(plan, finished)):
             return _nothing_to_do(plan, finished)
     if plan.tasks:
         _check_size(plan)
@@ -100,9 +100,9 @@ def run_plan(plan: Plan, on_progress: Callable[[Progress], None]) -> RunResult:
         progress = Progress(len(plan.tasks))
         if plan.tasks:
             _label(plan, attempt, lease, progress, on_progress)
-        lease.check()
+        lease.check_now()
         # Every shard is committed: whatever lies in staging, of this attempt or a killed one, nobody needs.
-        plan.output.remove("_staging")
+        plan.output.remove_orphans(attempt.attempt)
         result = finish_run(plan, attempt)
         too_many = result.failed_share > plan.config.max_failed
         attempt.outcome = history.TOO_MANY_FAILED if too_many else history.COMPLETE
@@ -110,6 +110,13 @@ def run_plan(plan: Plan, on_progress: Callable[[Progress], None]) -> RunResult:
             attempt.outcome = history.NOTHING_NEW
         log.info("attempt ends: %s, %d images", attempt.outcome, attempt.images, extra={"attempt": attempt.attempt})
         return result
+
+
+def _is_of_last_attempt(plan: Plan, finished: RunResult) -> bool:
+    """Whether nothing was committed since the summary was made, as a retry that was killed in between would have."""
+    if finished.summary["shards"] != len(plan.shard_ids):
+        return False
+    return not history.attempts_since(plan.output, finished.summary["attempt"])
 
 
 def _attempt(plan: Plan) -> Attempt:

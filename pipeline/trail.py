@@ -30,6 +30,10 @@ class RemoteTrail:
         """See :meth:`Trail.describe`."""
         return ray.get(self.actor.describe.remote(), timeout=DIAGNOSIS_TIMEOUT_S)
 
+    def idle_s(self) -> float:
+        """See :meth:`Trail.idle_s`."""
+        return ray.get(self.actor.idle_s.remote(), timeout=DIAGNOSIS_TIMEOUT_S)
+
     def close(self) -> None:
         """End the actor: the run is over. A long-lived cluster session would otherwise keep one for each run."""
         ray.kill(self.actor)

@@ -12,16 +12,21 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
 Fault = Callable[[str, str, int], str | None]
-"""(method, path with query, request number from 0) -> "500", "503", "403", "reset", "truncate", "stall" or None."""
+"""(method, path with query, request number from 0) -> what happens to the request, None for nothing.
 
-STALL_S = 3.0
+"500", "503", "403": answered so. "reset": the connection is. "stall": nothing for some time, then the end. "truncate":
+half of the body comes. "lost": done, but the answer never comes.
+"""
+
+STALL_S = 6.0
 _ERRORS = {"500": "InternalError", "503": "SlowDown", "403": "AccessDenied"}
 
 
 class FaultyProxy:
     """Forwards to ``upstream`` from a port of its own; ``fault`` may be set at any time, ``broken`` counts."""
 
-    def __init__(self, upstream: str) -> None:
+    def __init__(self, upstream: str, stall_s: float = STALL_S) -> None:
+        self.stall_s = stall_s
         self.fault: Fault = lambda method, path, number: None
         self.requests = 0
         self.broken = 0
@@ -55,14 +60,11 @@ class FaultyProxy:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 fault = proxy._next_fault(self.command, self.path)
                 if fault == "reset":
-                    # With this option closing sends a reset instead of an orderly end.
-                    self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                    self.close_connection = True
-                    self.connection.close()
+                    self.reset()
                     return
                 if fault == "stall":
-                    # Longer than the client waits: it has gone when this ends, so there is no one to answer.
-                    time.sleep(STALL_S)
+                    # Either the client has gone by then, or it learns that it has to ask again.
+                    time.sleep(proxy.stall_s)
                     self.close_connection = True
                     return
                 if fault in _ERRORS:
@@ -73,6 +75,9 @@ class FaultyProxy:
                 upstream.request(self.command, self.path, body, headers)
                 response = upstream.getresponse()
                 data = response.read()
+                if fault == "lost":
+                    self.reset()
+                    return
                 self.send_response_only(response.status)
                 for name, value in response.getheaders():
                     if name.lower() not in ("content-length", "transfer-encoding", "connection"):
@@ -86,6 +91,12 @@ class FaultyProxy:
                 else:
                     self.wfile.write(data)
                 upstream.close()
+
+            def reset(self) -> None:
+                # With this option closing sends a reset instead of an orderly end.
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                self.close_connection = True
+                self.connection.close()
 
             def fail(self, status: int, code: str) -> None:
                 data = b"" if self.command == "HEAD" else f"<Error><Code>{code}</Code></Error>".encode()

@@ -150,3 +150,81 @@ def test_files_carry_where_they_come_from(output: Output) -> None:
     assert metadata[b"maskmill.run_id"] == b"r"
     assert metadata[b"maskmill.fingerprint"] == b"f"
     assert metadata[b"maskmill.schema_version"] == b"1"
+
+
+class Died(BaseException):
+    """Stands for SIGKILL: nothing after it runs."""
+
+
+class DyingOutput(Output):
+    """Dies before its ``last``th change of what is stored."""
+
+    changes = 0
+    last = 0
+
+    def write_bytes(self, name: str, data: bytes) -> None:
+        self._count()
+        super().write_bytes(name, data)
+
+    def remove(self, name: str) -> None:
+        self._count()
+        super().remove(name)
+
+    def _count(self) -> None:
+        self.changes += 1
+        if self.changes >= self.last:
+            raise Died
+
+
+@pytest.mark.parametrize("relabelled", [None, (1, 3)])
+def test_killed_between_any_two_steps_a_commit_run_again_is_whole(
+    tmp_path: Path, relabelled: tuple[int, ...] | None
+) -> None:
+    ended = False
+    for last in range(1, 50):
+        output = DyingOutput(str(tmp_path / str(last)))
+        output.last = 10_000
+        if relabelled is not None:
+            stage(output, "old", [0, 2, 4], errors=(1, 3), attempt="a0")
+            commit_shard(output, request(5, "old", attempt="a0"))
+        stage(output, "new", [0, 1, 2, 4] if relabelled is None else [1], errors=(3,))
+        again = request(5 if relabelled is None else 2, "new", relabelled=relabelled)
+        output.changes, output.last = 0, last
+        try:
+            commit_shard(output, again)
+            ended = True
+        except Died:
+            marker = output.read_json("stats/s-1.json")
+            if marker is not None:  # whoever sees a marker sees a whole shard
+                seen = [row["row"] for kind in ("labels", "errors") for row in read(output, kind)]
+                assert sorted(seen) == [0, 1, 2, 3, 4]
+            output.last = 10_000
+            commit_shard(output, again)
+        assert [row["row"] for row in read(output, "labels")] == [0, 1, 2, 4]
+        assert [row["row"] for row in read(output, "errors")] == [3]
+        if ended:
+            break
+    assert ended
+    assert last > 4
+
+
+def test_a_run_that_was_started_anew_takes_no_commits_of_the_one_before(output: Output) -> None:
+    stage(output, "a", [0, 1])
+    output.write_json("run.json", {"run_id": "another"})
+    with pytest.raises(CommitError, match="holds run another now"):
+        commit_shard(output, request(2, "a"))
+    assert not output.names("stats", ".json")
+
+
+def test_orphans_of_this_and_earlier_attempts_go(output: Output) -> None:
+    for attempt in ("20260101T000000Z-a", "20260102T000000Z-b", "20260103T000000Z-c"):
+        stage(output, "a", [0], attempt=attempt)
+    commit_shard(output, request(1, "a", attempt="20260102T000000Z-b"))
+    for folder in (".", "labels", "stats"):
+        Path(output.uri, folder, ".half-written.tmp").touch()
+    output.remove_orphans("20260102T000000Z-b")
+    left = {path.relative_to(output.uri).as_posix() for path in Path(output.uri).rglob("*") if path.is_file()}
+    later = part_name("20260103T000000Z-c", "labels", "a")
+    assert left == {"labels/s-1.parquet", "stats/s-1.json", later}
+    output.remove_orphans("20260103T000000Z-c")
+    assert not Path(output.uri, "_staging").exists()

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 
+from pipeline import guard
 from pipeline.errors import BadImageError
 from pipeline.guard import run_guarded
 
@@ -47,7 +48,23 @@ def test_exhausted_gpu_memory_halves_the_batch_and_loses_nothing() -> None:
     assert run_guarded(range(10), work, "classify") == list(range(10))
 
 
-def test_a_row_too_large_for_the_gpu_is_raised_not_dropped() -> None:
+def test_gpu_memory_that_another_uses_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "MEMORY_PAUSES_S", (0.01, 0.01))
+    tried: list[int] = []
+
+    def work(items: Sequence[int]) -> list[int]:
+        tried.append(len(items))
+        if len(tried) < 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return list(items)
+
+    assert run_guarded(range(2), work, "classify") == [0, 1]
+    assert tried == [2, 1, 1, 1, 1]
+
+
+def test_a_row_too_large_for_the_gpu_is_raised_not_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "MEMORY_PAUSES_S", (0.01, 0.01))
+
     def work(items: Sequence[int]) -> list[int]:
         raise torch.OutOfMemoryError("CUDA out of memory")
 

@@ -1,0 +1,73 @@
+"""A model that some images kill, and a folder of tars with such images among good ones."""
+
+from __future__ import annotations
+
+import ctypes
+import io
+import os
+import tarfile
+import time
+from pathlib import Path
+
+from pipeline.rows import Row
+from tests.faults import tiny_model
+from tests.faults.images import small_jpeg
+from tests.faults.tiny_model import TinyStage
+
+KINDS = {
+    "segfault": "worker_died",
+    "exit": "worker_died",
+    "abort": "worker_died",
+    "hang": "timed_out",
+    "memory": "MemoryError",
+}
+"""What an image does to its worker, and the error class it must end with."""
+PIECE_BYTES = 64 * 2**20
+
+
+class PoisonedStage(TinyStage):
+    """The tiny model, with the bugs that native code has."""
+
+    def segment(self, row: Row) -> Row:
+        kind = row["image_id"].partition("-")[0]
+        if kind == "segfault":
+            ctypes.string_at(0)
+        elif kind == "exit":
+            os._exit(1)
+        elif kind == "abort":
+            os.abort()
+        elif kind == "hang":
+            while True:
+                pass
+        elif kind == "memory":
+            taken = []
+            while True:
+                taken.append(bytes(PIECE_BYTES))
+        return super().segment(row)
+
+
+class SlowPoisonedStage(PoisonedStage):
+    """The same at the speed of a small real model, for measuring what the poison costs."""
+
+    def segment(self, row: Row) -> Row:
+        time.sleep(SLOW_SECONDS_PER_IMAGE - tiny_model.SECONDS_PER_IMAGE)
+        return super().segment(row)
+
+
+SLOW_SECONDS_PER_IMAGE = 0.06
+
+
+def write_poisoned(folder: Path, images: int, per_shard: int, poison: list[str]) -> Path:
+    """Tars of ``images`` good images, with one image of each kind in ``poison`` spread evenly among them."""
+    folder.mkdir()
+    places = {(number + 1) * images // (len(poison) + 1): kind for number, kind in enumerate(poison)}
+    for first in range(0, images, per_shard):
+        with tarfile.open(folder / f"{first // per_shard:04d}.tar", "w") as archive:
+            for number in range(first, min(images, first + per_shard)):
+                names = [f"good-{number:06d}.jpg"] + ([f"{places[number]}-{number}.jpg"] if number in places else [])
+                for name in names:
+                    data = small_jpeg(number)
+                    info = tarfile.TarInfo(name)
+                    info.size = len(data)
+                    archive.addfile(info, io.BytesIO(data))
+    return folder

@@ -347,3 +347,28 @@ def test_tars_without_images_are_refused_at_once(tmp_path: Path) -> None:
     path.write_bytes(b"this is not a tar")
     with pytest.raises(UsageError, match="truncated archive"):
         list_shards(str(path))
+
+
+def test_segmentations_can_be_the_rows(tmp_path: Path) -> None:
+    data = tar_bytes(
+        [member("a.jpg", b"A"), member("b.seg.png", b"B"), member("c/d.seg.png", b"D"), member("e.seg.png")]
+    )
+    path = tmp_path / "x.tar"
+    path.write_bytes(data)
+    [shard] = list_shards(str(path), prefer_segmentations=True)
+    records = list(read_shard(shard))
+    assert [(record.image_id, record.row, record.data) for record in records] == [
+        ("b", 0, b"B"),
+        ("c/d", 1, b"D"),
+        ("e", 2, None),
+    ]
+    assert records[2].error is not None, "an empty member is no ground truth"
+    assert count_images(shard) == 3
+    [images] = list_shards(str(path))
+    assert [record.image_id for record in read_shard(images)] == ["a"]
+
+
+def test_tars_without_segmentations_are_read_as_images(tmp_path: Path) -> None:
+    (tmp_path / "x.tar").write_bytes(tar_bytes(images(2)))
+    [shard] = list_shards(str(tmp_path / "x.tar"), prefer_segmentations=True)
+    assert count_images(shard) == len(list(read_shard(shard))) == 2

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from pipeline.evaluation.evaluate import Evaluation, Progress
 
 CLASSES_SHOWN = 20
-EXIT_SIGNAL = 128
 
 
 def run_evaluate(config: EvaluationConfig) -> int:
@@ -41,7 +40,7 @@ def run_evaluate(config: EvaluationConfig) -> int:
             evaluation = evaluate(config, on_ray, on_progress)
     except InterruptedRunError as interruption:
         typer.echo(f"{interruption}; run the same command to continue", err=True)
-        return EXIT_SIGNAL + interruption.signal_number
+        return interruption.exit_code
     console = Console()
     show_evaluation(evaluation, console)
     if other is not None:

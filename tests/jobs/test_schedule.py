@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import shutil
+import subprocess
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -236,3 +238,40 @@ def test_what_could_not_work_is_refused(job: Path, change: str, arguments: list[
 def test_pools_must_be_sized_where_the_cluster_starts_empty(job: Path) -> None:
     job.write_text(JOB.replace("propose-actors: 4\n", ""))
     assert "say propose-actors" in schedule(job, job.parent / "k8s").stderr
+
+
+def kustomized(folder: Path) -> list[Document]:
+    kubectl = shutil.which("kubectl")
+    if kubectl is None:
+        pytest.skip("kubectl is not installed")
+    built = subprocess.run([kubectl, "kustomize", folder], capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    return list(yaml.safe_load_all(built.stdout))
+
+
+@pytest.mark.parametrize("kind", ["rayjob", "raycronjob", "cronjob"])
+def test_kustomize_builds_it_and_an_overlay_on_it(job: Path, kind: str) -> None:
+    manifests(job, kind)
+    overlay = job.parent / "overlay"
+    overlay.mkdir()
+    patch = [{"op": "add", "path": "/metadata/annotations", "value": {"eks.amazonaws.com/role-arn": "arn:x"}}]
+    kustomization = {
+        "resources": [f"../k8s-{kind}"],
+        "namespace": "nights",
+        "patches": [{"target": {"kind": "ServiceAccount"}, "patch": yaml.safe_dump(patch)}],
+    }
+    (overlay / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+    built = {document["kind"]: document for document in kustomized(overlay)}
+    kinds = {"rayjob": "RayJob", "raycronjob": "RayCronJob", "cronjob": "CronJob"}
+    assert set(built) == {kinds[kind], "ServiceAccount", "NetworkPolicy", "ConfigMap"}
+    assert {document["metadata"]["namespace"] for document in built.values()} == {"nights"}
+    assert built["ServiceAccount"]["metadata"]["annotations"] == patch[0]["value"]
+    # The pods mount the ConfigMap by the name that it has after the build.
+    mounted = {
+        volume["configMap"]["name"]
+        for pod in pods(built[kinds[kind]])
+        for volume in pod.get("volumes", ())
+        if "configMap" in volume
+    }
+    assert mounted == {built["ConfigMap"]["metadata"]["name"]}
+    assert set(built["ConfigMap"]["data"]) == {"job.yaml", "classes.txt"}

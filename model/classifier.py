@@ -13,77 +13,44 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from model.classifier_settings import ClassifierSettings
 from model.clip import Clip
+from model.image_encoder import ImageEncoder
 from model.instances import query_map
 from model.preprocess import CLIP_MEAN, CLIP_STD, normalise
-from model.prompts import IMAGE_BRANCH, PROMPT_SETS, prompt_set
+from model.prompts import IMAGE_BRANCH, prompt_set
 from model.proposals import UNLABELLED, Proposals, Segmentation
 from model.quality import agreement, class_queries, margin, stability
-from model.regions import REGIONS, RegionImages, region_boxes, region_images
-from model.scoring import FUSIONS, calibration_offsets, clip_probabilities, fuse, query_probabilities
+from model.regions import SINGLE_PASS_REGIONS, region_boxes, region_images
+from model.scoring import calibration_offsets, clip_probabilities, fuse, query_probabilities
 from model.semantic import Frame, SemanticSum
 from model.text import text_features
 from model.vocabulary import Vocabulary
 
-RELEASED_CALIBRATION = 0.1
-"""Gamma of the released COCO-Stuff and VOC models, used with ``ensembling``."""
-
-CLIP_BATCH = 32
-"""Sub-images CLIP sees at a time; bounds memory."""
+__all__ = ["Classifier", "ClassifierSettings"]
 
 
-def require_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    """Raise ValueError naming the choices unless ``value`` is one of them."""
-    if value not in choices:
-        raise ValueError(f"Unknown {name} {value!r}. Choose from: {', '.join(choices)}")
+@dataclass(frozen=True, slots=True)
+class _Candidates:
+    """Proposals of one image and what is known before CLIP; the last three hold only the K queries not skipped.
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ClassifierSettings:
-    """How proposals get their names; ValueError for an unknown choice.
-
-    region: what CLIP sees of a segment: "crop", "mask" or "cropmask".
-    fusion: "ensembling", "ensembling-all", "clip" or "query"; the last does not run CLIP on images.
-    prompts: templates of the query branch: "single", "imagenet_select" or "imagenet".
-    calibration: subtracted from the semantic scores of seen classes before the argmax. None: the released models' 0.1
-        with "ensembling", 0 otherwise.
-    resize_masks_first: bring masks to output size before the semantic sum, instead of the sum itself.
-    query_segments: also make ``Segmentation.query_map``.
-    min_objectness: queries below take no part in the query map; 0..1.
+    whole: all Q proposals. objectness: (Q,). kept: (K,) int64, their positions. query_scores: (K, C), or None.
     """
 
-    region: str = "cropmask"
-    fusion: str = "ensembling"
-    prompts: str = "single"
-    calibration: float | None = None
-    resize_masks_first: bool = False
-    query_segments: bool = False
-    min_objectness: float = 0.5
-
-    def __post_init__(self) -> None:
-        require_choice("region", self.region, REGIONS)
-        require_choice("fusion", self.fusion, FUSIONS)
-        require_choice("prompts", self.prompts, tuple(PROMPT_SETS))
-        if self.calibration is not None and not math.isfinite(self.calibration):
-            raise ValueError(f"calibration must be a finite number, got {self.calibration}")
-        if not 0 <= self.min_objectness <= 1:
-            raise ValueError(f"min_objectness must be in 0..1, got {self.min_objectness}")
-
-    @property
-    def gamma(self) -> float:
-        """The calibration in force."""
-        if self.calibration is not None:
-            return self.calibration
-        return RELEASED_CALIBRATION if self.fusion == "ensembling" else 0.0
+    whole: Proposals
+    objectness: Tensor
+    kept: Tensor
+    proposals: Proposals
+    query_scores: Tensor | None
 
 
 @dataclass(frozen=True, slots=True)
 class _Scores:
-    """fused: (Q, C), input of the semantic sum. objectness: (Q,). branches_agree: (Q,) bool, None with one branch."""
+    """Of the K queries not skipped. fused: (K, C), input of the semantic sum. branches_agree: (K,) bool, or None."""
 
     fused: Tensor
-    objectness: Tensor
     branches_agree: Tensor | None
 
 
@@ -91,7 +58,7 @@ class Classifier:
     """(image, proposals) -> named segments, for one vocabulary. Text embeddings are made when it is built.
 
     cache_dir: where text embeddings are kept between runs; None keeps none.
-    Raises ValueError for more classes than a 16-bit label map can hold.
+    Raises ValueError for more classes than a 16-bit label map can hold, and for a region this CLIP cannot do.
     """
 
     def __init__(
@@ -109,6 +76,10 @@ class Classifier:
         self.settings = settings or ClassifierSettings()
         self._query_text = text_features(clip, vocabulary, prompt_set(self.settings.prompts), cache_dir)
         self._uses_images = self.settings.fusion != "query"
+        self.encoder = ImageEncoder(clip)
+        if self.settings.region in SINGLE_PASS_REGIONS:
+            self.encoder.require_single_pass(self.settings.region)
+            self.encoder.start_layer(self.settings.attend_layer)
         self._image_text = text_features(clip, vocabulary, IMAGE_BRANCH, cache_dir) if self._uses_images else None
         self._seen = torch.tensor(vocabulary.seen_flags, device=clip.device)
         self._offsets = calibration_offsets(self._seen, self.settings.gamma)
@@ -141,60 +112,92 @@ class Classifier:
                 raise ValueError(f"Proposals for an image of {own.image_size} came with one of {image.shape[:2]}")
         if not images:
             return []
-        own_proposals = [own.to(self.clip.device) for own in proposals]
+        candidates = [self._candidates(own, size) for own, size in zip(proposals, sizes, strict=True)]
         everything = range(len(images))
-        groups = [everything[i : i + 1] for i in everything] if independent else [everything]
+        groups = [everything[at : at + 1] for at in everything] if independent else [everything]
         results: list[Segmentation] = []
         for group in groups:
-            features, boxes = self._look_at([images[i] for i in group], [own_proposals[i] for i in group])
-            for i, own_features, own_boxes in zip(group, features, boxes, strict=True):
-                scores = self._score(own_proposals[i], own_features)
-                results.append(self._segmentation(own_proposals[i], scores, own_boxes, sizes[i], keep_scores))
+            features, boxes = self._look_at([images[at] for at in group], [candidates[at].proposals for at in group])
+            for at, own_features, own_boxes in zip(group, features, boxes, strict=True):
+                scores = self._score(candidates[at], own_features)
+                results.append(self._segmentation(candidates[at], scores, own_boxes, sizes[at], keep_scores))
         return results
+
+    def _candidates(self, proposals: Proposals, size: tuple[int, int]) -> _Candidates:
+        """Move proposals to CLIP's device and leave out the queries that the settings skip."""
+        proposals = proposals.to(self.clip.device)
+        query_scores, objectness = None, proposals.objectness
+        if proposals.query_embeddings is not None and proposals.no_object_logits is not None:
+            query_scores = query_probabilities(proposals.query_embeddings, proposals.no_object_logits, self._query_text)
+            objectness = query_scores.sum(dim=1) if objectness is None else objectness
+        if objectness is None:
+            objectness = torch.ones_like(proposals.mask_logits[:, 0, 0])
+        objectness = objectness.clamp(0, 1)
+        accepted = objectness >= self.settings.least_objectness
+        if self.settings.min_area:
+            pixels_a_cell = math.prod(size) / math.prod(proposals.image_size) * math.prod(proposals.padded_size)
+            pixels_a_cell /= math.prod(proposals.mask_logits.shape[1:])
+            accepted &= (proposals.mask_logits > 0).flatten(1).sum(dim=1) * pixels_a_cell >= self.settings.min_area
+        if accepted.all():
+            return _Candidates(proposals, objectness, accepted.nonzero()[:, 0], proposals, query_scores)
+        # Never none at all: a map is made of something.
+        kept = accepted.nonzero()[:, 0] if accepted.any() else objectness.argmax()[None]
+        own_scores = None if query_scores is None else query_scores[kept]
+        return _Candidates(proposals, objectness, kept, proposals.select(kept), own_scores)
 
     def _look_at(
         self, images: Sequence[np.ndarray], proposals: Sequence[Proposals]
     ) -> tuple[list[Tensor | None], list[Tensor]]:
-        """Return CLIP's (Q, D) features of each image's segments, None if not used, and their (Q, 4) boxes."""
-        if not self._uses_images:
-            return [None] * len(images), [region_boxes(own.mask_logits, own.padded_size) for own in proposals]
-        regions = [self._regions(image, own) for image, own in zip(images, proposals, strict=True)]
-        features: list[Tensor | None] = []
-        for own, encoded in zip(regions, self._encode([own.images for own in regions]), strict=True):
-            features.append(encoded[own.image_index])
+        """Return CLIP's (K, D) features of each image's segments, None if not used, and their (K, 4) boxes."""
+        settings = self.settings
+        if not self._uses_images or settings.region in SINGLE_PASS_REGIONS:
+            boxes = [region_boxes(own.mask_logits, own.padded_size) for own in proposals]
+            if not self._uses_images:
+                return [None] * len(images), boxes
+            return [self._single_pass(image, own) for image, own in zip(images, proposals, strict=True)], boxes
+        regions = [
+            region_images(self._pixels(image, own), own.mask_logits, settings.region, self.clip.image_size)
+            for image, own in zip(images, proposals, strict=True)
+        ]
+        encoded = self.encoder.encode(torch.cat([own.images for own in regions]))
+        parts = encoded.split([len(own.images) for own in regions])
+        features: list[Tensor | None] = [part[own.image_index] for part, own in zip(parts, regions, strict=True)]
         return features, [own.boxes for own in regions]
 
-    def _regions(self, image: np.ndarray, proposals: Proposals) -> RegionImages:
+    def _single_pass(self, image: np.ndarray, proposals: Proposals) -> Tensor:
+        """Return CLIP's (K, D) features of all segments from one pass over the image, without its padding."""
+        (height, width), mask_logits = proposals.padded_size, proposals.mask_logits
+        rows = math.ceil(proposals.image_size[0] / height * mask_logits.shape[1])
+        columns = math.ceil(proposals.image_size[1] / width * mask_logits.shape[2])
+        # Whole mask cells, so that pixels and masks cover the same area.
+        last_row, last_column = rows * height // mask_logits.shape[1], columns * width // mask_logits.shape[2]
+        pixels = self._pixels(image, proposals)[:, :last_row, :last_column]
+        masks = mask_logits[:, :rows, :columns].sigmoid()
+        short_side = self.settings.attend_side or 2 * self.clip.image_size
+        if self.settings.region == "pool":
+            return self.encoder.pool(pixels, masks, short_side=short_side)
+        return self.encoder.attend(pixels, masks, short_side=short_side, start_layer=self.settings.attend_layer)
+
+    def _pixels(self, image: np.ndarray, proposals: Proposals) -> Tensor:
+        """Return the (3, H, W) padded image, normalised for CLIP; 0, the padding, is its mean colour."""
         pixels = normalise(image, CLIP_MEAN, CLIP_STD).to(self.clip.device)
         height, width = proposals.padded_size
-        padded = pixels.new_zeros(3, height, width)
-        padded[:, : pixels.shape[1], : pixels.shape[2]] = pixels
-        return region_images(padded, proposals.mask_logits, self.settings.region, self.clip.image_size)
+        return F.pad(pixels, (0, width - pixels.shape[2], 0, height - pixels.shape[1]))
 
-    def _encode(self, groups: list[Tensor]) -> tuple[Tensor, ...]:
-        images = groups[0] if len(groups) == 1 else torch.cat(groups)
-        features = torch.cat([self.clip.encode_image(batch) for batch in images.split(CLIP_BATCH)])
-        return features.split([len(group) for group in groups])
-
-    def _score(self, proposals: Proposals, image_features: Tensor | None) -> _Scores:
-        query_scores = clip_scores = None
-        no_object = proposals.no_object_logits
-        objectness = proposals.objectness
-        if proposals.query_embeddings is not None and no_object is not None:
-            query_scores = query_probabilities(proposals.query_embeddings, no_object, self._query_text)
-            objectness = query_scores.sum(dim=1) if objectness is None else objectness
+    def _score(self, candidates: _Candidates, image_features: Tensor | None) -> _Scores:
+        proposals, query_scores, clip_scores = candidates.proposals, candidates.query_scores, None
         if image_features is not None and self._image_text is not None:
+            no_object = proposals.no_object_logits
             clip_scores = clip_probabilities(image_features, no_object, self._image_text, self.clip.logit_scale)
         fused = fuse(query_scores, clip_scores, self._seen, self.settings.fusion)
         if proposals.objectness is not None:
             fused = fused * proposals.objectness[:, None]
-        if objectness is None:
-            objectness = torch.ones_like(fused[:, 0])
-        return _Scores(fused, objectness.clamp(0, 1), agreement(query_scores, clip_scores))
+        return _Scores(fused, agreement(query_scores, clip_scores))
 
     def _segmentation(
-        self, proposals: Proposals, scores: _Scores, boxes: Tensor, size: tuple[int, int], keep_scores: bool
+        self, candidates: _Candidates, scores: _Scores, boxes: Tensor, size: tuple[int, int], keep_scores: bool
     ) -> Segmentation:
+        proposals, kept = candidates.proposals, candidates.kept
         size = (int(size[0]), int(size[1]))
         frame = Frame(padded_size=proposals.padded_size, image_size=proposals.image_size, output_size=size)
         semantic = SemanticSum(
@@ -209,27 +212,36 @@ class Classifier:
         label_map = np.empty(size, np.uint16)
         for start, labels in bands:
             label_map[start : start + len(labels)] = self._label_of_class[labels.cpu().numpy()]
+        best = class_queries(label_map, scores.fused, proposals.mask_logits, frame)
         agree = scores.branches_agree
+
+        def of_all(values: Tensor, skipped: float = 0) -> np.ndarray:
+            """Return (Q, ...) of the (K, ...) values of the queries not skipped."""
+            if len(kept) == len(candidates.objectness):
+                return values.cpu().numpy()
+            spread = values.new_full((len(candidates.objectness), *values.shape[1:]), skipped)
+            return spread.index_copy_(0, kept, values).cpu().numpy()
+
         return Segmentation(
             label_map=label_map,
-            query_scores=scores.fused.cpu().numpy(),
-            boxes=boxes.cpu().numpy(),
-            class_queries=class_queries(label_map, scores.fused, proposals.mask_logits, frame),
-            objectness=scores.objectness.cpu().numpy(),
-            stability=stability(proposals.mask_logits).cpu().numpy(),
-            agreement=np.ones(len(boxes), bool) if agree is None else agree.cpu().numpy(),
-            margin=margin(scores.fused).cpu().numpy(),
+            query_scores=of_all(scores.fused),
+            boxes=of_all(boxes),
+            class_queries=np.where(best >= 0, kept.cpu().numpy()[best], -1).astype(np.int32),
+            objectness=candidates.objectness.cpu().numpy(),
+            stability=stability(candidates.whole.mask_logits).cpu().numpy(),
+            agreement=of_all(torch.ones_like(boxes[:, 0], dtype=torch.bool) if agree is None else agree, skipped=True),
+            margin=of_all(margin(scores.fused)),
             semantic_scores=None if class_map is None else class_map.cpu().numpy(),
-            query_map=self._query_map(proposals, scores, frame) if self.settings.query_segments else None,
+            query_map=self._query_map(proposals, scores, kept, frame) if self.settings.query_segments else None,
         )
 
-    def _query_map(self, proposals: Proposals, scores: _Scores, frame: Frame) -> np.ndarray:
+    def _query_map(self, proposals: Proposals, scores: _Scores, kept: Tensor, frame: Frame) -> np.ndarray:
         best = scores.fused.max(dim=1)
-        accepted = scores.objectness >= self.settings.min_objectness
         is_distractor = torch.tensor(self.vocabulary.distractor_flags, device=self.clip.device)[best.indices]
-        owners = query_map(best.values * accepted, proposals.mask_logits, frame)
-        dropped = is_distractor.nonzero()[:, 0].to(owners.dtype)
-        for row in owners if len(dropped) else ():
-            row[torch.isin(row, dropped)] = -1
+        owners = query_map(best.values, proposals.mask_logits, frame)
+        names = torch.where(is_distractor, -1, kept).to(owners.dtype)
+        names = torch.cat((names, names.new_full((1,), -1)))  # the name of index -1
+        for row in owners:
+            row[:] = names[row.long()]
         # As unsigned numbers, -1 is UNLABELLED.
         return owners.cpu().numpy().view(np.uint16)

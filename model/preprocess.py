@@ -40,5 +40,11 @@ def pad_to_multiple(images: Sequence[Tensor], multiple: int = SIZE_DIVISOR) -> T
     """
     if not images:
         raise ValueError("no images to pad")
-    height, width = (-(-max(image.shape[axis] for image in images) // multiple) * multiple for axis in (-2, -1))
+    height, width = padded_size([(image.shape[-2], image.shape[-1]) for image in images], multiple)
     return torch.stack([F.pad(image, (0, width - image.shape[-1], 0, height - image.shape[-2])) for image in images])
+
+
+def padded_size(sizes: Sequence[tuple[int, int]], multiple: int = SIZE_DIVISOR) -> tuple[int, int]:
+    """Return the largest height and width of ``sizes``, rounded up to ``multiple``."""
+    height, width = (-(-max(own) // multiple) * multiple for own in zip(*sizes, strict=True))
+    return height, width

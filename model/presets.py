@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from model.checkpoint import load_zegformer
-from model.classifier import RELEASED_CALIBRATION, Classifier, ClassifierSettings, require_choice
+from model.classifier import Classifier
+from model.classifier_settings import RELEASED_CALIBRATION, ClassifierSettings, require_choice
 from model.clip import load_clip
 from model.proposer import Proposer
 from model.resize import MAX_LONG_SIDE
@@ -152,7 +153,8 @@ class ModelSpec:
     What is None takes, when built, the value recorded with the given weights, else the preset's.
 
     weights: ZegFormer weights (``model.checkpoint.load_zegformer``). clip: any source of ``model.clip.load_clip``.
-    region, fusion, prompts, calibration, query_segments, min_objectness: see ``ClassifierSettings``.
+    region, fusion, prompts, calibration, query_segments, min_objectness, min_area, attend_side, attend_layer: see
+        ``ClassifierSettings``.
     short_side, max_long_side: see ``Proposer``; pixels. dtype: "float32", "bfloat16" or "float16".
     device: "cpu", "cuda", or "auto" for cuda where there is one.
 
@@ -171,7 +173,10 @@ class ModelSpec:
     dtype: str = "float32"
     device: str = "auto"
     query_segments: bool = False
-    min_objectness: float = 0.5
+    min_objectness: float | None = None
+    min_area: int = 0
+    attend_side: int | None = None
+    attend_layer: int | None = None
 
     def __post_init__(self) -> None:
         require_choice("preset", self.preset, tuple(PRESETS))
@@ -181,7 +186,7 @@ class ModelSpec:
         recorded = checkpoint_defaults(self.weights) if self.weights else {}
         for field in fields(self):
             if getattr(self, field.name) is None:
-                object.__setattr__(self, field.name, recorded.get(field.name, getattr(preset, field.name)))
+                object.__setattr__(self, field.name, recorded.get(field.name, getattr(preset, field.name, None)))
         if self.weights is None:
             raise ValueError(f"Preset {self.preset!r} needs weights. {preset.weights_from} Config: {preset.config}")
         _ = self.settings  # validates

@@ -49,6 +49,21 @@ class Proposals:
             padded_size=self.padded_size,
         )
 
+    def select(self, queries: Tensor) -> Proposals:
+        """Return only the proposals at the positions ``queries`` (K,) int64."""
+
+        def own(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor[queries]
+
+        return Proposals(
+            mask_logits=self.mask_logits[queries],
+            query_embeddings=own(self.query_embeddings),
+            no_object_logits=own(self.no_object_logits),
+            objectness=own(self.objectness),
+            image_size=self.image_size,
+            padded_size=self.padded_size,
+        )
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Segmentation:
@@ -64,6 +79,8 @@ class Segmentation:
     margin: (Q,) float32, best minus second-best class score (the best itself where there is one class).
     semantic_scores: (C, H, W) float32 calibrated scores, only on request.
     query_map: (H, W) uint16 index of the accepted query each pixel belongs to, only on request.
+
+    Queries that were skipped (``ClassifierSettings``) have scores, box and margin 0 and agree.
     """
 
     label_map: np.ndarray

@@ -6,6 +6,7 @@ input, U different sub-images (U <= Q). Boxes are XYXY in padded pixels: first c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -14,11 +15,19 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import roi_align
 
-REGIONS = ("crop", "mask", "cropmask")
+from model.resample import Taps, resize_rows
+
+SUB_IMAGE_REGIONS = ("crop", "mask", "cropmask")
 """crop: the box of the mask. mask: the whole image, black outside the mask. cropmask: the box, black outside."""
 
-MASK_CHUNK = 16
-"""Masks brought to padded size at a time; bounds memory, not the result."""
+SINGLE_PASS_REGIONS = ("attend", "pool")
+"""One pass over the image for all masks (``model.image_encoder``). attend: a copy of the class token for each mask
+looks only at the patches under it. pool: features of a convolutional CLIP averaged under each mask."""
+
+REGIONS = SUB_IMAGE_REGIONS + SINGLE_PASS_REGIONS
+
+MASK_PIXELS = 2**21
+"""Pixels of the masks brought to padded size at a time (8 MB); bounds memory, not the result."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,8 +49,8 @@ def region_images(image: Tensor, mask_logits: Tensor, region: str, size: int) ->
     image: (3, H, W) float32, CLIP-normalised and padded; 0, the padding, is CLIP's mean colour.
     mask_logits: (Q, h, w) over the padded image at any resolution. size: S. ValueError names the regions there are.
     """
-    if region not in REGIONS:
-        raise ValueError(f"Unknown region {region!r}. Choose from: {', '.join(REGIONS)}")
+    if region not in SUB_IMAGE_REGIONS:
+        raise ValueError(f"Unknown kind of sub-image {region!r}. Choose from: {', '.join(SUB_IMAGE_REGIONS)}")
     if region == "crop":
         boxes = region_boxes(mask_logits, (image.shape[1], image.shape[2]))
         distinct, index = boxes.unique(dim=0, return_inverse=True)
@@ -51,7 +60,10 @@ def region_images(image: Tensor, mask_logits: Tensor, region: str, size: int) ->
 
 def region_boxes(mask_logits: Tensor, padded_size: tuple[int, int]) -> Tensor:
     """Return the (Q, 4) boxes of masks (Q, h, w) at padded size; for uses that need no sub-images."""
-    return torch.cat([mask_boxes(logits) for logits in _at_padded_size(mask_logits, padded_size)])
+    boxes = _whole_image_boxes(len(mask_logits), padded_size, mask_logits.device)
+    for queries, logits in _at_padded_size(mask_logits, padded_size):
+        boxes[queries] = mask_boxes(logits)
+    return boxes
 
 
 def mask_boxes(mask_logits: Tensor) -> Tensor:
@@ -61,9 +73,9 @@ def mask_boxes(mask_logits: Tensor) -> Tensor:
     row or column) becomes the whole image (0, 0, W, H).
     """
     height, width = mask_logits.shape[-2:]
-    covered = mask_logits > 0
-    first_row, last_row = _extent(covered.any(dim=2))
-    first_column, last_column = _extent(covered.any(dim=1))
+    # Maxima of floats are several times faster than `any` of booleans.
+    first_row, last_row = _extent(mask_logits.amax(dim=2) > 0)
+    first_column, last_column = _extent(mask_logits.amax(dim=1) > 0)
     boxes = torch.stack((first_column, first_row, last_column, last_row), dim=1).float()
     has_area = (last_column > first_column) & (last_row > first_row)
     return torch.where(has_area[:, None], boxes, boxes.new_tensor((0, 0, width, height)))
@@ -78,37 +90,83 @@ def _extent(occupied: Tensor) -> tuple[Tensor, Tensor]:
 
 def _masked_images(image: Tensor, mask_logits: Tensor, region: str, size: int) -> RegionImages:
     """Cut for ``mask`` and ``cropmask``: every empty mask gives the same all-zero sub-image, which is kept once."""
-    whole = F.interpolate(image[None], (size, size), mode="bilinear", align_corners=False)
-    boxes, images, blank = [], [], []
-    for logits in _at_padded_size(mask_logits, (image.shape[1], image.shape[2])):
-        own_boxes = mask_boxes(logits)
-        boxes.append(own_boxes)
-        if region == "mask":
+    padded_size = (image.shape[1], image.shape[2])
+    index = torch.zeros(len(mask_logits), dtype=torch.int64, device=image.device)
+    boxes = _whole_image_boxes(len(mask_logits), padded_size, image.device)
+    images = [image.new_zeros(1, 3, size, size)]
+    shrunk = (
+        F.interpolate(image[None], (size, size), mode="bilinear", align_corners=False) if region == "mask" else None
+    )
+    for queries, logits in _at_padded_size(mask_logits, padded_size):
+        own_boxes, covered = mask_boxes(logits), logits > 0
+        boxes[queries] = own_boxes
+        if shrunk is not None:
             # A mask with pixels at padded size may have none left here.
-            logits = F.interpolate(logits[:, None], (size, size), mode="bilinear", align_corners=False)[:, 0]
-        covered = logits > 0
-        shown = covered.flatten(1).any(dim=1)
-        blank.append(~shown)
-        if region == "mask":
-            images.append(whole * covered[shown, None])
+            covered = F.interpolate(logits[:, None], (size, size), mode="bilinear", align_corners=False)[:, 0] > 0
+        shown = covered.flatten(1).any(dim=1) if shrunk is not None else logits.flatten(1).amax(dim=1) > 0
+        queries, covered = queries[shown], covered[shown]
+        index[queries] = torch.arange(len(queries), device=image.device) + sum(map(len, images))
+        if shrunk is not None:
+            images.append(shrunk * covered[:, None])
         else:
-            images.append(_crop(image * covered[shown, None], own_boxes[shown], size))
-    is_blank = torch.cat(blank)
-    if is_blank.any():
-        images.insert(0, image.new_zeros(1, *image.shape[:1], size, size))
-        index = torch.where(is_blank, 0, (~is_blank).cumsum(0))
-    else:
-        index = torch.arange(len(is_blank), device=image.device)
-    return RegionImages(images=torch.cat(images), image_index=index, boxes=torch.cat(boxes))
+            images.append(_crop_masked(image, covered, own_boxes[shown], size))
+    if bool((index > 0).all()):
+        return RegionImages(images=torch.cat(images[1:]), image_index=index - 1, boxes=boxes)
+    return RegionImages(images=torch.cat(images), image_index=index, boxes=boxes)
 
 
-def _at_padded_size(mask_logits: Tensor, padded_size: tuple[int, int]) -> Iterator[Tensor]:
-    for chunk in mask_logits.split(MASK_CHUNK):
-        yield F.interpolate(chunk[:, None], padded_size, mode="bilinear", align_corners=False)[:, 0]
+def _whole_image_boxes(count: int, padded_size: tuple[int, int], device: torch.device) -> Tensor:
+    return torch.tensor((0, 0, padded_size[1], padded_size[0]), dtype=torch.float32, device=device).repeat(count, 1)
 
 
-def _crop(images: Tensor, boxes: Tensor, size: int) -> Tensor:
-    """Resample each box to (size, size); ``images`` holds one image for all boxes, or one per box."""
-    source = torch.arange(len(boxes), device=boxes.device) if len(images) == len(boxes) else boxes.new_zeros(len(boxes))
-    rois = torch.cat((source[:, None].to(boxes.dtype), boxes), dim=1)
-    return roi_align(images, rois, (size, size), aligned=True)
+def _at_padded_size(mask_logits: Tensor, padded_size: tuple[int, int]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield (indices, logits at padded size) of the masks that have any pixel, a chunk at a time.
+
+    Interpolated values lie between those they are made from: a mask without a positive cell has no positive pixel.
+    """
+    filled = (mask_logits.flatten(1).amax(dim=1) > 0).nonzero()[:, 0]
+    for queries in filled.split(max(1, MASK_PIXELS // (padded_size[0] * padded_size[1]))):
+        logits = F.interpolate(mask_logits[queries][:, None], padded_size, mode="bilinear", align_corners=False)
+        yield queries, logits[:, 0]
+
+
+def _crop_masked(image: Tensor, covered: Tensor, boxes: Tensor, size: int) -> Tensor:
+    """Return (N, 3, size, size): the boxes (N, 4) of the image, black outside the masks (N, H, W)."""
+    if image.is_cuda:
+        each = torch.arange(len(boxes), device=boxes.device, dtype=boxes.dtype)
+        return _roi_align(image * covered[:, None], each, boxes, size)
+    crops = image.new_empty(len(boxes), image.shape[0], size, size)
+    for crop, own, box in zip(crops, covered, boxes.tolist(), strict=True):
+        left, top, right, bottom = (int(edge) for edge in box)
+        above, before = max(top - 1, 0), max(left - 1, 0)
+        window = (slice(above, bottom + 1), slice(before, right + 1))
+        rows = _pooled(image[:, *window] * own[window], above, (top, bottom), image.shape[1], size)
+        columns = _pooled(rows.transpose(1, 2).contiguous(), before, (left, right), image.shape[2], size)
+        crop[:] = columns.transpose(1, 2)
+    return crops
+
+
+def _pooled(maps: Tensor, offset: int, edges: tuple[int, int], length: int, size: int) -> Tensor:
+    """Return (C, size, W): what roi_align (aligned, adaptive sampling) does along the rows of ``maps`` (C, h, W).
+
+    The maps are the rows from ``offset`` on of images of ``length`` rows; edges are the first and last of the box. One
+    axis at a time, bilinear samples come from whole rows; torchvision's kernel, which visits the four pixels of each
+    sample, takes three to four times as long on a CPU.
+    """
+    first, last = edges
+    samples = max(1, math.ceil((last - first) / size))
+    points = torch.arange(size * samples, dtype=torch.float64) + 0.5
+    points = (first - 0.5 + points * ((last - first) / (size * samples))).clamp(0, length - 1)
+    low = points.long()
+    high = (low + 1).clamp(max=length - 1)
+    taps = Taps(low - offset, (high - offset).clamp(max=maps.shape[1] - 1), (points - low).to(maps.dtype))
+    return resize_rows(maps, taps, maps.shape[2]).unflatten(1, (size, samples)).mean(dim=2)
+
+
+def _crop(image: Tensor, boxes: Tensor, size: int) -> Tensor:
+    """Resample each box of one image (1, 3, H, W) to (size, size)."""
+    return _roi_align(image, boxes.new_zeros(len(boxes)), boxes, size)
+
+
+def _roi_align(images: Tensor, source: Tensor, boxes: Tensor, size: int) -> Tensor:
+    return roi_align(images, torch.cat((source[:, None], boxes), dim=1), (size, size), aligned=True)

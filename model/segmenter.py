@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from model.checkpoint import load_zegformer
-from model.classifier import Classifier, ClassifierSettings, require_choice
+from model.classifier import Classifier
+from model.classifier_settings import ClassifierSettings, require_choice
 from model.clip import load_clip
 from model.proposals import Segmentation
 from model.proposer import Proposer
@@ -48,7 +49,10 @@ class Segmenter:
         dtype: str = "float32",
         resize_masks_first: bool = False,
         query_segments: bool = False,
-        min_objectness: float = 0.5,
+        min_objectness: float | None = None,
+        min_area: int = 0,
+        attend_side: int | None = None,
+        attend_layer: int | None = None,
         cache_dir: str | Path | None = None,
     ) -> Segmenter:
         """Build from a ZegFormer checkpoint (``model.checkpoint.load_zegformer``) and CLIP (``model.clip.load_clip``).
@@ -66,6 +70,9 @@ class Segmenter:
             resize_masks_first=resize_masks_first,
             query_segments=query_segments,
             min_objectness=min_objectness,
+            min_area=min_area,
+            attend_side=attend_side,
+            attend_layer=attend_layer,
         )
         network = load_zegformer(weights).to(device, DTYPES[dtype])
         proposer = Proposer(network, short_side=short_side, max_long_side=max_long_side)
@@ -86,10 +93,11 @@ class Segmenter:
 
         images: uint8 (H, W, 3) RGB. sizes: (height, width) of each output, by default the image's own.
         keep_scores: also return the (C, H, W) class scores. independent: results of an image do not depend on the
-            others in the call; by default a call is one batch padded to a common size, as in the release.
+            others in the call but for the last digits; by default a call is one batch padded to a common size, as in
+            the release.
         """
         if sizes is None:
             sizes = [(image.shape[0], image.shape[1]) for image in images]
         resized = [self.proposer.resize(image) for image in images]
         proposals = self.proposer(resized, resized=True, independent=independent)
-        return self.classifier(resized, proposals, sizes, keep_scores=keep_scores, independent=independent)
+        return self.classifier(resized, proposals, sizes, keep_scores=keep_scores)

@@ -41,7 +41,11 @@ class LabelConfig(BaseModel):
     preset: str = Field("bundled", description="A whole model by name; `maskmill models` lists them.")
     weights: str | None = Field(None, description="ZegFormer weights instead of the preset's (file, folder or URI).")
     clip: str | None = Field(None, description="CLIP instead of the preset's: a file, a folder or an open_clip name.")
-    region: Literal["crop", "mask", "cropmask"] | None = Field(None, description="What CLIP sees of a segment.")
+    region: Literal["crop", "mask", "cropmask", "attend", "pool"] | None = Field(
+        None, description="What CLIP sees of a segment; attend and pool name all in one pass over the image."
+    )
+    attend_side: int | None = Field(None, ge=1, description="Short side of that pass in pixels; default twice CLIP's.")
+    attend_layer: int | None = Field(None, ge=0, description="Block where it tells segments apart; default 8 of 12.")
     fusion: Literal["ensembling", "ensembling-all", "clip", "query"] | None = Field(
         None, description="How the query branch and the image branch are combined."
     )
@@ -56,10 +60,14 @@ class LabelConfig(BaseModel):
     segments: Literal["semantic", "query"] = Field(
         "semantic", description="One segment per class of an image, or one per accepted query (instances)."
     )
-    min_objectness: Share = Field(0.5, description="With --segments query: queries below this are not accepted.")
+    min_objectness: Share | None = Field(
+        None, description="Masks below are skipped before CLIP; default 0: none, or 0.5 with --segments query."
+    )
     min_score: Share = Field(0.0, description="Segments with a lower score are left unlabelled.")
     min_stability: Share = Field(0.0, description="Segments with a lower stability are left unlabelled.")
-    min_area: int = Field(0, ge=0, description="Segments with fewer pixels are left unlabelled.")
+    min_area: int = Field(
+        0, ge=0, description="Masks with fewer pixels are skipped before CLIP, such segments left unlabelled."
+    )
 
     shard_size: int = Field(1000, ge=1, description="Images per virtual shard of folders and manifests.")
     image_column: str | None = Field(None, description="Parquet column with image bytes or URIs; found if not given.")

@@ -29,6 +29,9 @@ MODEL_SETTINGS = (
     "dtype",
     "device",
     "min_objectness",
+    "min_area",
+    "attend_side",
+    "attend_layer",
 )
 CLASS_FILES = (".txt", ".json", ".yaml", ".yml")
 

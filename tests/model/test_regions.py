@@ -10,10 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import roi_align
 
-from model import regions
 from model.clip import Clip, load_clip
 from model.preprocess import CLIP_MEAN, CLIP_STD, normalise, pad_to_multiple
-from model.regions import REGIONS, mask_boxes, region_boxes, region_images
+from model.regions import SUB_IMAGE_REGIONS, mask_boxes, region_boxes, region_images
 
 Golden = Callable[[str], dict[str, np.ndarray]]
 SIDE = 224
@@ -28,7 +27,7 @@ def clip_input(image_chw: np.ndarray) -> Tensor:
     return pad_to_multiple([normalise(image_chw.transpose(1, 2, 0), CLIP_MEAN, CLIP_STD)])[0]
 
 
-@pytest.mark.parametrize("region", REGIONS)
+@pytest.mark.parametrize("region", SUB_IMAGE_REGIONS)
 def test_thirteen_made_up_masks_equal_the_release(golden: Golden, clip: Clip, region: str) -> None:
     expected = golden("boxes_synthetic")
     image, masks = clip_input(expected["image_uint8_chw"]), torch.from_numpy(expected["pred_masks_at_padded_res"][0])
@@ -51,12 +50,13 @@ def test_stored_masks_equal_the_release(golden: Golden, clip: Clip, region: str,
     np.testing.assert_array_equal(seen_by_clip.boxes.numpy(), expected[f"{image_name}_boxes_xyxy"])
     shown = seen_by_clip.images[seen_by_clip.image_index]
     subsampled = shown[:, :, 4::8, 4::8].numpy()
-    np.testing.assert_allclose(subsampled, expected[f"{image_name}_clip_input_sub8"], atol=1e-5)
+    # None measured for crop; 1.2e-5 for cropmask, which samples along one axis at a time.
+    np.testing.assert_allclose(subsampled, expected[f"{image_name}_clip_input_sub8"], atol=3e-5)
     np.testing.assert_allclose(shown.mean((2, 3)).numpy(), expected[f"{image_name}_clip_input_mean"], atol=1e-5)
     np.testing.assert_allclose(shown.std((2, 3)).numpy(), expected[f"{image_name}_clip_input_std"], atol=1e-5)
     if image_name == "A":
         (index,) = expected["A_clip_input_full_q_index"].reshape(1)
-        np.testing.assert_allclose(shown[index].numpy(), expected["A_clip_input_full_q"][0], atol=1e-5)
+        np.testing.assert_allclose(shown[index].numpy(), expected["A_clip_input_full_q"][0], atol=3e-5)
     features = clip.encode_image(seen_by_clip.images)[seen_by_clip.image_index]
     np.testing.assert_allclose(features.numpy(), expected[f"{image_name}_image_features_raw"], atol=2e-5)
 
@@ -94,7 +94,7 @@ def test_equal_boxes_share_one_crop() -> None:
 
 def test_one_query_alone_and_no_empty_mask() -> None:
     mask = torch.full((1, 8, 8), 1.0)
-    for region in REGIONS:
+    for region in SUB_IMAGE_REGIONS:
         seen_by_clip = region_images(torch.randn(3, 32, 32), mask, region, 16)
         assert seen_by_clip.images.shape == (1, 3, 16, 16)
         assert seen_by_clip.image_index.tolist() == [0]
@@ -107,17 +107,18 @@ def test_mask_with_pixels_may_be_empty_at_clip_size() -> None:
     assert not seen_by_clip.images.any()
 
 
-@pytest.mark.parametrize("region", REGIONS)
+@pytest.mark.parametrize("region", SUB_IMAGE_REGIONS)
 def test_each_query_as_if_alone(region: str) -> None:
     """Chunks, sharing and order change nothing: compared with one query at a time, written out plainly."""
     generator = torch.Generator().manual_seed(0)
     image = torch.randn(3, 64, 96, generator=generator)
-    masks = F.interpolate(torch.randn(1, 2 * regions.MASK_CHUNK + 3, 4, 6, generator=generator) - 0.8, (16, 24))[0]
+    masks = F.interpolate(torch.randn(1, 21, 4, 6, generator=generator) - 0.8, (16, 24))[0]
     masks[[3, 20]] = -1
     seen_by_clip = region_images(image, masks, region, 32)
     for query, mask in enumerate(masks):
         expected = plain_region(image, mask, region, 32)
-        torch.testing.assert_close(seen_by_clip.images[seen_by_clip.image_index[query]], expected, atol=1e-6, rtol=0)
+        # 7e-6 measured, for cropmask.
+        torch.testing.assert_close(seen_by_clip.images[seen_by_clip.image_index[query]], expected, atol=2e-5, rtol=0)
 
 
 def plain_region(image: Tensor, mask: Tensor, region: str, size: int) -> Tensor:

@@ -12,10 +12,12 @@ from ray.exceptions import RayTaskError
 from pipeline.cluster import connect
 from pipeline.evaluation.ground_truth import TruthShard
 from pipeline.evaluation.unit import Comparison, UnitEvaluator
-from pipeline.interruption import signals_raised
+from pipeline.interruption import InterruptedRunError, signals_collected
 
 OBJECT_STORE_BYTES = 300 * 2**20
 """Units and counts are small; images never pass through the object store."""
+SIGNALS_SEEN_S = 0.5
+"""How long a signal may wait to be acted on."""
 MAX_RETRIES = 3
 """A unit whose worker dies is done again, so often; then the evaluation fails."""
 
@@ -37,11 +39,14 @@ def evaluate_units(
         shared = ray.put(comparison)
         evaluate = ray.remote(num_cpus=1, max_retries=MAX_RETRIES)(_evaluate)
         waiting = deque(units)
-        with signals_raised():
+        # Not raised where they come: inside Ray's own waiting that would be another error, without our name.
+        with signals_collected() as signals:
             while waiting or running:
+                if signals:
+                    raise InterruptedRunError(signals[0])
                 while waiting and len(running) < (workers or _tasks_at_once()):
                     running.add(evaluate.remote(UnitEvaluator, shared, waiting.popleft()))
-                done, _ = ray.wait(list(running), num_returns=1)
+                done, _ = ray.wait(list(running), num_returns=1, timeout=SIGNALS_SEEN_S)
                 running.difference_update(done)
                 yield from ray.get(done)
     except RayTaskError as error:

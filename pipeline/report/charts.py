@@ -17,6 +17,7 @@ MOST_BARS = 20
 MOST_CO_OCCURRING = 12
 LONG_TAIL_CLASSES = 40
 """With more classes than this the frequencies of all are drawn too, by rank."""
+AREA_MARGIN_BINS = 7
 LEAST_SEGMENTS = 20
 """Agreement is a share; over fewer segments it says little."""
 
@@ -145,7 +146,11 @@ def _areas(figures: Figures, classes: Sequence[RunClass]) -> Plot | None:
     if not series:
         return None
     filled = np.flatnonzero(np.sum([one.values for one in series], axis=0))
-    first, last = int(filled[0]), int(filled[-1]) + 1
+    # Some room on both sides: a few bins alone would have no power of ten on their axis, and so no number.
+    first, last = (
+        max(0, int(filled[0]) - AREA_MARGIN_BINS),
+        min(len(AREA_EDGES) - 1, int(filled[-1]) + AREA_MARGIN_BINS),
+    )
     cut = [Series(name=one.name, values=one.values[first:last], colour=one.colour) for one in series]
     return Plot(
         title="Areas",
@@ -206,8 +211,8 @@ def _co_occurrence(figures: Figures, classes: Sequence[RunClass]) -> Plot | None
     return Plot(
         title="Seen together",
         svg=plots.heat_map(names, shares, salt="together"),
-        caption=f"Of the images with the class of the row, how many have that of the column; darkest: "
-        f"{np.nanmax(shares):.0%}. The {len(found)} most frequent classes.",
+        caption="Of the images with the class of the row, how many have that of the column: "
+        f"{np.nanmax(shares):.0%} at most. The {len(found)} most frequent classes.",
         description=_strongest_pairs(found, names, shares),
     )
 

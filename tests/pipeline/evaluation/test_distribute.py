@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -76,16 +78,29 @@ def test_a_workers_error_comes_back_as_itself(settings: Callable[..., Evaluation
 
 @pytest.mark.usefixtures("local_ray")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_leaves_what_was_counted(number: int, settings: Callable[..., EvaluationConfig]) -> None:
+@pytest.mark.parametrize("delay_s", [0.0, 0.3])  # 0.3: while the driver waits for a unit, inside Ray
+def test_a_signal_leaves_what_was_counted(
+    number: int, delay_s: float, settings: Callable[..., EvaluationConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Slow(UnitEvaluator):
+        def __call__(self, unit: TruthShard) -> int:
+            time.sleep(1)
+            return super().__call__(unit)
+
     config, on_ray = settings("stopped"), partial(evaluate_units, workers=1, address=None)
 
-    def stop_at_the_second_unit(progress: Progress) -> None:
+    def stop_after_the_second_unit(progress: Progress) -> None:
         if progress.units_done == 2:
-            os.kill(os.getpid(), number)
+            if delay_s:
+                threading.Timer(delay_s, os.kill, (os.getpid(), number)).start()
+            else:
+                os.kill(os.getpid(), number)
 
     before = signal.getsignal(number)
-    with pytest.raises(InterruptedRunError) as caught:
-        evaluate(config, on_ray, stop_at_the_second_unit)
+    with monkeypatch.context() as patch:
+        patch.setattr(distribute, "UnitEvaluator", Slow)
+        with pytest.raises(InterruptedRunError) as caught:
+            evaluate(config, on_ray, stop_after_the_second_unit)
     assert caught.value.signal_number == number
     assert signal.getsignal(number) is before
     states: list[Progress] = []

@@ -61,7 +61,9 @@ def _told() -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, RayError) as error:
-        raise SubmitError(str(error)) from error
+        # Ray says that it could not connect; the cause, whether it was refused or distrusted.
+        cause = error.__cause__ or error.__context__
+        raise SubmitError(str(error) if cause is None else f"{str(error).rstrip('.')}: {cause}") from error
 
 
 class Cluster:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 TOLERANCE = 0.0075
 """Share of the image diagonal within which a border pixel counts as found (Csurka et al.)."""
@@ -16,6 +18,8 @@ STRIP_PIXELS = 2**24
 """Large images are counted in strips of rows of so many pixels, so that memory is bounded by the maps themselves."""
 _STEPS_AT_ONCE = 32
 """Fewer calls against more memory and less stopping early; of 4, 8, 16 and 32 fastest for radius 1 and 5."""
+_STEPS_TRIED = 257
+"""Offsets tried one by one, up to a radius of nine pixels; what is farther in a large image is looked up in a tree."""
 
 
 def boundary_counts(
@@ -54,13 +58,13 @@ def _strip_counts(truth: np.ndarray, predicted: np.ndarray, classes: int, radius
     begin = (radius + rows.start) * row_length
     end = (radius + rows.stop) * row_length
     gt_at, pred_at = (np.flatnonzero(border[begin:end] != nothing) + begin for border in padded)
-    steps = _disc(radius, row_length)
+    steps, grid = _disc(radius, row_length), _Grid(row_length, radius, nothing)
     gt_class, pred_class = padded[0][gt_at], padded[1][pred_at]
     counts = np.zeros((classes, len(COLUMNS)), dtype=np.int64)
     for column, found in (
-        (0, pred_class[_is_near(pred_class, pred_at, padded[0], steps)]),
+        (0, pred_class[_is_near(pred_class, pred_at, padded[0], steps, grid)]),
         (1, pred_class),
-        (2, gt_class[_is_near(gt_class, gt_at, padded[1], steps)]),
+        (2, gt_class[_is_near(gt_class, gt_at, padded[1], steps, grid)]),
         (3, gt_class),
     ):
         counts[:, column] = np.bincount(found, minlength=classes)
@@ -100,17 +104,45 @@ def _is_border(labels: np.ndarray, ignored: np.ndarray) -> np.ndarray:
     return border
 
 
-def _is_near(own: np.ndarray, at: np.ndarray, other: np.ndarray, steps: np.ndarray) -> np.ndarray:
+class _Grid(NamedTuple):
+    """The padded maps: pixels in a row, the tolerance in pixels, and the value where there is no border."""
+
+    row_length: int
+    radius: int
+    nothing: np.uint16
+
+
+def _is_near(own: np.ndarray, at: np.ndarray, other: np.ndarray, steps: np.ndarray, grid: _Grid) -> np.ndarray:
     """For pixels of class ``own`` at flat positions ``at``: whether ``other`` has that class within the steps."""
     near = other[at] == own
     missing = np.flatnonzero(~near)
-    for start in range(1, steps.size, _STEPS_AT_ONCE):  # nearest first, so that few are left for the far ones
+    for start in range(
+        1, min(steps.size, _STEPS_TRIED), _STEPS_AT_ONCE
+    ):  # nearest first, so that few are left for the far ones
         if not missing.size:
             break
         places = at[missing, None] + steps[start : start + _STEPS_AT_ONCE]
         hit = (other[places] == own[missing, None]).any(axis=1)
         near[missing[hit]] = True
         missing = missing[~hit]
+    if missing.size and steps.size > _STEPS_TRIED:
+        near[missing] = _is_within(own[missing], at[missing], other, grid)
+    return near
+
+
+def _is_within(own: np.ndarray, at: np.ndarray, other: np.ndarray, grid: _Grid) -> np.ndarray:
+    """The same by trees of the border pixels of each class, whose cost hardly grows with the radius."""
+    near = np.zeros(own.shape, dtype=bool)
+    other_at = np.flatnonzero(other != grid.nothing)
+    other_class = other[other_at]
+    for class_id in np.unique(own):
+        targets, chosen = other_at[other_class == class_id], np.flatnonzero(own == class_id)
+        if targets.size:
+            tree = cKDTree(np.stack(np.divmod(targets, grid.row_length), axis=1))
+            points = np.stack(np.divmod(at[chosen], grid.row_length), axis=1)
+            # Squares of distances are whole, so that none lies between the radius and a little more.
+            distance, _ = tree.query(points, distance_upper_bound=grid.radius + 1e-6)
+            near[chosen] = np.isfinite(distance)
     return near
 
 

@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from pipeline.errors import UsageError
 
 EXIT_WRONG_USAGE = 2
+EXIT_INTERRUPTED = 130
 
 # name: (module, function or typer app, summary). A module is imported only when its command is asked for, so that
 # `maskmill --help` answers at once, whatever the commands need.
@@ -73,6 +74,8 @@ class Subcommands(TyperGroup):
         except UsageError as error:
             typer.echo(f"error: {error}", err=True)
             raise typer.Exit(EXIT_WRONG_USAGE) from error
+        except KeyboardInterrupt as interruption:
+            raise typer.Exit(EXIT_INTERRUPTED) from interruption
 
 
 def _plain_app(**settings: Any) -> typer.Typer:

@@ -104,7 +104,9 @@ class LabelConfig(BaseModel):
     max_worker_deaths: int = Field(
         1000, ge=1, description="Give up when workers died this often; a killer row takes 4."
     )
-    worker_memory_bytes: int | None = Field(None, ge=2**28, description="Data memory of each worker process.")
+    worker_memory_bytes: int | None = Field(
+        None, ge=2**28, description="Memory a worker may take beyond its start; more makes an error."
+    )
     stall_timeout_s: float = Field(
         900.0, gt=0, validate_default=True, description="Give up when no image was finished for so many seconds."
     )

@@ -121,7 +121,8 @@ class LeaseKeeper:
         """Give the lease back, unless it is another's by now."""
         self._stop.set()
         self._thread.join()
-        if self.taken_by is None:
+        held = read_lease(self.output)
+        if held is not None and held.attempt == self.lease.attempt:
             self.output.remove(LEASE)
 
     def _renew(self) -> None:

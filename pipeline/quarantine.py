@@ -15,7 +15,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from functools import cache
+from pathlib import Path
+from typing import Protocol
 
 from pipeline.errors import BadImageError
 from pipeline.rows import Row, Work
@@ -122,8 +124,9 @@ class TrailClient(Protocol):
 class Quarantine:
     """Runs a stage's work on rows under breadcrumbs, a time-out and a memory limit.
 
-    timeout_s: per batch, and per row once rows run alone. memory_bytes: data segment of the worker process, beyond
-    which allocations fail with MemoryError instead of endangering the node; None for no limit.
+    timeout_s: per batch, and per row once rows run alone. memory_bytes: how much the worker process may take beyond
+    what it has at its first batch, weights included; what needs more fails with MemoryError instead of endangering the
+    node. None for no limit.
     """
 
     def __init__(self, trail: TrailClient, stage: str, timeout_s: float, memory_bytes: int | None = None) -> None:
@@ -131,11 +134,11 @@ class Quarantine:
         self.stage = stage
         self.timeout_s = timeout_s
         self.memory_bytes = memory_bytes
-        self._limited = False
 
     def __call__(self, rows: list[Row], work: Work) -> list[Row | BadImageError]:
         """Apply ``work`` to ``rows``; known killers come back as errors without being run."""
-        self._limit_memory()
+        if self.memory_bytes is not None:
+            limit_memory(self.memory_bytes)
         keys = [f"{self.stage}/{row['shard']}/{row['row']}" for row in rows]
         histories = self.trail.begin(keys, alone=False)
         if any(history.together >= DEATHS_TOGETHER for history in histories):
@@ -173,14 +176,17 @@ class Quarantine:
         finally:
             timer.cancel()
 
-    def _limit_memory(self) -> None:
-        if self.memory_bytes is not None and not self._limited:
-            _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-            resource.setrlimit(resource.RLIMIT_DATA, (self.memory_bytes, hard))
-        self._limited = True
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_limited": False}
+@cache
+def limit_memory(more_bytes: int) -> None:
+    """Let this process take so much memory more than it has now, once; allocations beyond fail with MemoryError.
+
+    Counted is address space, most of which a Ray worker reserves and never uses: over a gigabyte from the start.
+    """
+    status = Path("/proc/self/status").read_text()
+    taken_kib = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmData:"))
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (taken_kib * 1024 + more_bytes, hard))
 
 
 Run = Callable[[list[Row], Work], list[Row | BadImageError]]

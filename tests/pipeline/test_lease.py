@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import lease as lease_module
-from pipeline.lease import LAPSES_S, LEASE, LeaseHeldError, LeaseLostError, held_lease, read_lease
+from pipeline.lease import LAPSES_S, LEASE, LeaseHeldError, LeaseKeeper, LeaseLostError, held_lease, read_lease
 from pipeline.output import Output
 
 HOLD_AND_WAIT = """
@@ -45,6 +45,18 @@ def test_is_given_back(output: Output) -> None:
         held = read_lease(output)
         assert held is not None
         assert held.attempt == "one"
+    assert read_lease(output) is None
+
+
+def test_taken_over_it_outlives_the_end_of_its_old_holder(output: Output) -> None:
+    first, second = LeaseKeeper(output, "one"), LeaseKeeper(output, "two")
+    first.start(take_over=False)
+    second.start(take_over=True)
+    first.stop()  # before it has noticed
+    held = read_lease(output)
+    assert held is not None
+    assert held.attempt == "two"
+    second.stop()
     assert read_lease(output) is None
 
 

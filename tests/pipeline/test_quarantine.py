@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import subprocess
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -116,3 +118,22 @@ def test_time_outs_are_told_from_deaths() -> None:
     results, _ = run_with_restarts(trail, overrun)
     assert isinstance(results[4], BadImageError)
     assert results[4].error_class == "timed_out"
+
+
+def test_memory_beyond_the_limit_is_refused_and_the_rest_goes_on() -> None:
+    program = """
+from pipeline.quarantine import Quarantine, Trail
+from pipeline.errors import BadImageError
+quarantine = Quarantine(Trail(), "segment", timeout_s=60, memory_bytes=2**28)
+def take(rows):
+    return [{"size": len(bytes(row["megabytes"] * 2**20))} for row in rows]
+row = {"shard": 0, "row": 0}
+print(quarantine([{**row, "megabytes": 200}], take))
+try:
+    quarantine([{**row, "megabytes": 300}], take)
+except MemoryError:
+    print("refused")
+print(quarantine([{**row, "megabytes": 200}], take))
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ended.stdout.splitlines() == ["[{'size': 209715200}]", "refused", "[{'size': 209715200}]"]

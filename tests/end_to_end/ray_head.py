@@ -50,11 +50,18 @@ def ray_head(folder: Path, cpus: int = 2) -> Iterator[Head]:
         "temp-dir": folder,
     }
     environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
+    no_drain = {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"}
     python = str(Path(sys.executable).parent)
     with (folder / "head.log").open("w") as log:
         process = subprocess.Popen(
             [Path(python, "ray"), "start", "--head", "--block", *(f"--{k}={v}" for k, v in options.items())],
-            env={**os.environ, **environment, "PATH": f"{python}:{os.environ['PATH']}", "RAY_DEDUP_LOGS": "0"},
+            env={
+                **os.environ,
+                **environment,
+                **no_drain,
+                "PATH": f"{python}:{os.environ['PATH']}",
+                "RAY_DEDUP_LOGS": "0",
+            },
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,

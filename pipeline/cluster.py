@@ -35,9 +35,9 @@ def connect(
 
 
 def _connect(address: str | None, object_store_bytes: int, cpus: int | None, gpus: int | None) -> None:
+    # Ray tells of its connections, and warns of its own actors' constructor arguments in every run.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     if not joins_running(address):
-        # Ray warns of its own actors' constructor arguments in every run; what fails comes back as an exception.
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         ray.init(
             address="local",  # without it Ray joins whatever cluster was started on this machine last
             num_cpus=cpus,
@@ -48,7 +48,7 @@ def _connect(address: str | None, object_store_bytes: int, cpus: int | None, gpu
             logging_level=logging.ERROR,
         )
     elif not ray.is_initialized():
-        ray.init(address=address, log_to_driver=False)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Runs of the pipeline in this process with the tiny model, on one Ray for the tests of a file."""
+"""One small cluster for the tests of this package, and runs with the tiny model, in this process or in others."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pipeline.config import LabelConfig
 from pipeline.plan import plan_run
 from pipeline.run import RunResult, run_plan
 from tests.faults.attempts import own_ray_folder
+from tests.faults.kill_matrix import Expected, Place, Setting, cluster_of
 from tests.faults.tiny_model import CLASSES, NoModel, TinyStage
 
 Label = Callable[..., RunResult]
@@ -24,16 +25,25 @@ def ray_folder() -> str:
     return own_ray_folder()
 
 
+@pytest.fixture(scope="session")
+def place(ray_folder: str) -> Iterator[Place]:
+    """A cluster of one node with two CPUs."""
+    with cluster_of(2) as cluster:
+        yield Place(cluster=cluster)
+
+
 @pytest.fixture(scope="module")
-def local_ray() -> Iterator[None]:
-    ray.init("local", num_cpus=2, object_store_memory=200 * 2**20, include_dashboard=False, log_to_driver=False)
+def joined(place: Place) -> Iterator[None]:
+    """This process is on the cluster for the tests of a file."""
+    assert place.cluster is not None
+    ray.init(address=place.cluster.address, log_to_driver=False)
     yield
     ray.shutdown()
 
 
 @pytest.fixture
-def label(local_ray: None, monkeypatch: pytest.MonkeyPatch) -> Label:
-    """``label(input, output, **settings)`` with the tiny model."""
+def label(joined: None, monkeypatch: pytest.MonkeyPatch) -> Label:
+    """``label(input, output, **settings)`` in this process, with the tiny model."""
     monkeypatch.setattr(pipeline.flow, "SegmentStage", TinyStage)
     monkeypatch.setattr(pipeline.flow, "StageModel", NoModel)
 
@@ -42,3 +52,17 @@ def label(local_ray: None, monkeypatch: pytest.MonkeyPatch) -> Label:
         return run_plan(plan_run(config), lambda progress: None)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def setting(tmp_path_factory: pytest.TempPathFactory) -> Setting:
+    """A folder with 400 images, for runs in processes of their own."""
+    setting = Setting(folder=tmp_path_factory.mktemp("attempts"), images=400, shard=20)
+    setting.prepare()
+    return setting
+
+
+@pytest.fixture(scope="session")
+def expected(setting: Setting, place: Place) -> Expected:
+    """What an undisturbed run makes of them."""
+    return Expected(setting, place)

@@ -44,6 +44,8 @@ SHARD = 50
 DAMAGED_EVERY = 97
 MATRIX = {"driver": 30, "worker": 20, "commit": 10, "node": 5, "power": 5}
 """Kind of fault and how often it is tried."""
+OWN_RAY = range(0, 10, 2)
+"""Faults of these numbers strike a Ray of the run's own, the others a cluster that outlives the run."""
 OBJECT_STORE_BYTES = 150 * 2**20
 LONGEST_S = 240.0
 EXACT = ("image_id", "uri", "shard", "row", "width", "height", "class_ids", "class_names", "areas", "boxes", "rles")
@@ -245,11 +247,11 @@ FAULTS: dict[str, Fault] = {"driver": driver, "worker": worker, "commit": commit
 class Expected:
     """The rows of an undisturbed run, and how another's differ from them."""
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, setting: Setting, place: Place) -> None:
         output = setting.folder / "undisturbed"
         if not (output / "summary.json").exists():
             shutil.rmtree(output, ignore_errors=True)
-            code = setting.attempt(output).run(LONGEST_S)
+            code = setting.attempt(output, *place.arguments).run(LONGEST_S)
             assert code == 0, f"the undisturbed run ended with {code}; see {output.with_suffix('.log')}"
         self.images = setting.images
         self.shards = setting.shards
@@ -328,10 +330,11 @@ def table(outcomes: list[Outcome]) -> str:
 
 
 def nodes_of(kind: str, seed: int) -> tuple[int, ...]:
-    """CPUs of the nodes that a fault needs; nothing for attempts that start a Ray of their own, as every other does."""
+    """CPUs of the nodes that a fault needs; nothing for attempts that start a Ray of their own."""
     if kind == "node":
         return (1, 1, 1)
-    return (2,) if kind != "power" and seed % 2 else ()
+    own = kind == "power" or seed in OWN_RAY
+    return () if own else (2,)
 
 
 def run_matrix(setting: Setting, wanted: list[tuple[str, int]], until: float) -> list[Outcome]:
@@ -341,7 +344,7 @@ def run_matrix(setting: Setting, wanted: list[tuple[str, int]], until: float) ->
     record = setting.folder / "outcomes.jsonl"
     outcomes = [Outcome(**json.loads(line)) for line in record.read_text().splitlines()] if record.exists() else []
     done = {(outcome.kind, outcome.seed) for outcome in outcomes}
-    expected = Expected(setting)
+    expected = Expected(setting, Place())
     with contextlib.ExitStack() as stack:
         clusters: dict[tuple[int, ...], Cluster] = {}
         for kind, seed in wanted:

@@ -8,7 +8,9 @@ import os
 import tarfile
 import time
 from pathlib import Path
+from typing import Any
 
+from pipeline.quarantine import Run, no_quarantine
 from pipeline.rows import Row
 from tests.faults import tiny_model
 from tests.faults.images import small_jpeg
@@ -71,3 +73,11 @@ def write_poisoned(folder: Path, images: int, per_shard: int, poison: list[str])
                     info.size = len(data)
                     archive.addfile(info, io.BytesIO(data))
     return folder
+
+
+class StuckStage(TinyStage):
+    """A model that never finishes loading, so that no batch is ever begun."""
+
+    def __init__(self, model: Any, threads: int, run: Run = no_quarantine) -> None:
+        super().__init__(model, threads, run)
+        time.sleep(3600)

@@ -1,4 +1,4 @@
-"""Killed runs: a few in every test run, the whole matrix where there is time for it."""
+"""Killed runs: one in every test run, the whole matrix where there is time for it."""
 
 from __future__ import annotations
 
@@ -7,16 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.kill_matrix import MATRIX, Setting, run_matrix, table
+from tests.faults.kill_matrix import MATRIX, Expected, Place, Setting, run_matrix, strike, table
 
 
-def test_a_killed_driver_and_a_killed_worker_lose_nothing(tmp_path: Path) -> None:
-    setting = Setting(folder=tmp_path, images=400, shard=40)
-    outcomes = run_matrix(setting, [("driver", 1), ("worker", 1)], time.monotonic() + 600)
-    assert [outcome.wrong for outcome in outcomes] == [[], []]
-    killed_driver, killed_worker = outcomes
-    assert killed_driver.resumes == 1
-    assert killed_worker.survived
+def test_a_killed_worker_loses_nothing(setting: Setting, place: Place, expected: Expected) -> None:
+    outcome = strike("worker", 1, place, setting, expected)
+    assert outcome.wrong == []
+    assert outcome.survived
 
 
 @pytest.mark.slow

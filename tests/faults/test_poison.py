@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.faults.attempts import Attempt
-from tests.faults.kill_matrix import rows
+from tests.faults.kill_matrix import Place, rows
 from tests.faults.poison import KINDS, write_poisoned
 from tests.faults.tiny_model import CLASSES
 
 MEMORY_BYTES = 2**30
 
 
-def attempt(source: Path, output: Path, stage: str, batch_timeout_s: float) -> Attempt:
+def attempt(source: Path, output: Path, stage: str, batch_timeout_s: float, place: Place) -> Attempt:
     arguments = ["label", str(source), str(output), "--classes", ",".join(CLASSES), "--cpus", "2", "--gpus", "0"]
     arguments += ["--max-failed", "0.2", "--object-store-bytes", str(150 * 2**20)]
     arguments += ["--batch-timeout-s", str(batch_timeout_s), "--worker-memory-bytes", str(MEMORY_BYTES)]
-    return Attempt(arguments=arguments, log=output.with_suffix(".log"), model=f"tests.faults.poison:{stage}")
+    return Attempt(
+        arguments=[*arguments, *place.arguments], log=output.with_suffix(".log"), model=f"tests.faults.poison:{stage}"
+    )
 
 
 def check(output: Path, images: int, poison: list[str]) -> None:
@@ -30,12 +33,25 @@ def check(output: Path, images: int, poison: list[str]) -> None:
     assert found == sorted((kind, KINDS[kind]) for kind in poison)
 
 
-def test_the_worst_images_are_quarantined(tmp_path: Path) -> None:
+def test_the_worst_images_are_quarantined(tmp_path: Path, place: Place) -> None:
     poison = ["segfault", "hang", "memory"]
     source = write_poisoned(tmp_path / "in", 200, 50, poison)
-    run = attempt(source, tmp_path / "out", "PoisonedStage", batch_timeout_s=2)
+    run = attempt(source, tmp_path / "out", "PoisonedStage", 2, place)
     assert run.run(timeout_s=240) == 0, run.log.read_text()
     check(tmp_path / "out", 200, poison)
+
+
+def test_a_pipeline_that_stands_still_is_ended_with_a_diagnosis(tmp_path: Path, place: Place) -> None:
+    source = write_poisoned(tmp_path / "in", 40, 20, [])
+    run = attempt(source, tmp_path / "out", "StuckStage", 4, place)
+    run = replace(run, arguments=[*run.arguments, "--stall-timeout-s", "5"])
+    started_at = time.monotonic()
+    assert run.run(timeout_s=120) == 1
+    assert time.monotonic() - started_at < 90
+    log = run.log.read_text()
+    assert "error: no row for 5 s. Stages working on" in log
+    assert "free resources" in log
+    assert "Traceback" not in log
 
 
 @pytest.mark.slow
@@ -44,7 +60,7 @@ def test_poison_costs_less_than_the_run_itself(tmp_path: Path) -> None:
     for poison in ([], list(KINDS)):
         name = "poisoned" if poison else "clean"
         source = write_poisoned(tmp_path / f"in-{name}", images, 100, poison)
-        run = attempt(source, tmp_path / name, "SlowPoisonedStage", batch_timeout_s=5)
+        run = attempt(source, tmp_path / name, "SlowPoisonedStage", 5, Place())
         started_at = time.monotonic()
         assert run.run(timeout_s=400) == 0, run.log.read_text()
         seconds.append(time.monotonic() - started_at)

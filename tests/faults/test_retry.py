@@ -66,7 +66,7 @@ def test_shards_without_a_chosen_error_are_not_touched(damaged: Path) -> None:
     assert changed(damaged, before) == set()
 
 
-@pytest.mark.parametrize("cut_at", ["labels", "errors"])
+@pytest.mark.parametrize("cut_at", ["labels", pytest.param("errors", marks=pytest.mark.slow)])
 def test_a_retry_that_was_killed_is_finished_by_the_next(damaged: Path, label: Label, cut_at: str) -> None:
     # What a kill leaves between the steps of a commit: no marker, and some of the files new.
     (shard,) = [path.stem for path in damaged.glob("stats/0001-*.json")]

@@ -1,0 +1,54 @@
+"""SIGINT and SIGTERM at any moment: an exit code that says so within 30 seconds, and a run that can be continued."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.faults.attempts import kill_tree, wait_for_markers
+from tests.faults.kill_matrix import Expected, Place, Setting
+
+LONGEST_S = 30.0
+
+
+def interrupt(setting: Setting, name: str, number: int, markers: int, delay_s: float) -> int | None:
+    """Start an attempt, send the signal so long after so many markers, and return its exit code."""
+    output = setting.folder / name
+    process = setting.attempt(output).start()
+    assert process.pid is not None
+    assert wait_for_markers(output, markers, process, 120), "ended before the signal"
+    time.sleep(delay_s)
+    os.kill(process.pid, number)
+    process.join(LONGEST_S)
+    code = process.exitcode
+    kill_tree(process.pid)
+    assert code is not None, f"still alive {LONGEST_S:g} s after the signal"
+    assert not (output / "_lease.json").exists()
+    return code
+
+
+MOMENTS = [(name, 0, half / 2) for name in ("SIGINT", "SIGTERM") for half in range(10)]
+MOMENTS += [(name, markers, 0.0) for name in ("SIGINT", "SIGTERM") for markers in (1, 10)]
+"""Signal, markers and seconds after them: while the program, Ray and the model start, and in mid run."""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_interrupted_and_continued(tmp_path: Path) -> None:
+    setting = Setting(folder=tmp_path, images=800, shard=20)
+    setting.prepare()
+    expected = Expected(setting, Place())
+    for name, markers, delay_s in MOMENTS:
+        number = signal.Signals[name]
+        code = interrupt(setting, name, number, markers, delay_s)
+        # Before anything of the run exists SIGTERM ends the process as it ends any other.
+        early = {-signal.SIGTERM} if not markers and number == signal.SIGTERM else set()
+        assert code in {128 + number} | early, (name, delay_s)
+    outputs = [setting.folder / name for name in sorted({name for name, _, _ in MOMENTS})]
+    for output in outputs:
+        assert setting.attempt(output).run() == 0
+        assert expected.compare(output)[0] == []

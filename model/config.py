@@ -97,7 +97,7 @@ class ZegFormerConfig:
     masked_attention: let each decoder layer after the first look only where the previous layer's mask is
         (Mask2Former); off in the release.
     mask_stride: of the masks; 2 adds a level from the backbone's stem to the pixel decoder, 4 is the release.
-    pooled_names: queries are named by what lies under their mask as well, not by their state alone; off in the release.
+    region_names: queries are named by the region under their mask as well, not by their state alone; off in the release.
     temperature: cosine similarities of queries and class names are divided by this to become logits. The released 0.01
         suits names that are all much alike, as those of a large CLIP are.
     """
@@ -116,7 +116,7 @@ class ZegFormerConfig:
     memory_feature: MemoryFeature = "res5"
     masked_attention: bool = False
     mask_stride: MaskStride = 4
-    pooled_names: bool = False
+    region_names: bool = False
     temperature: float = RELEASED_TEMPERATURE
 
     def __post_init__(self) -> None:

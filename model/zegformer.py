@@ -12,10 +12,12 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.ops import roi_align
 
 from model.backbone import Backbone
 from model.config import RELEASED_TEMPERATURE, BackboneConfig, MaskStride, ZegFormerConfig
 from model.pixel_decoder import PixelDecoder
+from model.regions import mask_boxes
 from model.transformer import Transformer
 
 
@@ -34,6 +36,9 @@ class FeatureConfig(Protocol):
 
 TEMPERATURE = RELEASED_TEMPERATURE
 """Similarities are divided by this to become logits (the release's fixed value)."""
+
+NAME_CELLS = 16
+"""Side of the grid of cells a region is looked at with for its name."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,22 +93,40 @@ class MaskEmbedding(nn.Sequential):
 
 
 class NameState(nn.Module):
-    """From a query's state and what lies under its mask to the state its name is made of.
+    """From a query's state and the region under its mask to the state its name is made of.
 
-    Names are learnt several times faster from the pixels of a segment than from the query alone. No gradient reaches
-    the masks this way: they stay class-agnostic.
+    Names are learnt several times faster from the look and the outline of a segment than from the query alone. No
+    gradient reaches the masks this way: they stay class-agnostic.
     """
 
-    def __init__(self, hidden_dim: int, pixel_dim: int) -> None:
+    def __init__(self, hidden_dim: int, mask_dim: int) -> None:
         super().__init__()
-        self.linear = nn.Linear(hidden_dim + pixel_dim, hidden_dim)
+        self.look = nn.Sequential(
+            nn.Conv2d(mask_dim + 1, hidden_dim, kernel_size=3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(hidden_dim, hidden_dim, kernel_size=3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(hidden_dim, hidden_dim, kernel_size=NAME_CELLS // 4),
+            nn.ReLU(),
+        )
+        self.linear = nn.Linear(2 * hidden_dim, hidden_dim)
 
-    def forward(self, queries: Tensor, mask_logits: Tensor, pixels: Tensor) -> Tensor:
-        """Map queries (B, Q, hidden), masks (B, Q, h, w) and pixel features (B, P, h_s, w_s) to (B, Q, hidden)."""
-        shares = F.adaptive_avg_pool2d(mask_logits.detach().sigmoid(), (pixels.shape[2], pixels.shape[3]))
-        sums = torch.einsum("bqhw,bphw->bqp", shares, pixels)
-        means = sums / shares.sum(dim=(2, 3)).clamp(min=1e-3)[..., None]
-        return F.relu(self.linear(torch.cat((queries, means), dim=-1)))
+    def forward(self, queries: Tensor, mask_logits: Tensor, mask_features: Tensor) -> Tensor:
+        """Map queries (B, Q, hidden), masks (B, Q, h, w) and mask features (B, M, h, w) to (B, Q, hidden)."""
+        batch, count = mask_logits.shape[:2]
+        flat = mask_logits.detach().float().flatten(0, 1)
+        boxes = mask_boxes(flat)
+        boxes[:, 2:] += 1
+        own = torch.arange(len(boxes), device=boxes.device)
+        masks = self._regions(flat.sigmoid()[:, None], own, boxes)
+        looks = self._regions(mask_features.float(), own.div(count, rounding_mode="floor"), boxes)
+        seen = self.look(torch.cat((looks * masks, masks), dim=1)).view(batch, count, -1)
+        return F.relu(self.linear(torch.cat((queries, seen), dim=-1)))
+
+    @staticmethod
+    def _regions(maps: Tensor, source: Tensor, boxes: Tensor) -> Tensor:
+        rois = torch.cat((source[:, None].to(boxes.dtype), boxes), dim=1)
+        return roi_align(maps, rois, (NAME_CELLS, NAME_CELLS), sampling_ratio=1, aligned=True)
 
 
 def feature_extractor(config: FeatureConfig) -> tuple[Backbone, PixelDecoder]:
@@ -133,7 +156,7 @@ class ZegFormer(nn.Module):
             dropout=config.dropout,
         )
         self.mask_embedding = MaskEmbedding(config.hidden_dim, config.mask_dim)
-        self.name_state = NameState(config.hidden_dim, config.conv_dim) if config.pooled_names else None
+        self.name_state = NameState(config.hidden_dim, config.mask_dim) if config.region_names else None
         self.class_projection = nn.Linear(config.hidden_dim, config.embedding_dim)
         self.no_object_embedding = nn.Parameter(torch.empty(1, config.embedding_dim))
         nn.init.kaiming_uniform_(self.input_projection.weight, a=1)
@@ -160,16 +183,15 @@ class ZegFormer(nn.Module):
                 return self._hidden_cells(queries, memory_mask_features)
 
         states = self.transformer(memory, self.query_positions, hidden_cells)
-        layers = [
-            self._layer_output(queries, mask_features, features["p2"])
-            for queries in (states if every_layer else states[-1:])
-        ]
+        layers = [self._layer_output(queries, mask_features) for queries in (states[:-1] if every_layer else [])]
+        layers.append(self._layer_output(states[-1], mask_features, is_last=True))
         return ZegFormerOutput(layers=layers, mask_features=mask_features, features=features, queries=states[-1])
 
-    def _layer_output(self, queries: Tensor, mask_features: Tensor, pixels: Tensor) -> LayerOutput:
+    def _layer_output(self, queries: Tensor, mask_features: Tensor, *, is_last: bool = False) -> LayerOutput:
+        """Say what a layer's queries stand for. Regions are looked at in the last layer only: it takes time."""
         mask_logits = self._mask_logits(queries, mask_features)
-        if self.name_state is not None:
-            queries = self.name_state(queries, mask_logits, pixels)
+        if self.name_state is not None and is_last:
+            queries = self.name_state(queries, mask_logits, mask_features)
         # Shorter embeddings are a higher temperature, of which nobody else needs to know.
         length = TEMPERATURE / self.config.temperature
         embeddings = length * F.normalize(self.class_projection(queries), dim=-1)

@@ -270,7 +270,7 @@ def test_options_of_our_own_models_survive(tmp_path):
         memory_feature="p4",
         masked_attention=True,
         mask_stride=2,
-        pooled_names=True,
+        region_names=True,
     )
     model = ZegFormer(config)
     model.train()(torch.randn(2, 3, 64, 64))

@@ -165,20 +165,25 @@ def test_temperature_divides_all_class_logits():
     assert torch.allclose(sharp, 5 * soft, rtol=1e-5, atol=1e-4)
 
 
-def test_pooled_names_follow_the_pixels_under_the_mask_and_leave_the_mask_alone():
+def test_region_names_follow_the_pixels_and_the_outline_of_the_mask_and_leave_the_mask_alone():
     torch.manual_seed(0)
-    model = ZegFormer(replace(SMALL, pooled_names=True))
+    model = ZegFormer(replace(SMALL, region_names=True))
     assert model.name_state is not None
-    queries, pixels = torch.randn(1, 5, 32), torch.randn(1, 32, 16, 16).relu()
-    masks = torch.full((1, 5, 16, 16), -50.0)
-    masks[..., :8] = 50.0
+    queries, pixels = torch.randn(2, 5, 32), torch.randn(2, 32, 32, 32)
+    masks = torch.full((2, 5, 32, 32), -50.0)
+    masks[..., :12] = 50.0
     masks.requires_grad_(True)
     state = model.name_state(queries, masks, pixels)
-    changed_outside, changed_inside = pixels.clone(), pixels.clone()
-    changed_outside[..., 8:] += 1
-    changed_inside[..., :8] += 1
-    assert torch.allclose(model.name_state(queries, masks, changed_outside), state, atol=1e-6)
-    assert not torch.allclose(model.name_state(queries, masks, changed_inside), state, atol=1e-2)
+    elsewhere, under = pixels.clone(), pixels.clone()
+    elsewhere[..., 15:] += 1
+    under[0, ..., :10] += 1
+    assert torch.allclose(model.name_state(queries, masks, elsewhere), state, atol=1e-5)
+    changed = (model.name_state(queries, masks, under) - state).abs().amax(dim=(1, 2))
+    assert changed[0] > 1e-2
+    assert changed[1] < 1e-5  # the other image of the batch
+    outline = masks.detach().clone()
+    outline[:, :, 8:24, :12] = -50.0
+    assert not torch.allclose(model.name_state(queries, outline, torch.zeros_like(pixels)), state, atol=1e-2)
     empty = model.name_state(queries, torch.full_like(masks, -1e4), pixels)
     assert empty.isfinite().all()
     state.sum().backward()

@@ -33,6 +33,7 @@ COMMANDS = {
     "models": ("jobs.models", "models", "List the models: what each knows, needs and permits."),
     "convert": ("jobs.convert", "convert", "Convert a released checkpoint to safetensors and JSON."),
     "train": ("jobs.train", "app", "Train grouping, CLIP or the baseline on your own label maps."),
+    "bench": ("jobs.bench", "app", "Measure where the time goes: model, job, reading, growth."),
     "shapes": ("jobs.shapes", "shapes", "Draw the data set the bundled model knows, with ground truth."),
 }
 

@@ -58,6 +58,8 @@ class Classifier:
     """(image, proposals) -> named segments, for one vocabulary. Text embeddings are made when it is built.
 
     cache_dir: where text embeddings are kept between runs; None keeps none.
+    query_text, image_text: (C, D) embeddings for either branch, the second None where CLIP sees no images.
+    seen, offsets: (C,) bool, and float32 what is subtracted from each class.
     Raises ValueError for more classes than a 16-bit label map can hold, and for a region this CLIP cannot do.
     """
 
@@ -74,15 +76,15 @@ class Classifier:
         self.clip = clip
         self.vocabulary = vocabulary
         self.settings = settings or ClassifierSettings()
-        self._query_text = text_features(clip, vocabulary, prompt_set(self.settings.prompts), cache_dir)
+        self.query_text = text_features(clip, vocabulary, prompt_set(self.settings.prompts), cache_dir)
         self._uses_images = self.settings.fusion != "query"
         self.encoder = ImageEncoder(clip)
         if self.settings.region in SINGLE_PASS_REGIONS:
             self.encoder.require_single_pass(self.settings.region)
             self.encoder.start_layer(self.settings.attend_layer)
-        self._image_text = text_features(clip, vocabulary, IMAGE_BRANCH, cache_dir) if self._uses_images else None
-        self._seen = torch.tensor(vocabulary.seen_flags, device=clip.device)
-        self._offsets = calibration_offsets(self._seen, self.settings.gamma)
+        self.image_text = text_features(clip, vocabulary, IMAGE_BRANCH, cache_dir) if self._uses_images else None
+        self.seen = torch.tensor(vocabulary.seen_flags, device=clip.device)
+        self.offsets = calibration_offsets(self.seen, self.settings.gamma)
         ids = np.arange(len(vocabulary), dtype=np.uint16)
         self._label_of_class = np.where(vocabulary.distractor_flags, UNLABELLED, ids)
 
@@ -128,7 +130,7 @@ class Classifier:
         proposals = proposals.to(self.clip.device)
         query_scores, objectness = None, proposals.objectness
         if proposals.query_embeddings is not None and proposals.no_object_logits is not None:
-            query_scores = query_probabilities(proposals.query_embeddings, proposals.no_object_logits, self._query_text)
+            query_scores = query_probabilities(proposals.query_embeddings, proposals.no_object_logits, self.query_text)
             objectness = query_scores.sum(dim=1) if objectness is None else objectness
         if objectness is None:
             objectness = torch.ones_like(proposals.mask_logits[:, 0, 0])
@@ -186,10 +188,10 @@ class Classifier:
 
     def _score(self, candidates: _Candidates, image_features: Tensor | None) -> _Scores:
         proposals, query_scores, clip_scores = candidates.proposals, candidates.query_scores, None
-        if image_features is not None and self._image_text is not None:
+        if image_features is not None and self.image_text is not None:
             no_object = proposals.no_object_logits
-            clip_scores = clip_probabilities(image_features, no_object, self._image_text, self.clip.logit_scale)
-        fused = fuse(query_scores, clip_scores, self._seen, self.settings.fusion)
+            clip_scores = clip_probabilities(image_features, no_object, self.image_text, self.clip.logit_scale)
+        fused = fuse(query_scores, clip_scores, self.seen, self.settings.fusion)
         if proposals.objectness is not None:
             fused = fused * proposals.objectness[:, None]
         return _Scores(fused, agreement(query_scores, clip_scores))
@@ -204,7 +206,7 @@ class Classifier:
             scores=scores.fused,
             mask_logits=proposals.mask_logits,
             frame=frame,
-            offsets=self._offsets,
+            offsets=self.offsets,
             resize_masks_first=self.settings.resize_masks_first,
         )
         class_map = semantic.class_map() if keep_scores else None

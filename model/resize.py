@@ -31,8 +31,11 @@ def resize_short_side(image: np.ndarray, short_side: int, max_long_side: int = M
     """Resize a uint8 (H, W, 3) image to ``output_size`` with PIL's bilinear filter; uint8 (H', W', 3)."""
     require_image(image)
     height, width = output_size(image.shape[0], image.shape[1], short_side, max_long_side)
-    if (height, width) == image.shape[:2]:
-        return image
+    return image if (height, width) == image.shape[:2] else resize(image, height, width)
+
+
+def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resize a uint8 (H, W, 3) image with PIL's bilinear filter, which averages where it shrinks."""
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
 
 

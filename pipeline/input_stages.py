@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from model.resize import resize_short_side
-from pipeline.decode import decode_image
+from model.resize import output_size, resize
+from pipeline.decode import decode_for
 from pipeline.errors import BadImageError
 from pipeline.guard import run_guarded
 from pipeline.quarantine import Run, no_quarantine
@@ -107,14 +107,20 @@ class DecodeStage:
         return [self._decode_one(row["data"]) for row in rows]
 
     def _decode_one(self, data: bytes) -> Row:
-        image = decode_image(data, max_pixels=self.max_pixels)
-        height, width = image.shape[:2]
-        if self.short_side is not None:
-            image = resize_short_side(image, self.short_side, self.max_long_side)
+        decoded = decode_for(data, self._model_size, max_pixels=self.max_pixels)
+        image = decoded.pixels
+        height, width = self._model_size(decoded.height, decoded.width)
+        if (height, width) != image.shape[:2]:
+            image = resize(image, height, width)
         return {
-            "width": width,
-            "height": height,
+            "width": decoded.width,
+            "height": decoded.height,
             "pixel_width": image.shape[1],
             "pixel_height": image.shape[0],
             "pixels": np.ascontiguousarray(image).tobytes(),
         }
+
+    def _model_size(self, height: int, width: int) -> tuple[int, int]:
+        if self.short_side is None:
+            return height, width
+        return output_size(height, width, self.short_side, self.max_long_side)

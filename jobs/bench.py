@@ -1,0 +1,176 @@
+"""``maskmill bench``: where the time goes, measured on this machine; a table for people, JSON for records."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipeline.errors import UsageError
+
+app = typer.Typer(
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    help="Measure where the time goes: the model, the whole job, reading and decoding, and how the job grows.",
+)
+
+Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write everything measured to this file.")]
+Seed = Annotated[int, typer.Option(help="Of weights and images.")]
+Threads = Annotated[int, typer.Option(min=1, help="CPU threads of the model.")]
+StorageOption = Annotated[
+    list[str] | None, typer.Option(metavar="KEY=VALUE", help="Option of the file system; may be repeated.")
+]
+SUBJECTS = ("bundled", "real")
+PRECISIONS = ("float32", "bfloat16", "float16")
+WHOLE = ("crop", "mask", "cropmask", "attend", "pool")
+
+
+@app.command()
+def model(
+    subject: Annotated[
+        str,
+        typer.Option(
+            metavar="bundled|real", help="real: R-50, ViT-B/16, 640 pixels, 171 classes, random weights, 30 masks."
+        ),
+    ] = "bundled",
+    region: Annotated[list[str] | None, typer.Option(help="What to measure; may be repeated.")] = None,
+    dtype: Annotated[list[str] | None, typer.Option(help="Precisions to measure; may be repeated.")] = None,
+    as_released: Annotated[
+        bool, typer.Option("--as-released", help="First the yardstick: all queries encoded, float32, full maps.")
+    ] = False,
+    min_objectness: Annotated[float | None, typer.Option(help="Also skip queries below, beside the exact way.")] = None,
+    attend_side: Annotated[int | None, typer.Option(help="Short side of the single pass.")] = None,
+    images: Annotated[int, typer.Option(min=1, help="Different images a pass.")] = 1,
+    repeats: Annotated[int, typer.Option(min=1, help="Passes; the fastest counts.")] = 2,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images a call.")] = 8,
+    threads: Threads = 1,
+    seed: Seed = 0,
+    json_file: Json = None,
+) -> None:
+    """Seconds per image and part of the bare model: backbone, decoder, regions, CLIP, fusion, map."""
+    regions, dtypes = region or ["cropmask"], dtype or ["float32"]
+    _require("--subject", [subject], SUBJECTS)
+    _require("--region", regions, WHOLE)
+    _require("--dtype", dtypes, PRECISIONS)
+    from pipeline.bench.model import AS_RELEASED, ModelBench, Variant, measure_model, model_rows
+
+    variants = [Variant(region=AS_RELEASED)] if as_released else []
+    for own in regions:
+        side = attend_side if own in ("attend", "pool") else None
+        for precision in dtypes:
+            variants.append(Variant(region=own, dtype=precision, attend_side=side))
+            if min_objectness is not None:
+                variants.append(Variant(region=own, dtype=precision, attend_side=side, min_objectness=min_objectness))
+    result = measure_model(
+        ModelBench(
+            subject="real" if subject == "real" else "bundled",
+            variants=variants,
+            images=images,
+            repeats=repeats,
+            threads=threads,
+            batch_size=batch_size,
+            seed=seed,
+        )
+    )
+    _show(result, model_rows(result), json_file)
+
+
+@app.command()
+def io(
+    source: Annotated[str, typer.Argument(metavar="INPUT", help="Images, as for `maskmill label`.")],
+    preset: Annotated[str, typer.Option(help="The model whose input size images are resized to.")] = "bundled",
+    weights: Annotated[str | None, typer.Option(help="Its weights, where the preset has none.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most about so many images.")] = 2000,
+    storage_option: StorageOption = None,
+    json_file: Json = None,
+) -> None:
+    """Reading and decoding alone on one core, and the bytes per image that stages hand over."""
+    from model import Vocabulary
+    from model.presets import ModelSpec
+    from pipeline.bench.io import IoBench, io_rows, measure_io
+    from pipeline.shapes import CLASSES
+    from pipeline.storage import parse_storage_options
+
+    try:
+        spec = ModelSpec(preset=preset, weights=weights)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    bench = IoBench(input=source, spec=spec, limit=limit, storage_options=parse_storage_options(storage_option or []))
+    result = measure_io(bench, Vocabulary([entry.name for entry in CLASSES]))
+    _show(result, io_rows(result), json_file)
+
+
+Images = Annotated[int, typer.Option(min=100, help="Drawn images the job labels.")]
+Directory = Annotated[
+    Path, typer.Option("--directory", help="Where images are drawn (once) and outputs written for a while.")
+]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Settings of `maskmill label`; may be repeated.")
+]
+
+
+@app.command()
+def pipeline(
+    images: Images = 2000,
+    workers: Annotated[int, typer.Option(min=1, help="Actors, each with a core.")] = 1,
+    directory: Directory = Path("bench"),
+    settings: Settings = None,
+    seed: Seed = 0,
+    json_file: Json = None,
+) -> None:
+    """The whole job against the bare model on the same cores: efficiency, CPU seconds by stage, memory."""
+    from pipeline.bench.job import JobBench, job_rows, measure_job
+
+    directory.mkdir(parents=True, exist_ok=True)
+    bench = JobBench(images=images, workers=workers, seed=seed, settings=_label_settings(settings))
+    result = {"bench": "pipeline", **measure_job(bench, directory)}
+    _show(result, job_rows([result]), json_file)
+
+
+@app.command()
+def scale(
+    workers: Annotated[list[int] | None, typer.Option(min=1, help="May be repeated; default 1 and 2.")] = None,
+    images: Images = 2000,
+    also_images: Annotated[list[int] | None, typer.Option(min=100, help="More images, most workers.")] = None,
+    directory: Directory = Path("bench"),
+    settings: Settings = None,
+    seed: Seed = 0,
+    json_file: Json = None,
+) -> None:
+    """The job with 1, 2, ... workers, and its cost per image and memory as the data grows."""
+    from pipeline.bench.job import JobBench, job_rows, measure_scale
+
+    directory.mkdir(parents=True, exist_ok=True)
+    bench = JobBench(images=images, workers=1, seed=seed, settings=_label_settings(settings))
+    result = measure_scale(bench, workers or [1, 2], also_images or [], directory)
+    _show(result, job_rows(result["runs"]), json_file)
+
+
+def _label_settings(settings: list[str] | None) -> dict[str, Any]:
+    """KEY=VALUE texts as settings of the job, values read as YAML. UsageError for a text without "="."""
+    import yaml
+
+    pairs = [setting.partition("=") for setting in settings or []]
+    for key, equals, _ in pairs:
+        if not equals:
+            raise UsageError(f"--set {key!r}: write KEY=VALUE")
+    return {key.replace("-", "_"): yaml.safe_load(value) for key, _, value in pairs}
+
+
+def _require(flag: str, values: list[str], choices: tuple[str, ...]) -> None:
+    for value in values:
+        if value not in choices:
+            raise UsageError(f"{flag} {value!r}: choose from {', '.join(choices)}")
+
+
+def _show(result: dict[str, Any], rows: list[dict[str, Any]], json_file: Path | None) -> None:
+    from pipeline.bench.record import environment_line, table_lines
+
+    for line in table_lines(rows):
+        typer.echo(line)
+    typer.echo(environment_line(result["environment"]))
+    if json_file is not None:
+        json_file.write_text(json.dumps(result, indent=1) + "\n")

@@ -1,0 +1,1 @@
+"""Where the time goes, measured: the model alone, reading and decoding alone, the whole job, and how it grows."""

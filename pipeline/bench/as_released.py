@@ -1,0 +1,72 @@
+"""The yardstick: the model run the way the official release runs it, with the same weights.
+
+Float32, batch norms apart, every query's sub-image encoded, empty masks too, in one batch; both roi_aligns, of the
+masked and of the plain image, for all queries at once; the full C x H x W sum, resized before the argmax.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.ops import roi_align
+
+from model.classifier import Classifier
+from model.preprocess import CLIP_MEAN, CLIP_STD, normalise, pad_to_multiple
+from model.regions import mask_boxes
+from model.resize import resize_short_side
+from model.scoring import clip_probabilities, fuse, query_probabilities
+from model.zegformer import ZegFormer
+from pipeline.bench.stopwatch import Stopwatch
+
+
+class AsReleased:
+    """Images -> label maps. network: as loaded; classifier: for its settings (region "cropmask"), text and CLIP."""
+
+    def __init__(self, network: ZegFormer, classifier: Classifier, short_side: int, max_long_side: int) -> None:
+        if classifier.settings.region != "cropmask":
+            raise ValueError(f"the yardstick is for region 'cropmask', not {classifier.settings.region!r}")
+        self.network = network.eval().requires_grad_(False)
+        self.classifier = classifier
+        self.sides = (short_side, max_long_side)
+        self.stopwatch = Stopwatch()
+        self.stopwatch.watch_module(self.network.backbone, "backbone")
+
+    @torch.inference_mode()
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """Return the (H, W) uint16 label map of a uint8 (H, W, 3) image in its own size."""
+        resized = resize_short_side(image, *self.sides)
+        with self.stopwatch("decoder"):
+            batch = pad_to_multiple([normalise(resized)])
+            final = self.network(batch).layers[-1]
+        with self.stopwatch("regions"):
+            images, masks = self._regions(resized, final.mask_logits[0], (batch.shape[2], batch.shape[3]))
+        with self.stopwatch("clip"):
+            embedded = self.classifier.clip.encode_image(images)
+        with self.stopwatch("fusion"):
+            scores = self._scores(final.query_embeddings[0], final.no_object_logits[0], embedded)
+        with self.stopwatch("map"):
+            maps = torch.einsum("qc,qhw->chw", scores, masks.sigmoid())[:, : resized.shape[0], : resized.shape[1]]
+            maps = F.interpolate(maps[None], image.shape[:2], mode="bilinear", align_corners=False)[0]
+            maps = maps - self.classifier.offsets[:, None, None]
+            return maps.argmax(dim=0).numpy().astype(np.uint16)
+
+    def _regions(self, image: np.ndarray, mask_logits: Tensor, padded: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Return the sub-images (Q, 3, S, S) and the mask logits (Q, H, W) at padded size."""
+        masks = F.interpolate(mask_logits[None], padded, mode="bilinear", align_corners=False)[0]
+        pixels = pad_to_multiple([normalise(image, CLIP_MEAN, CLIP_STD)])
+        boxes = mask_boxes(masks)
+        rois = torch.cat((torch.arange(len(boxes))[:, None].to(boxes.dtype), boxes), dim=1)
+        side = self.classifier.clip.image_size
+        plain = pixels.repeat(len(masks), 1, 1, 1)
+        # The release cuts from both, whichever it then uses.
+        roi_align(plain, rois, (side, side), aligned=True)
+        return roi_align(plain * (masks > 0)[:, None], rois, (side, side), aligned=True), masks
+
+    def _scores(self, query_embeddings: Tensor, no_object_logits: Tensor, embedded: Tensor) -> Tensor:
+        classifier = self.classifier
+        assert classifier.image_text is not None
+        query_scores = query_probabilities(query_embeddings, no_object_logits, classifier.query_text)
+        clip_scores = clip_probabilities(embedded, no_object_logits, classifier.image_text, classifier.clip.logit_scale)
+        return fuse(query_scores, clip_scores, classifier.seen, classifier.settings.fusion)

@@ -1,0 +1,213 @@
+"""The whole job against the bare model on the same cores, and the job with more workers and more images."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.bench.processes import ProcessMonitor
+from pipeline.bench.record import environment
+from pipeline.config import LabelConfig
+from pipeline.input_stages import DecodeStage, ReadStage
+from pipeline.model_stages import StageModel
+from pipeline.plan import Plan, plan_run
+from pipeline.run import Progress, run_plan
+from pipeline.shapes.write import ShapesSettings, write_shapes
+from pipeline.sources import ReadLimits
+
+WARM_UP_SHARE = 0.25
+"""Share of the images left out of the rate: while they pass, workers start and pools fill."""
+BARE_S = 8.0
+INTERVALS = 8
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JobBench:
+    """What to run. images: drawn for it. workers: actors, each with a core of its own. settings: of ``label``."""
+
+    images: int
+    workers: int
+    shard_size: int = 1000
+    seed: int = 0
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def measure_job(bench: JobBench, directory: Path) -> dict[str, Any]:
+    """Run the bare model, then the job, each in a process of its own that may use ``workers`` cores.
+
+    directory: where the images are drawn, unless they are there, and where the output goes.
+    """
+    source = draw_images(bench, directory)
+    with _process() as process:
+        bare = process.submit(bare_images_per_s, bench, source).result()
+    with _process() as process:
+        job = process.submit(run_job, bench, source).result()
+    return {
+        "settings": asdict(bench),
+        "environment": environment(),
+        "bare_images_per_s": bare,
+        **job,
+        "efficiency": job["images_per_s"] / (bench.workers * bare),
+    }
+
+
+def draw_images(bench: JobBench, directory: Path) -> Path:
+    """Draw the images as tars, once for each number and seed; returns their folder."""
+    source = directory / f"shapes-{bench.images}-{bench.seed}-{bench.shard_size}"
+    if not source.exists():
+        partial = source.with_suffix(".partial")
+        write_shapes(
+            str(partial),
+            ShapesSettings(images=bench.images, seed=bench.seed, file_format="wds", shard_size=bench.shard_size),
+            {},
+        )
+        partial.rename(source)
+    return source
+
+
+def _process() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(max_workers=1, mp_context=multiprocessing.get_context("spawn"))
+
+
+def _keep_to_cores(count: int) -> None:
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < count:
+        raise ValueError(f"{count} workers need {count} cores, there are {len(cores)}")
+    os.sched_setaffinity(0, cores[:count])
+
+
+def _plan(bench: JobBench, source: Path, output: str) -> Plan:
+    settings = {
+        "input": f"{source}/*.tar",
+        "classes": f"{source}/classes.json",
+        "cpus": bench.workers,
+        "gpus": 0,
+        "propose_actors": bench.workers,
+        **bench.settings,
+        "output": output,
+    }
+    return plan_run(LabelConfig(**settings))
+
+
+def bare_images_per_s(bench: JobBench, source: Path) -> float:
+    """Images per second of the model alone on one core: decoded pixels in memory in, segmentations out."""
+    import torch
+
+    _keep_to_cores(1)
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as output:
+        plan = _plan(bench, source, output)
+    model = StageModel(spec=plan.spec, vocabulary=plan.vocabulary, segments="semantic", storage_option={})
+    proposer, classifier = model.proposer(), model.classifier()
+    batches = [_pixels(batch) for batch in islice(_decoded(plan), 8)]
+    size = plan.config.propose_batch_size
+
+    def run() -> int:
+        for pixels, sizes in batches:
+            for at in range(0, len(pixels), size):
+                own = pixels[at : at + size]
+                classifier(own, proposer(own, resized=True, independent=True), sizes[at : at + size])
+        return sum(len(pixels) for pixels, _ in batches)
+
+    run()
+    done, started = 0, time.perf_counter()
+    while time.perf_counter() - started < BARE_S:
+        done += run()
+    return done / (time.perf_counter() - started)
+
+
+def _decoded(plan: Plan) -> Iterator[pa.Table]:
+    assert plan.spec.max_long_side is not None
+    read = ReadStage(ReadLimits(max_image_bytes=plan.config.max_image_bytes), plan.config.storage_option)
+    decode = DecodeStage(plan.config.max_pixels, plan.spec.short_side, plan.spec.max_long_side)
+    for task in plan.tasks:
+        for table in read(pa.table({"task": [pickle.dumps(task)]})):
+            yield decode(table)
+
+
+def _pixels(table: pa.Table) -> tuple[list[np.ndarray], list[tuple[int, int]]]:
+    rows = [row for row in table.to_pylist() if row["pixels"] is not None]
+    shape = [(row["pixel_height"], row["pixel_width"], 3) for row in rows]
+    images = [np.frombuffer(row["pixels"], np.uint8).reshape(own) for row, own in zip(rows, shape, strict=True)]
+    return images, [(row["height"], row["width"]) for row in rows]
+
+
+def run_job(bench: JobBench, source: Path) -> dict[str, Any]:
+    """Run the job in this process; returns its rate after warm-up, CPU seconds by stage, and memory over time."""
+    _keep_to_cores(bench.workers)
+    marks: list[tuple[float, int]] = []
+    with tempfile.TemporaryDirectory(dir=source.parent) as output, ProcessMonitor() as monitor:
+        plan = _plan(bench, source, str(Path(output) / "run"))
+
+        def note(progress: Progress) -> None:
+            if not marks or progress.images > marks[-1][1]:
+                marks.append((time.monotonic(), progress.images))
+                if progress.images >= WARM_UP_SHARE * bench.images:
+                    monitor.start_counting()
+
+        run_plan(plan, note)
+    warm = [mark for mark in marks if mark[1] >= WARM_UP_SHARE * bench.images]
+    seconds, images = warm[-1][0] - warm[0][0], warm[-1][1] - warm[0][1]
+    busy = {stage: spent / images for stage, spent in sorted(monitor.cpu_seconds.items())}
+    return {
+        "images_per_s": images / seconds,
+        "cpu_seconds_per_image": busy,
+        "worker_utilisation": monitor.cpu_seconds.get("model", 0.0) / (bench.workers * seconds),
+        "seconds_per_image_as_it_grows": _growth(marks),
+        "peak_bytes": max(memory for _, memory in monitor.memory_bytes),
+        "memory_bytes_as_it_grows": _memory(marks, monitor.memory_bytes),
+    }
+
+
+def _growth(marks: Sequence[tuple[float, int]]) -> list[float]:
+    """Seconds per image in equal parts of the run."""
+    times, images = np.array(marks).T
+    edges = np.linspace(images[0], images[-1], INTERVALS + 1)
+    return [float(value) for value in np.diff(np.interp(edges, images, times)) / np.diff(edges)]
+
+
+def _memory(marks: Sequence[tuple[float, int]], samples: Sequence[tuple[float, int]]) -> list[int]:
+    """The most memory in equal parts of the same span."""
+    start, end = marks[0][0], marks[-1][0]
+    parts = [[used for at, used in samples if _part(at, start, end) == part] for part in range(INTERVALS)]
+    return [max(part, default=0) for part in parts]
+
+
+def _part(at: float, start: float, end: float) -> int:
+    return int((at - start) / max(end - start, 1e-9) * INTERVALS)
+
+
+def measure_scale(bench: JobBench, workers: Sequence[int], images: Sequence[int], directory: Path) -> dict[str, Any]:
+    """Run the job with each number of workers, and with one number of workers on each number of images."""
+    runs = [measure_job(replace(bench, workers=count), directory) for count in workers]
+    runs += [measure_job(replace(bench, workers=workers[-1], images=count), directory) for count in images]
+    return {"bench": "scale", "environment": environment(), "runs": runs}
+
+
+def job_rows(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Runs as rows for people."""
+    return [
+        {
+            "workers": run["settings"]["workers"],
+            "images": run["settings"]["images"],
+            "images/s": round(run["images_per_s"], 1),
+            "bare images/s": round(run["bare_images_per_s"], 1),
+            "efficiency": f"{run['efficiency']:.3f}",
+            "workers busy": f"{run['worker_utilisation']:.1%}",
+            "peak GB": round(run["peak_bytes"] / 1e9, 2),
+            **{f"{stage}, CPU ms": round(spent * 1000, 2) for stage, spent in run["cpu_seconds_per_image"].items()},
+        }
+        for run in runs
+    ]

@@ -1,0 +1,167 @@
+"""The model alone: seconds per image of each part, memory, and how far labels agree with the yardstick's."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from model.classifier import Classifier
+from model.proposer import Proposer
+from model.segmenter import DTYPES, Segmenter
+from pipeline.bench.as_released import AsReleased
+from pipeline.bench.record import environment, peak_bytes
+from pipeline.bench.stopwatch import Stopwatch
+from pipeline.bench.subjects import Subject, SubjectName, load_subject
+
+PARTS = ("backbone", "decoder", "regions", "clip", "fusion", "map")
+AS_RELEASED = "as-released"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Variant:
+    """One way to run the model. region: of the classifier, or "as-released" for the yardstick, which is float32."""
+
+    region: str
+    dtype: str = "float32"
+    min_objectness: float | None = None
+    attend_side: int | None = None
+
+    @property
+    def name(self) -> str:
+        """As shown in tables."""
+        skipping = "" if self.min_objectness is None else f", objectness >= {self.min_objectness:g}"
+        side = "" if self.attend_side is None else f" at {self.attend_side}"
+        return f"{self.region}{side}, {self.dtype}{skipping}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelBench:
+    """What to measure: ``variants`` of a subject on ``images`` images, each the fastest of ``repeats`` passes."""
+
+    subject: SubjectName
+    variants: Sequence[Variant]
+    images: int = 1
+    repeats: int = 2
+    threads: int = 1
+    batch_size: int = 8
+    seed: int = 0
+
+
+def measure_model(bench: ModelBench) -> dict[str, Any]:
+    """Measure every variant in a process of its own, so that its peak memory is its own; ratios are to the first."""
+    measured, maps = [], []
+    for variant in bench.variants:
+        with ProcessPoolExecutor(max_workers=1, mp_context=multiprocessing.get_context("spawn")) as process:
+            figures, label_maps = process.submit(measure_variant, bench, variant).result()
+        measured.append(figures)
+        maps.append(label_maps)
+    first = measured[0]
+    for figures, label_maps in zip(measured, maps, strict=True):
+        figures["speedup"] = first["seconds_per_image"] / figures["seconds_per_image"]
+        figures["memory_share"] = figures["peak_bytes"] / first["peak_bytes"]
+        figures["same_labels"] = float(np.mean([np.mean(a == b) for a, b in zip(label_maps, maps[0], strict=True)]))
+    return {"bench": "model", "settings": asdict(bench), "environment": environment(), "variants": measured}
+
+
+def measure_variant(bench: ModelBench, variant: Variant) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """Measure one variant in this process; returns its figures and label maps."""
+    torch.set_num_threads(bench.threads)
+    subject = load_subject(bench.subject, bench.images, bench.seed)
+    images = subject.images
+    if variant.region == AS_RELEASED:
+        model: _Ours | _Yardstick = _Yardstick(subject)
+    else:
+        model = _Ours(subject, variant, bench.batch_size)
+    del subject  # its copies of weights would count as memory the model needs
+    model.run(images[:1])  # first calls pay for allocations and kernels' choices
+    fastest, parts, label_maps = float("inf"), {}, []
+    for _ in range(bench.repeats):
+        model.stopwatch.seconds.clear()
+        started = time.perf_counter()
+        label_maps = model.run(images)
+        seconds = (time.perf_counter() - started) / len(images)
+        if seconds < fastest:
+            fastest, parts = seconds, dict(model.stopwatch.seconds)
+    figures = {
+        "variant": variant.name,
+        "seconds_per_image": fastest,
+        "parts": {part: parts.get(part, 0.0) / len(images) for part in PARTS},
+        "non_empty_masks": model.non_empty(images[0]),
+        "peak_bytes": peak_bytes(),
+    }
+    return figures, label_maps
+
+
+class _Yardstick:
+    def __init__(self, subject: Subject) -> None:
+        classifier = Classifier(subject.clip, subject.vocabulary, replace(subject.settings, region="cropmask"))
+        self.model = AsReleased(subject.network, classifier, subject.short_side, subject.max_long_side)
+        self.stopwatch = self.model.stopwatch
+
+    def run(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+        return [self.model(image) for image in images]
+
+    def non_empty(self, image: np.ndarray) -> int:
+        proposer = Proposer(self.model.network, short_side=self.model.sides[0], max_long_side=self.model.sides[1])
+        return _non_empty(proposer, image)
+
+
+class _Ours:
+    def __init__(self, subject: Subject, variant: Variant, batch_size: int) -> None:
+        dtype = DTYPES[variant.dtype]
+        settings = replace(
+            subject.settings,
+            region=variant.region,
+            min_objectness=variant.min_objectness,
+            attend_side=variant.attend_side,
+        )
+        subject.clip.model.visual.to(dtype, memory_format=torch.channels_last)
+        proposer = Proposer(
+            subject.network.to(dtype), short_side=subject.short_side, max_long_side=subject.max_long_side
+        )
+        classifier = Classifier(subject.clip, subject.vocabulary, settings)
+        self.segmenter = Segmenter(proposer, classifier)
+        self.batch_size = batch_size
+        self.stopwatch = Stopwatch()
+        self.stopwatch.watch_module(proposer.network.backbone, "backbone")
+        self.stopwatch.watch_method(proposer, "_propose", "decoder")
+        for name, part in (("_candidates", "fusion"), ("_look_at", "regions"), ("_score", "fusion")):
+            self.stopwatch.watch_method(classifier, name, part)
+        self.stopwatch.watch_method(classifier, "_segmentation", "map")
+        for name in ("encode", "attend", "pool"):
+            self.stopwatch.watch_method(classifier.encoder, name, "clip")
+
+    def run(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+        batches = (images[at : at + self.batch_size] for at in range(0, len(images), self.batch_size))
+        return [result.label_map for batch in batches for result in self.segmenter(batch, independent=True)]
+
+    def non_empty(self, image: np.ndarray) -> int:
+        return _non_empty(self.segmenter.proposer, image)
+
+
+def _non_empty(proposer: Proposer, image: np.ndarray) -> int:
+    (proposals,) = proposer([image])
+    return int((proposals.mask_logits.flatten(1).amax(dim=1) > 0).sum())
+
+
+def model_rows(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """The result as rows for people: milliseconds per image by part."""
+    return [
+        {
+            "variant": own["variant"],
+            "ms/image": round(own["seconds_per_image"] * 1000, 1),
+            **{part: round(own["parts"][part] * 1000, 1) for part in PARTS},
+            "speed-up": f"{own['speedup']:.2f}x",
+            "peak GB": round(own["peak_bytes"] / 1e9, 2),
+            "masks": own["non_empty_masks"],
+            "same labels": f"{own['same_labels']:.3%}",
+        }
+        for own in result["variants"]
+    ]

@@ -1,0 +1,79 @@
+"""What every measurement carries: versions, hardware, when; and figures as a table for people."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("maskmill", "torch", "torchvision", "open_clip_torch", "ray", "pyarrow", "numpy", "pillow")
+CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+"""Instruction sets that decide how fast a CPU multiplies, as Linux names them."""
+
+
+def environment() -> dict[str, Any]:
+    """Versions and hardware of this machine; bytes in bytes."""
+    import torch
+
+    cpu, flags = _cpu()
+    return {
+        "measured_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "platform": platform.platform(),
+        "cpu": cpu,
+        "cpu_flags": [flag for flag in CPU_FLAGS if flag in flags],
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+        "load_before": os.getloadavg()[0],
+    }
+
+
+def _cpu() -> tuple[str, set[str]]:
+    information = Path("/proc/cpuinfo")
+    if not information.exists():
+        return platform.processor(), set()
+    fields = dict(line.split(":", 1) for line in information.read_text().splitlines() if ":" in line)
+    values = {name.strip(): value.strip() for name, value in fields.items()}
+    return values.get("model name", platform.processor()), set(values.get("flags", "").split())
+
+
+def peak_bytes() -> int:
+    """The most memory this process has had resident."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def table_lines(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """The rows as aligned columns; the first row names them."""
+    if not rows:
+        return []
+    columns = list(rows[0])
+    cells = [columns, *([_cell(row.get(column)) for column in columns] for row in rows)]
+    widths = [max(len(line[at]) for line in cells) for at in range(len(columns))]
+    return [
+        "  ".join(
+            cell.ljust(width) if at == 0 else cell.rjust(width)
+            for at, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in cells
+    ]
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def environment_line(environment: dict[str, Any]) -> str:
+    """The environment in one line."""
+    machine = " + ".join([f"{environment['cores']} cores {environment['cpu']}", *environment["gpus"]])
+    versions = ", ".join(f"{name} {environment['versions'][name]}" for name in ("python", "torch", "ray"))
+    return f"{machine}, {environment['memory_bytes'] / 2**30:.0f} GiB; {versions}; {environment['measured_at']}"

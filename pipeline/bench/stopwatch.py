@@ -1,0 +1,58 @@
+"""Time spent in the parts of a computation, each without what other parts inside it take."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+
+class Stopwatch:
+    """``with stopwatch("part"): ...`` adds to that part's seconds; parts may lie inside each other."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._open: list[tuple[str, float]] = []
+
+    @contextmanager
+    def __call__(self, part: str) -> Iterator[None]:
+        self._enter(part)
+        try:
+            yield
+        finally:
+            self._leave()
+
+    def _enter(self, part: str) -> None:
+        now = time.perf_counter()
+        if self._open:
+            outer, since = self._open[-1]
+            self._add(outer, now - since)
+        self._open.append((part, now))
+
+    def _leave(self) -> None:
+        now = time.perf_counter()
+        part, since = self._open.pop()
+        self._add(part, now - since)
+        if self._open:
+            self._open[-1] = (self._open[-1][0], now)
+
+    def _add(self, part: str, seconds: float) -> None:
+        self.seconds[part] = self.seconds.get(part, 0.0) + seconds
+
+    def watch_module(self, module: nn.Module, part: str) -> None:
+        """Count every call of ``module`` as ``part``."""
+        module.register_forward_pre_hook(lambda *_: self._enter(part))
+        module.register_forward_hook(lambda *_: self._leave())
+
+    def watch_method(self, owner: object, name: str, part: str) -> None:
+        """Count every call of ``owner.name`` as ``part``."""
+        method = getattr(owner, name)
+
+        def counted(*arguments: Any, **named: Any) -> Any:
+            with self(part):
+                return method(*arguments, **named)
+
+        setattr(owner, name, counted)

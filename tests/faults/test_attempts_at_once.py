@@ -31,6 +31,7 @@ def test_the_second_is_refused_or_takes_over_and_the_result_is_whole(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_forced_at_any_moment(tmp_path: Path) -> None:
     setting = Setting(folder=tmp_path, images=1200, shard=40)
     setting.prepare()

@@ -51,6 +51,7 @@ def sources(folder: Path, count: int) -> dict[str, list[Container]]:
     }
 
 
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("count", [240, pytest.param(3000, marks=pytest.mark.slow)])
 def test_each_image_is_in_labels_or_in_errors(label: Label, tmp_path: Path, count: int) -> None:
     for name, containers in sources(tmp_path, count).items():

@@ -97,7 +97,7 @@ class ZegFormerConfig:
     masked_attention: let each decoder layer after the first look only where the previous layer's mask is
         (Mask2Former); off in the release.
     mask_stride: of the masks; 2 adds a level from the backbone's stem to the pixel decoder, 4 is the release.
-    region_names: queries are named by the region under their mask as well, not by their state alone; off in the release.
+    region_names: queries are named by the region under their mask as well, not by their state alone (the release).
     temperature: cosine similarities of queries and class names are divided by this to become logits. The released 0.01
         suits names that are all much alike, as those of a large CLIP are.
     """

@@ -155,7 +155,8 @@ class ModelSpec:
     weights: ZegFormer weights (``model.checkpoint.load_zegformer``). clip: any source of ``model.clip.load_clip``.
     region, fusion, prompts, calibration, query_segments, min_objectness, min_area, attend_side, attend_layer: see
         ``ClassifierSettings``.
-    short_side, max_long_side: see ``Proposer``; pixels. dtype: "float32", "bfloat16" or "float16".
+    short_side, max_long_side: see ``Proposer``; pixels. dtype: "float32", "bfloat16" or "float16"; "auto" stands for
+        what ``model.precision`` finds, and has to be replaced by it before loading.
     device: "cpu", "cuda", or "auto" for cuda where there is one.
 
     Raises ValueError for an unknown choice, naming the valid ones, and for a preset that needs weights given none.
@@ -180,7 +181,7 @@ class ModelSpec:
 
     def __post_init__(self) -> None:
         require_choice("preset", self.preset, tuple(PRESETS))
-        require_choice("dtype", self.dtype, tuple(DTYPES))
+        require_choice("dtype", self.dtype, ("auto", *DTYPES))
         require_choice("device", self.device, DEVICES)
         preset = PRESETS[self.preset]
         recorded = checkpoint_defaults(self.weights) if self.weights else {}
@@ -205,9 +206,15 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def _dtype(spec: ModelSpec) -> torch.dtype:
+    if spec.dtype == "auto":
+        raise ValueError("dtype 'auto' must be replaced by a measured choice first (model.precision)")
+    return DTYPES[spec.dtype]
+
+
 def load_proposer(spec: ModelSpec) -> Proposer:
     """Load the segmentation network."""
-    network = load_zegformer(_weights(spec)).to(resolve_device(spec.device), DTYPES[spec.dtype])
+    network = load_zegformer(_weights(spec)).to(resolve_device(spec.device), _dtype(spec))
     assert spec.max_long_side is not None
     return Proposer(network, short_side=spec.short_side, max_long_side=spec.max_long_side)
 
@@ -218,7 +225,7 @@ def load_classifier(spec: ModelSpec, vocabulary: Vocabulary, cache_dir: str | Pa
     Classes nobody has flagged as seen or unseen are seen if the preset's model was trained with them.
     """
     assert spec.clip is not None
-    clip = load_clip(spec.clip, resolve_device(spec.device), DTYPES[spec.dtype])
+    clip = load_clip(spec.clip, resolve_device(spec.device), _dtype(spec))
     vocabulary = vocabulary.with_training_classes(training_classes(spec))
     return Classifier(clip, vocabulary, spec.settings, cache_dir=cache_dir)
 

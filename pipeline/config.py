@@ -55,7 +55,9 @@ class LabelConfig(BaseModel):
     calibration: float | None = Field(None, description="Subtracted from every seen class before the argmax.")
     short_side: int | None = Field(None, ge=1, description="Images are resized to this short side for the model.")
     max_long_side: int | None = Field(None, ge=1, description="... but never beyond this long side.")
-    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="Precision of the networks.")
+    dtype: Literal["float32", "bfloat16", "float16", "auto"] = Field(
+        "float32", description="Precision of the networks; auto: measured on the device when the run begins."
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda for actors that were given a GPU.")
     segments: Literal["semantic", "query"] = Field(
         "semantic", description="One segment per class of an image, or one per accepted query (instances)."

@@ -13,6 +13,7 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 
 from model import Vocabulary
+from model.precision import fastest
 from model.presets import ModelSpec
 from pipeline.cluster import connect, joins_running
 from pipeline.commit import commit_shard
@@ -26,6 +27,7 @@ from pipeline.quarantine import Quarantine, Run, Trail
 from pipeline.sources import ReadLimits
 from pipeline.staging import StageStage, Thresholds
 from pipeline.trail import RemoteTrail
+from pipeline.weights import local_spec
 
 MAX_BLOCKS = 2000
 """Read tasks of one run; beyond this many shards a task reads several, so that Ray's task table stays small."""
@@ -183,6 +185,23 @@ def build_dataset(job: Job, pools: Pools) -> tuple[Dataset, RemoteTrail]:
         data = _map_actors(data, ClassifyStage, pools.classify, model, quarantine("classify"))
     encode = metered_encoding(stage)
     return _map_tasks(data, "encode", encode, batch_size=config.encode_batch_size, config=config), trail
+
+
+def measured_dtype(config: LabelConfig, spec: ModelSpec, pools: Pools) -> dict[str, Any]:
+    """Measure on a device like the model's which precision is fastest; Ray must be running."""
+    pool = pools.propose
+
+    def measure() -> dict[str, float]:
+        import torch
+
+        from model.precision import measure_precisions
+
+        torch.set_num_threads(pool.threads)
+        return measure_precisions(local_spec(spec, config.storage_option))
+
+    remote = ray.remote(num_cpus=pool.cpus, num_gpus=pool.gpus, max_retries=COMMIT_RETRIES)(measure)
+    seconds = ray.get(remote.remote())
+    return {"dtype": fastest(seconds), "seconds_per_image": seconds}
 
 
 def _tasks_dataset(tasks: Sequence[ShardTask]) -> Dataset:

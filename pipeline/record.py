@@ -35,6 +35,8 @@ class RunRecord:
     config: dict[str, Any]
     fingerprint: dict[str, str]
     shards: int
+    measured_dtype: dict[str, Any] | None = None
+    """With --dtype auto: the precision chosen, and the seconds per image measured for each. A rerun keeps it."""
     earlier: list[dict[str, Any]] = field(default_factory=list)
     """Records of the same run under other settings, whose finished shards were kept (--on-change keep)."""
 

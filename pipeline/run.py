@@ -154,9 +154,18 @@ def _label(
     from pipeline import driver, flow, metrics, usage  # Ray takes a second to import; planning and status do without it
 
     size = flow.start_ray(plan.config)
+    pools = flow.plan_pools(plan.config, *size)
+    spec, record = plan.spec, plan.record
+    if spec.dtype == "auto":
+        if record.measured_dtype is None:
+            record = replace(record, measured_dtype=flow.measured_dtype(plan.config, spec, pools))
+            write_record(plan.output, record, plan.vocabulary)
+        assert record.measured_dtype is not None
+        spec = replace(spec, dtype=record.measured_dtype["dtype"])
+        log.info("precision: %s", record.measured_dtype)
     job = flow.Job(
         config=plan.config,
-        spec=plan.spec,
+        spec=spec,
         vocabulary=plan.vocabulary,
         output=plan.output,
         tasks=plan.tasks,
@@ -170,7 +179,7 @@ def _label(
     cluster = usage.ClusterUsage()
     try:
         with cluster:
-            for event in driver.run_job(job, flow.plan_pools(plan.config, *size)):
+            for event in driver.run_job(job, pools):
                 lease.check()
                 if isinstance(event, driver.Staged):
                     progress.images += event.images

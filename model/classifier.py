@@ -101,8 +101,8 @@ class Classifier:
         """Name the segments of each image.
 
         images: at the size the proposals were made from. sizes: (height, width) of each output, by default the
-        image's. keep_scores: also return the (C, H, W) class scores. independent: encode each image's sub-images
-        apart; by default CLIP's batches run across images, which may change the last digits.
+        image's. keep_scores: also return the (C, H, W) class scores. independent: on a CPU encode each
+        image's sub-images apart; CLIP's batches run across images otherwise, which may change the last digits.
         Raises ValueError where images, proposals and sizes do not fit together.
         """
         if sizes is None:
@@ -116,7 +116,8 @@ class Classifier:
             return []
         candidates = [self._candidates(own, size) for own, size in zip(proposals, sizes, strict=True)]
         everything = range(len(images))
-        groups = [everything[at : at + 1] for at in everything] if independent else [everything]
+        alone = independent and self.clip.device.type == "cpu"
+        groups = [everything[at : at + 1] for at in everything] if alone else [everything]
         results: list[Segmentation] = []
         for group in groups:
             features, boxes = self._look_at([images[at] for at in group], [candidates[at].proposals for at in group])

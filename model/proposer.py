@@ -17,8 +17,9 @@ from model.proposals import Proposals
 from model.resize import MAX_LONG_SIDE, resize_short_side
 from model.zegformer import ZegFormer
 
-PIXELS_AT_ONCE = {"cpu": 640**2, "cuda": 16 * 640**2}
-"""Pixels of the images of one size that run together, by device."""
+PIXELS_AT_ONCE = {"cpu": 1, "cuda": 16 * 640**2}
+"""Pixels of the images of one size that run together, by device. On CPUs each image runs alone: labels are then the same
+to the last bit whatever batches a run, a resumed run or a retry makes. On GPUs that would leave most of them idle."""
 
 
 class Proposer:
@@ -52,9 +53,9 @@ class Proposer:
         """Propose segments of each image.
 
         resized: the images already have the size ``resize`` gives them.
-        independent: each image is padded for itself, and only images of one padded size run together, which may
-            change the last digits; by default all are padded to one size, as the release does, and what a smaller
-            image gets depends on its larger neighbours.
+        independent: each image is padded for itself. On a CPU it also runs alone; on a GPU images of one padded size
+            run together, which may change the last digits. By default all are padded to one size, as the release
+            does, and what a smaller image gets depends on its larger neighbours.
         """
         if not resized:
             images = [self.resize(image) for image in images]

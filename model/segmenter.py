@@ -93,11 +93,11 @@ class Segmenter:
 
         images: uint8 (H, W, 3) RGB. sizes: (height, width) of each output, by default the image's own.
         keep_scores: also return the (C, H, W) class scores. independent: results of an image do not depend on the
-            others in the call but for the last digits; by default a call is one batch padded to a common size, as in
-            the release.
+            others in the call, on a GPU but for the last digits; by default a call is one batch padded to a common
+            size, as in the release.
         """
         if sizes is None:
             sizes = [(image.shape[0], image.shape[1]) for image in images]
         resized = [self.proposer.resize(image) for image in images]
         proposals = self.proposer(resized, resized=True, independent=independent)
-        return self.classifier(resized, proposals, sizes, keep_scores=keep_scores)
+        return self.classifier(resized, proposals, sizes, keep_scores=keep_scores, independent=independent)

@@ -92,7 +92,7 @@ class ClassifyStage:
     def name_segments(self, rows: Sequence[Row], proposals: Sequence[Proposals]) -> list[Row]:
         """Classify ``proposals`` of the images in ``rows`` and describe what came out, at original size."""
         sizes = [(row["height"], row["width"]) for row in rows]
-        results = self.classifier(_images(rows), proposals, sizes)
+        results = self.classifier(_images(rows), proposals, sizes, independent=True)
         described = (self.describe(result) for result in results)
         return [
             {"width": width, "height": height, **own} for (height, width), own in zip(sizes, described, strict=True)

@@ -18,7 +18,7 @@ from model.resize import MAX_LONG_SIDE, resize_short_side
 from model.zegformer import ZegFormer
 
 PIXELS_AT_ONCE = {"cpu": 1, "cuda": 16 * 640**2}
-"""Pixels of the images of one size that run together, by device. On CPUs each image runs alone: labels are then the same
+"""Pixels of the images of one size that run together, by device. On CPUs each image runs alone: labels are the same
 to the last bit whatever batches a run, a resumed run or a retry makes. On GPUs that would leave most of them idle."""
 
 

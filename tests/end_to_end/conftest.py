@@ -42,7 +42,8 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def local_ray() -> Iterator[None]:
     """One Ray for the tests of a file, with logical GPUs for the tests of placement."""
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
-    ray.init(num_cpus=2, num_gpus=2, object_store_memory=300 * 2**20, include_dashboard=False, log_to_driver=False)
+    size = 300 * 2**20
+    ray.init("local", num_cpus=2, num_gpus=2, object_store_memory=size, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 

@@ -20,12 +20,16 @@ from tests.faults.tiny_model import CLASSES, NoModel, TinyStage
 Label = Callable[..., RunResult]
 
 
-@pytest.fixture(scope="session", autouse=True)
-def ray_folder() -> str:
-    return own_ray_folder()
+# Nothing here outlives the package: a Ray started after it would find a cluster that still runs, and join it.
+@pytest.fixture(scope="package", autouse=True)
+def ray_folder() -> Iterator[str]:
+    with pytest.MonkeyPatch.context() as environment:
+        for name in ("RAY_TMPDIR", "RAY_worker_niceness"):
+            environment.setenv(name, "")  # so that what the folder's maker sets is undone
+        yield own_ray_folder()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def place(ray_folder: str) -> Iterator[Place]:
     """A cluster of one node with two CPUs."""
     with cluster_of(2) as cluster:
@@ -54,7 +58,7 @@ def label(joined: None, monkeypatch: pytest.MonkeyPatch) -> Label:
     return run
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def setting(tmp_path_factory: pytest.TempPathFactory) -> Setting:
     """A folder with 400 images, for runs in processes of their own."""
     setting = Setting(folder=tmp_path_factory.mktemp("attempts"), images=400, shard=20)
@@ -62,7 +66,7 @@ def setting(tmp_path_factory: pytest.TempPathFactory) -> Setting:
     return setting
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def expected(setting: Setting, place: Place) -> Expected:
     """What an undisturbed run makes of them."""
     return Expected(setting, place)

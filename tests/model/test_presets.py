@@ -59,7 +59,7 @@ def test_unset_fields_take_the_presets_values(golden_path: Path) -> None:
     ("values", "message"),
     [
         ({"preset": "best"}, "Unknown preset 'best'. Choose from: bundled, zegformer-r101-coco"),
-        ({"dtype": "int8"}, "Choose from: float32, bfloat16, float16"),
+        ({"dtype": "int8"}, "Choose from: auto, float32, bfloat16, float16"),
         ({"device": "tpu"}, "Choose from: auto, cpu, cuda"),
         ({"region": "box"}, "Choose from: crop, mask, cropmask"),
         ({"preset": "zegformer-r101-coco"}, r"needs weights.*Config: zegformer_R101_bs32_60k_vit16_coco-stuff"),

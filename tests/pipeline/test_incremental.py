@@ -59,9 +59,10 @@ def shards_of(source: Path | str) -> list[Shard]:
 
 
 def label_all(output: Output, shards: list[Shard]) -> None:
+    run = (output.read_json("run.json") or {"run_id": "r"})["run_id"]
     attempt = uuid.uuid4().hex
     for shard in shards:
-        commit_shard(output, CommitRequest(shard=shard, attempt=attempt, rows=0, parts=[], run_id="r", fingerprint="f"))
+        commit_shard(output, CommitRequest(shard=shard, attempt=attempt, rows=0, parts=[], run_id=run, fingerprint="f"))
 
 
 def finish(output: Output, source: Path | str) -> None:

@@ -27,7 +27,8 @@ from tests.pipeline.evaluation.handmade import THREE, Run, blobs, write_folder
 
 @pytest.fixture(scope="module")
 def local_ray() -> Iterator[None]:
-    ray.init(num_cpus=2, object_store_memory=300 * 2**20, include_dashboard=False, log_to_driver=False)
+    size = 300 * 2**20
+    ray.init("local", num_cpus=2, object_store_memory=size, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 

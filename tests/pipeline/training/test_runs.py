@@ -99,7 +99,8 @@ def test_a_checkpoint_of_other_settings_is_refused(seen_drawings: Path, tiny_cli
 
 @pytest.fixture(scope="module")
 def local_ray() -> Iterator[None]:
-    ray.init(num_cpus=2, object_store_memory=300 * 2**20, include_dashboard=False, log_to_driver=False)
+    size = 300 * 2**20
+    ray.init("local", num_cpus=2, object_store_memory=size, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 

@@ -20,8 +20,8 @@ from tests.faults.tiny_model import CLASSES, NoModel, TinyStage
 Label = Callable[..., RunResult]
 
 
-# Nothing here outlives the package: a Ray started after it would find a cluster that still runs, and join it.
-@pytest.fixture(scope="package", autouse=True)
+# Nothing here outlives a file: a Ray started after it would find a cluster that still runs, and join it.
+@pytest.fixture(scope="module", autouse=True)
 def ray_folder() -> Iterator[str]:
     with pytest.MonkeyPatch.context() as environment:
         for name in ("RAY_TMPDIR", "RAY_worker_niceness"):
@@ -29,7 +29,7 @@ def ray_folder() -> Iterator[str]:
         yield own_ray_folder()
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def place(ray_folder: str) -> Iterator[Place]:
     """A cluster of one node with two CPUs."""
     with cluster_of(2) as cluster:
@@ -58,7 +58,7 @@ def label(joined: None, monkeypatch: pytest.MonkeyPatch) -> Label:
     return run
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def setting(tmp_path_factory: pytest.TempPathFactory) -> Setting:
     """A folder with 400 images, for runs in processes of their own."""
     setting = Setting(folder=tmp_path_factory.mktemp("attempts"), images=400, shard=20)
@@ -66,7 +66,7 @@ def setting(tmp_path_factory: pytest.TempPathFactory) -> Setting:
     return setting
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def expected(setting: Setting, place: Place) -> Expected:
     """What an undisturbed run makes of them."""
     return Expected(setting, place)

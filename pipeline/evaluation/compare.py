@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 from scipy import sparse
 
+from pipeline.evaluation.metrics import row_means
 from pipeline.evaluation.protocol import EvaluationError, Protocol
 from pipeline.evaluation.unit import IMAGES
 from pipeline.evaluation.write import FIGURES
@@ -126,18 +127,11 @@ def _figures(sums: _ClassSums, protocol: Protocol) -> Mapping[str, np.ndarray]:
         pixel_accuracy = sums.intersection.sum(axis=1) / sums.gt.sum(axis=1)
     groups = protocol.groups()
     nothing = np.zeros(0, dtype=np.int64)
-    seen, unseen = (_mean(iou[:, groups.get(name, nothing)]) for name in ("seen", "unseen"))
+    seen, unseen = (row_means(iou[:, groups.get(name, nothing)]) for name in ("seen", "unseen"))
     with np.errstate(invalid="ignore"):
         harmonic = np.where(seen + unseen == 0, 0.0, 2 * seen * unseen / (seen + unseen))
-    values = (_mean(iou), seen, unseen, harmonic, pixel_accuracy, _mean(accuracy))
+    values = (row_means(iou), seen, unseen, harmonic, pixel_accuracy, row_means(accuracy))
     return {name: 100 * value for name, value in zip(COMPARED, values, strict=True)}
-
-
-def _mean(values: np.ndarray) -> np.ndarray:
-    """Mean over axis 1 of what is not NaN, NaN if nothing is left."""
-    known = ~np.isnan(values)
-    with np.errstate(invalid="ignore"):
-        return np.where(known, values, 0.0).sum(axis=1) / known.sum(axis=1)
 
 
 def _difference(own: np.ndarray, other: np.ndarray) -> dict[str, float | None]:

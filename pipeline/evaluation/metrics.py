@@ -60,6 +60,13 @@ def mean(values: np.ndarray, class_ids: np.ndarray | None = None) -> float | Non
     return float(known.mean()) if known.size else None
 
 
+def row_means(values: np.ndarray) -> np.ndarray:
+    """Return (R,) means of each row of (R, N) over what is not NaN, NaN if nothing is left."""
+    known = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        return np.where(known, values, 0.0).sum(axis=1) / known.sum(axis=1)
+
+
 def harmonic_mean(seen: float | None, unseen: float | None) -> float | None:
     """2SU / (S + U); zero if both are, None if either is unknown."""
     if seen is None or unseen is None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from model.vocabulary import Vocabulary
 from pipeline.errors import UsageError
-from pipeline.evaluation.metrics import ClassPixels
+from pipeline.evaluation.metrics import ClassPixels, row_means
 
 RESAMPLES = 1000
 LEVEL = 0.95
@@ -45,7 +45,7 @@ def figures(counts: np.ndarray, weights: np.ndarray, groups: Mapping[str, Sequen
     sums = (weights @ counts.reshape(len(counts), -1)).reshape(len(weights), *counts.shape[1:])
     right, gt, pred = sums[:, 0], sums[:, 1], sums[:, 2]
     iou = ClassPixels(intersection=right, gt=gt, pred=pred).iou
-    result = {name: 100 * _mean(iou[:, list(ids)]) for name, ids in groups.items()}
+    result = {name: 100 * row_means(iou[:, list(ids)]) for name, ids in groups.items()}
     missing = [name for name, values in result.items() if np.isnan(values[0])]
     if missing:
         raise UsageError(f"the {len(counts)} images show no class of: {', '.join(missing)}; measure on more of them")
@@ -59,13 +59,6 @@ def interval(values: np.ndarray) -> tuple[float, float, float]:
     """Return the figure on the images themselves and the ends of its interval, from (R,) resampled values."""
     low, high = np.nanquantile(values[1:], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(values[0]), float(low), float(high)
-
-
-def _mean(values: np.ndarray) -> np.ndarray:
-    """Mean over axis 1 of what is not NaN, NaN if nothing is left."""
-    known = ~np.isnan(values)
-    with np.errstate(invalid="ignore"):
-        return np.where(known, values, 0.0).sum(axis=1) / known.sum(axis=1)
 
 
 def class_groups(vocabulary: Vocabulary, kinds: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:

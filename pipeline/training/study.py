@@ -120,8 +120,9 @@ def _pairs(records: RecordStore) -> list[tuple[np.ndarray, np.ndarray]]:
 
 def _measured_methods(course: Course, bench: _Bench, seed: int) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield (name, counts of every test image, calibration, CPU time per image) of every method for one seed."""
+    baseline, grouping = course.baseline(seed), course.grouping(seed)
     for name, way in METHODS.items():
-        directory = course.baseline(seed) if way is None else course.grouping(seed)
+        directory = baseline if way is None else grouping
         path = directory / f"measured-{name.replace(', ', '-').replace(' ', '-')}.npz"
         if not path.exists():
             log.info("measuring %s, seed %d", name, seed)
@@ -183,12 +184,11 @@ def _difference(values: Mapping[int, Any], one: str, other: str, figure: str) ->
 
 
 def _training_seconds(course: Course, seeds: tuple[int, ...]) -> dict[str, float]:
-    folders = [course.out / name for name in ("clip-1", "clip-2", "clip-3")]
-    folders += [path for seed in seeds for path in (course.grouping(seed), course.baseline(seed))]
+    names = ["clip-1", "clip-2", "clip-3", *(f"{kind}-{seed}" for seed in seeds for kind in ("grouping", "baseline"))]
     seconds = {}
-    for folder in folders:
-        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-        seconds[folder.name] = max(line.get("cpu_seconds", 0.0) for line in lines)
+    for name in names:
+        text = (course.out / name / "metrics.jsonl").read_text(encoding="utf-8")
+        seconds[name] = max(json.loads(line).get("cpu_seconds", 0.0) for line in text.splitlines())
     return seconds
 
 

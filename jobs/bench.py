@@ -121,13 +121,13 @@ def pipeline(
     seed: Seed = 0,
     json_file: Json = None,
 ) -> None:
-    """The whole job against the bare model on the same cores: efficiency, CPU seconds by stage, memory."""
-    from pipeline.bench.job import JobBench, job_rows, measure_job
+    """The whole job against the bare model on the same cores: efficiency, CPU seconds by stage, memory, queues."""
+    from pipeline.bench.job import JobBench, job_rows, measure_job, queue_rows
 
     directory.mkdir(parents=True, exist_ok=True)
     bench = JobBench(images=images, workers=workers, seed=seed, settings=_label_settings(settings))
     result = {"bench": "pipeline", **measure_job(bench, directory)}
-    _show(result, job_rows([result]), json_file)
+    _show(result, job_rows([result]), json_file, queue_rows(result))
 
 
 @app.command()
@@ -166,11 +166,13 @@ def _require(flag: str, values: list[str], choices: tuple[str, ...]) -> None:
             raise UsageError(f"{flag} {value!r}: choose from {', '.join(choices)}")
 
 
-def _show(result: dict[str, Any], rows: list[dict[str, Any]], json_file: Path | None) -> None:
+def _show(
+    result: dict[str, Any], rows: list[dict[str, Any]], json_file: Path | None, *more: list[dict[str, Any]]
+) -> None:
     from pipeline.bench.record import environment_line, table_lines
 
-    for line in table_lines(rows):
-        typer.echo(line)
+    for table in (rows, *more):
+        typer.echo("\n".join([*table_lines(table), ""]))
     typer.echo(environment_line(result["environment"]))
     if json_file is not None:
         json_file.write_text(json.dumps(result, indent=1) + "\n")

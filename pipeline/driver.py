@@ -16,6 +16,7 @@ from pipeline.commit import CommitRequest, CommitResult
 from pipeline.flow import Job, Pools, build_dataset, commit_task
 from pipeline.interruption import InterruptedRunError, signals_collected
 from pipeline.ledger import Ledger, StagedShard
+from pipeline.queues import stage_queues
 from pipeline.trail import RemoteTrail
 
 log = logging.getLogger(__name__)
@@ -172,6 +173,7 @@ def _diagnosis(job: Job, ledger: Ledger, waiting: Mapping[Any, str], receipts: _
         working_on = f"unknown ({type(error).__name__})"
     return (
         f"no row for {job.config.stall_timeout_s:g} s. Stages working on (shard/row): {working_on}; "
+        f"stages: {'; '.join(map(str, stage_queues())) or 'none running'}; "
         f"shards in flight: {ledger.describe() or 'none'}; commits in flight: {sorted(waiting.values()) or 'none'}; "
         f"free resources: {ray.available_resources()} of {ray.cluster_resources()}"
     )

@@ -24,6 +24,7 @@ from pipeline.metrics import MeteredRun, metered_encoding, metered_reading
 from pipeline.model_stages import ClassifyStage, ProposeStage, SegmentStage, StageModel
 from pipeline.output import Output
 from pipeline.quarantine import Quarantine, Run, Trail
+from pipeline.queues import watch_queues
 from pipeline.sources import ReadLimits
 from pipeline.staging import StageStage, Thresholds
 from pipeline.trail import RemoteTrail
@@ -155,6 +156,7 @@ def build_dataset(job: Job, pools: Pools) -> tuple[Dataset, RemoteTrail]:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.target_max_block_size = BLOCK_BYTES
+    watch_queues(context)
 
     assert job.spec.max_long_side is not None  # filled in by the preset
     limits = ReadLimits(max_image_bytes=config.max_image_bytes)

@@ -20,6 +20,7 @@ ORCHESTRATION = {
     "pipeline/flow.py",
     "pipeline/driver.py",
     "pipeline/metrics.py",
+    "pipeline/queues.py",
     "pipeline/submission.py",
     "pipeline/trail.py",
     "pipeline/usage.py",

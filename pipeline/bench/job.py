@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.bench.processes import ProcessMonitor
+from pipeline.bench.processes import ProcessMonitor, QueueMonitor
 from pipeline.bench.record import environment
 from pipeline.config import LabelConfig
 from pipeline.input_stages import DecodeStage, ReadStage
@@ -148,7 +148,11 @@ def run_job(bench: JobBench, source: Path) -> dict[str, Any]:
     """Run the job in this process; returns its rate after warm-up, CPU seconds by stage, and memory over time."""
     _keep_to_cores(bench.workers)
     marks: list[tuple[float, int]] = []
-    with tempfile.TemporaryDirectory(dir=source.parent) as output, ProcessMonitor() as monitor:
+    with (
+        tempfile.TemporaryDirectory(dir=source.parent) as output,
+        ProcessMonitor() as monitor,
+        QueueMonitor() as queues,
+    ):
         plan = _plan(bench, source, str(Path(output) / "run"))
 
         def note(progress: Progress) -> None:
@@ -156,6 +160,7 @@ def run_job(bench: JobBench, source: Path) -> dict[str, Any]:
                 marks.append((time.monotonic(), progress.images))
                 if progress.images >= WARM_UP_SHARE * bench.images:
                     monitor.start_counting()
+                    queues.start_counting()
 
         run_plan(plan, note)
     warm = [mark for mark in marks if mark[1] >= WARM_UP_SHARE * bench.images]
@@ -164,6 +169,7 @@ def run_job(bench: JobBench, source: Path) -> dict[str, Any]:
     return {
         "images_per_s": images / seconds,
         "cpu_seconds_per_image": busy,
+        "queues": queues.figures(),
         "worker_utilisation": monitor.cpu_seconds.get("model", 0.0) / (bench.workers * seconds),
         "seconds_per_image_as_it_grows": _growth(marks),
         "peak_bytes": max(memory for _, memory in monitor.memory_bytes),
@@ -194,6 +200,21 @@ def measure_scale(bench: JobBench, workers: Sequence[int], images: Sequence[int]
     runs = [measure_job(replace(bench, workers=count), directory) for count in workers]
     runs += [measure_job(replace(bench, workers=workers[-1], images=count), directory) for count in images]
     return {"bench": "scale", "environment": environment(), "runs": runs}
+
+
+def queue_rows(run: dict[str, Any]) -> list[dict[str, Any]]:
+    """What waited in front of each stage, as rows for people."""
+    return [
+        {
+            "waiting for": stage,
+            "blocks, mean": round(own["mean_blocks"], 1),
+            "blocks, most": own["most_blocks"],
+            "MB, mean": round(own["mean_bytes"] / 1e6, 2),
+            "MB, most": round(own["most_bytes"] / 1e6, 2),
+            "not empty": f"{own['share_not_empty']:.0%}",
+        }
+        for stage, own in run["queues"].items()
+    ]
 
 
 def job_rows(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

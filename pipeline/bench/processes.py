@@ -1,13 +1,16 @@
-"""CPU seconds and memory of a running job by stage, sampled from Linux's /proc: no stage knows that it is watched."""
+"""CPU seconds and memory of a running job by stage, from Linux's /proc, and its queues: no stage knows of it."""
 
 from __future__ import annotations
 
 import os
 import re
-import threading
 import time
 from pathlib import Path
-from types import TracebackType
+from statistics import mean
+from typing import Self
+
+from pipeline.queues import stage_queues
+from pipeline.sampling import Sampler
 
 SAMPLE_S = 1.0
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -23,7 +26,7 @@ DRIVER = "driver"
 RAY = "Ray's processes"
 
 
-class ProcessMonitor(threading.Thread):
+class ProcessMonitor(Sampler):
     """Watches this process and all below it while its ``with`` block runs.
 
     cpu_seconds: by stage, of samples between ``start_counting`` and the end. memory_bytes: of each sample, resident and
@@ -31,35 +34,23 @@ class ProcessMonitor(threading.Thread):
     """
 
     def __init__(self) -> None:
-        super().__init__(name="processes", daemon=True)
+        super().__init__("processes", SAMPLE_S)
         self.cpu_seconds: dict[str, float] = {}
         self.memory_bytes: list[tuple[float, int]] = []
-        self._ended = threading.Event()
         self._ticks: dict[int, int] = {}
         self._counting = False
 
-    def __enter__(self) -> ProcessMonitor:
+    def __enter__(self) -> Self:
         if not Path("/proc/self/smaps_rollup").exists():
             raise OSError("the processes of a job can only be measured on Linux")
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._ended.set()
-        self.join()
+        return super().__enter__()
 
     def start_counting(self) -> None:
         """Leave out what was before: imports, weights, first calls."""
         self._counting = True
 
-    def run(self) -> None:
-        """Sample until the block ends."""
-        while not self._ended.wait(SAMPLE_S):
-            self._sample()
-
-    def _sample(self) -> None:
+    def sample(self) -> None:
+        """Look at all processes."""
         memory = 0
         for pid in _descendants(os.getpid()):
             try:
@@ -107,3 +98,39 @@ def _descendants(root: int) -> set[int]:
         found.update(children)
         waiting.extend(children)
     return found
+
+
+class QueueMonitor(Sampler):
+    """Watches what waits in front of every stage of the graph that runs in this process while its block runs."""
+
+    def __init__(self) -> None:
+        super().__init__("queues", SAMPLE_S)
+        self._blocks: dict[str, list[int]] = {}
+        self._bytes: dict[str, list[int]] = {}
+        self._counting = False
+
+    def start_counting(self) -> None:
+        """Leave out what was before: pools that fill."""
+        self._counting = True
+
+    def sample(self) -> None:
+        """Look at all queues."""
+        for queue in stage_queues() if self._counting else ():
+            self._blocks.setdefault(queue.stage, []).append(queue.queued_blocks)
+            self._bytes.setdefault(queue.stage, []).append(queue.queued_bytes)
+
+    def figures(self) -> dict[str, dict[str, float]]:
+        """By stage: blocks and bytes that waited, mean and most over the samples, and how often anything did.
+
+        The last stages are fed in bursts; one before the model that is empty most of the time starves it.
+        """
+        return {
+            stage: {
+                "mean_blocks": mean(blocks),
+                "most_blocks": max(blocks),
+                "mean_bytes": mean(self._bytes[stage]),
+                "most_bytes": max(self._bytes[stage]),
+                "share_not_empty": mean(float(count > 0) for count in blocks),
+            }
+            for stage, blocks in self._blocks.items()
+        }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -50,6 +51,7 @@ def test_a_pipeline_that_stands_still_is_ended_with_a_diagnosis(tmp_path: Path, 
     assert time.monotonic() - started_at < 90
     log = run.log.read_text()
     assert "error: no row for 5 s. Stages working on" in log
+    assert re.search(r"stages: read, decode: .*; StuckStage: .* actors alive, \d starting; encode: ", log)
     assert "free resources" in log
     assert "Traceback" not in log
 

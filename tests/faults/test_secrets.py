@@ -1,4 +1,4 @@
-"""Planted secrets are looked for in everything a run leaves behind: output, logs, Ray's own logs."""
+"""Planted secrets are looked for in everything a run leaves behind: output, report, logs, Ray's own logs."""
 
 from __future__ import annotations
 
@@ -72,9 +72,12 @@ def test_signed_addresses(web: str, tmp_path: Path, ray_folder: str, place: Plac
     again = ["retry", str(output), "--input", source, *place.arguments]
     retry = Attempt(arguments=again, log=tmp_path / "retry.log")
     assert retry.run() == 0, retry.log.read_text()
+    report = Attempt(arguments=["report", str(output)], log=tmp_path / "report.log")
+    assert report.run() == 0, report.log.read_text()
+    assert (output / "report" / "index.html").exists()
     assert len(list(output.glob("errors/*.parquet"))) == 1
     assert "sig=..." in (output / "run.json").read_text()
-    assert places_of_secrets(output, label.log, retry.log, Path(ray_folder)) == []
+    assert places_of_secrets(output, label.log, retry.log, report.log, Path(ray_folder)) == []
 
 
 @pytest.mark.slow

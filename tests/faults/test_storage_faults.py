@@ -20,7 +20,8 @@ IMAGES = 300
 SHARD = 30
 DAMAGED_EVERY = 50
 STALL_S = 10.0
-LONGEST_S = 150.0
+LONGEST_S = 240.0
+"""Measured on a busy machine: 19 s with two faults, 152 s with 38 stalls of 10 s, which one by one would be 380."""
 KINDS = ("500", "503", "reset", "truncate", "stall", "lost")
 
 

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 
 from model.checkpoint import load_zegformer, save_zegformer
@@ -21,7 +20,7 @@ from tests.pipeline.training.tiny import CPU, tiny_request
 TEST_SEED = 99
 TEST_IMAGES = 40
 CLIP_SETTINGS = [
-    "loop.steps=250",
+    "loop.steps=200",
     "loop.batch_size=24",
     "loop.learning_rate=2e-3",
     "loop.loader_processes=0",
@@ -32,7 +31,7 @@ CLIP_SETTINGS = [
     "modes={cropmask: 1.0}",
 ]
 GROUPING_SETTINGS = [
-    "loop.steps=250",
+    "loop.steps=200",
     "loop.batch_size=8",
     "loop.learning_rate=2e-3",
     "loop.loader_processes=0",
@@ -44,6 +43,7 @@ GROUPING_SETTINGS = [
     "model.hidden_dim=64",
     "model.decoder_layers=2",
     "model.queries=12",
+    "model.memory_feature=p3",
     "data.short_side=96",
     "data.crop=96",
 ]
@@ -60,11 +60,10 @@ def pixel_accuracy(grouping: Path, clip: Path) -> float:
     return float(np.mean(right))
 
 
-# Measured: CLIP's top-1 0.68; pixel accuracy 0.84, with an untrained network 0.40 (the commonest ground of an image).
-@pytest.mark.slow
+# Measured: CLIP's top-1 0.62; pixel accuracy 0.86, with an untrained network 0.52 (grounds only); 106 CPU seconds.
 def test_a_short_training_learns_to_segment(tmp_path: Path) -> None:
-    write_shapes(str(tmp_path / "all"), ShapesSettings(images=500, seed=1))
-    write_shapes(str(tmp_path / "seen"), ShapesSettings(images=500, seed=2, allowed="seen"))
+    write_shapes(str(tmp_path / "all"), ShapesSettings(images=400, seed=1))
+    write_shapes(str(tmp_path / "seen"), ShapesSettings(images=400, seed=2, allowed="seen"))
     clip, grouping, untrained = tmp_path / "clip", tmp_path / "grouping", tmp_path / "untrained"
     final = run_training(
         replace(tiny_request("clip", tmp_path / "all", clip, CLIP_SETTINGS), validation=str(tmp_path / "seen")), CPU
@@ -74,5 +73,5 @@ def test_a_short_training_learns_to_segment(tmp_path: Path) -> None:
     torch.manual_seed(0)
     save_zegformer(ZegFormer(load_zegformer(grouping).config), untrained)
     before, after = pixel_accuracy(untrained, clip), pixel_accuracy(grouping, clip)
-    assert after > 0.7, (before, after)
+    assert after > 0.75, (before, after)
     assert after > before + 0.2, (before, after)

@@ -115,13 +115,14 @@ class Output:
         A later attempt, which has taken over, keeps its own. What another process is still writing to is left there
         with a warning: nothing depends on it.
         """
-        orphans = [f"_staging/{each}" for each in self.names("_staging", "") if each <= attempt]
-        if storage.is_local(self._fs):  # elsewhere a file is there when it is whole
+        staged, is_local = self.names("_staging", ""), storage.is_local(self._fs)
+        orphans = [f"_staging/{each}" for each in staged if each <= attempt]
+        if is_local:  # elsewhere a file is there when it is whole
             suffix = storage.UNFINISHED_SUFFIX
             orphans += [f"{each}/{name}{suffix}" for each in WRITTEN_FOLDERS for name in self.names(each, suffix)]
         for name in orphans:
             self._try_to_remove(name)
-        if not self.names("_staging", ""):
+        if (staged or is_local) and not self.names("_staging", ""):
             self._try_to_remove("_staging")
 
     def _try_to_remove(self, name: str) -> None:

@@ -131,7 +131,11 @@ def _attempt(plan: Plan) -> Attempt:
 
 
 def _nothing_to_do(plan: Plan, finished: RunResult) -> RunResult:
-    """The finished run as it stands; of an incremental run the history says that it looked."""
+    """The finished run as it stands; of an incremental run the history says that it looked.
+
+    An attempt that others took over from may have staged rows after the last one had tidied up.
+    """
+    plan.output.remove_orphans(finished.summary["attempt"])
     if plan.changes is None:
         return finished
     attempt = _attempt(plan)

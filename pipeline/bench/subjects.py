@@ -9,17 +9,15 @@ from typing import Literal
 import numpy as np
 import open_clip
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from model.checkpoint import load_zegformer
 from model.classifier_settings import ClassifierSettings
 from model.clip import Clip, load_clip, new_clip
 from model.config import ZegFormerConfig
-from model.preprocess import normalise, pad_to_multiple
 from model.presets import BUNDLED, PRESETS
-from model.resize import resize_short_side
 from model.vocabulary import ClassEntry, Vocabulary
-from model.zegformer import ZegFormer
+from model.zegformer import ZegFormer, ZegFormerOutput
 from pipeline.shapes import CLASSES, draw
 
 SubjectName = Literal["real", "bundled"]
@@ -57,7 +55,7 @@ def _real(count: int, seed: int) -> Subject:
     clip = new_clip(open_clip.get_model_config(REAL_CLIP))
     clip.model.eval().requires_grad_(False)
     network = ZegFormer(ZegFormerConfig()).eval().requires_grad_(False)
-    leave_non_empty(network, images[0], NON_EMPTY)
+    leave_non_empty(network, NON_EMPTY)
     # One prompt a class: what is measured is an image, not 7,000 sentences.
     entries = [ClassEntry(name=f"thing {number}", prompts=("a photo of a {}.",)) for number in range(REAL_CLASSES)]
     return Subject(
@@ -86,26 +84,11 @@ def _bundled(count: int, seed: int) -> Subject:
     )
 
 
-@torch.inference_mode()
-def leave_non_empty(network: ZegFormer, image: np.ndarray, count: int) -> None:
-    """Change the mask head so that only the first ``count`` queries have a mask with any pixel on ``image``.
+def leave_non_empty(network: ZegFormer, count: int) -> None:
+    """Have all but the first ``count`` queries of ``network`` propose an empty mask, in any precision."""
 
-    One channel of the mask features becomes constant, and the last layer of the mask embedding gets the row of weights
-    that gives every other query a large negative value there. Masks of different images with the same network then
-    differ, but so little in this channel that the share of empty ones stays.
-    """
-    batch = pad_to_multiple([normalise(resize_short_side(image, REAL_SIDE))])
-    output = network(batch, every_layer=False)
-    layers, features = list(network.mask_embedding), network.pixel_decoder.mask_features
-    last = layers[-1]
-    assert isinstance(last, nn.Linear)
-    assert features.bias is not None
-    hidden = nn.Sequential(*layers[:-1])(output.queries[0]).double()
-    features.weight[0] = 0
-    features.bias[0] = 1
-    wanted = torch.zeros(len(hidden), dtype=torch.float64)
-    wanted[count:] = -4 * float(output.layers[-1].mask_logits.abs().max())
-    with_bias = torch.cat((hidden, torch.ones_like(hidden[:, :1])), dim=1)
-    row = torch.linalg.lstsq(with_bias, wanted[:, None]).solution[:, 0]
-    last.weight[0] = row[:-1].float()
-    last.bias[0] = float(row[-1])
+    def empty_others(module: nn.Module, inputs: tuple[Tensor, ...], output: ZegFormerOutput) -> None:
+        for layer in output.layers:
+            layer.mask_logits[:, count:] = -1
+
+    network.register_forward_hook(empty_others)

@@ -51,10 +51,6 @@ class Attempt:
 def _run_command(attempt: Attempt) -> None:
     os.setsid()
     os.environ.update(attempt.environment)
-    log = os.open(attempt.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
     if attempt.model != BUNDLED:
         import importlib
 
@@ -66,6 +62,11 @@ def _run_command(attempt: Attempt) -> None:
         pipeline.flow.SegmentStage = getattr(importlib.import_module(module), name)  # type: ignore[misc]
     from jobs.main import app
 
+    # Tests take the log for the sign that the command has begun: from here on signals are the command's own matter.
+    log = os.open(attempt.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
     app(list(attempt.arguments), prog_name="maskmill")
 
 

@@ -18,8 +18,12 @@ LONGEST_S = 30.0
 def interrupt(setting: Setting, name: str, number: int, markers: int, delay_s: float) -> int | None:
     """Start an attempt, send the signal so long after so many markers, and return its exit code."""
     output = setting.folder / name
-    process = setting.attempt(output).start()
+    attempt = setting.attempt(output)
+    process = attempt.start()
     assert process.pid is not None
+    # The server that forks attempts ignores SIGINT, and so does an attempt until it has begun; a shell's would not.
+    while not attempt.log.exists():
+        time.sleep(0.001)
     assert wait_for_markers(output, markers, process, 120), "ended before the signal"
     time.sleep(delay_s)
     os.kill(process.pid, number)

@@ -165,6 +165,19 @@ def tar_of_one_image(data: bytes) -> bytes:
     return stream.getvalue()
 
 
+def test_a_run_with_nothing_to_do_removes_what_attempts_before_its_last_left_staged(
+    output: Output, source: Path
+) -> None:
+    config = LabelConfig(input=str(source), output=output.uri, classes="cat,dog", incremental=True)
+    label_all(output, list_shards(config.input))
+    run_plan(plan_run(config), lambda progress: None)
+    for attempt in ("0-taken-over", "9-at-work"):  # attempts sort by their start
+        output.write_bytes(f"_staging/{attempt}/labels/part.parquet", b"")
+    assert plan_run(config).nothing_new
+    run_plan(plan_run(config), lambda progress: None)
+    assert output.names("_staging", "") == ["9-at-work"]
+
+
 def test_nothing_new_costs_one_listing_whatever_the_number_of_shards(
     s3_bucket: Bucket, faulty_s3: FaultyProxy, source: Path
 ) -> None:

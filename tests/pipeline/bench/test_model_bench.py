@@ -64,8 +64,9 @@ def test_the_environment_says_what_ran_where() -> None:
 
 
 @pytest.mark.slow
-def test_thirty_masks_of_the_real_size_are_non_empty() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_thirty_masks_of_the_real_size_are_non_empty(dtype: torch.dtype) -> None:
     subject = load_subject("real", images=1, seed=0)
-    (proposals,) = Proposer(subject.network, short_side=640)(subject.images)
+    (proposals,) = Proposer(subject.network.to(dtype), short_side=640)(subject.images)
     filled = proposals.mask_logits.flatten(1).amax(dim=1) > 0
     assert filled.tolist() == [query < NON_EMPTY for query in range(100)]

@@ -13,8 +13,11 @@ EXIT_SIGNAL = 128
 """A process ended by a signal exits with this and the signal's number, as a shell would say it."""
 
 
-class InterruptedRunError(Exception):
-    """SIGINT or SIGTERM ended the work; what is finished stays, and the same command continues it."""
+class InterruptedRunError(BaseException):
+    """SIGINT or SIGTERM ended the work; what is finished stays, and the same command continues it.
+
+    Like KeyboardInterrupt no Exception: it may be raised inside libraries that try something else after any of those.
+    """
 
     def __init__(self, signal_number: int) -> None:
         super().__init__(f"interrupted by {signal.Signals(signal_number).name}")
@@ -26,10 +29,14 @@ class InterruptedRunError(Exception):
         return EXIT_SIGNAL + self.signal_number
 
 
+_raised: list[int] = []
+"""Signals that were raised and yet did not end the body: Python drops what is raised in finalisers."""
+
+
 @contextmanager
 def signals_collected() -> Iterator[list[int]]:
-    """Collect the numbers of the signals that come, instead of dying of them."""
-    received: list[int] = []
+    """Collect the numbers of the signals that come, instead of dying of them; begins with those that were dropped."""
+    received = list(_raised)
     with _handled_by(received.append):
         yield received
 
@@ -39,10 +46,14 @@ def signals_raised() -> Iterator[None]:
     """Raise InterruptedRunError wherever the body is when a signal comes."""
 
     def interrupt(number: int) -> None:
+        _raised.append(number)
         raise InterruptedRunError(number)
 
-    with _handled_by(interrupt):
-        yield
+    try:
+        with _handled_by(interrupt):
+            yield
+    finally:
+        _raised.clear()
 
 
 @contextmanager

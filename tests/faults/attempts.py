@@ -67,7 +67,12 @@ def _run_command(attempt: Attempt) -> None:
     os.dup2(log, 1)
     os.dup2(log, 2)
     sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
-    app(list(attempt.arguments), prog_name="maskmill")
+    try:
+        app(list(attempt.arguments), prog_name="maskmill")
+    except KeyboardInterrupt:
+        # Before it handles signals itself a program ends by them; one of multiprocessing would not.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
 
 
 def kill_tree(pid: int | None) -> int:

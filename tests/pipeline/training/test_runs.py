@@ -123,7 +123,7 @@ def test_two_workers_train_as_one(seen_drawings: Path, tiny_clip: Path, tmp_path
 
 
 @pytest.mark.usefixtures("local_ray")
-@pytest.mark.parametrize("kind", ["grouping", "clip"])
+@pytest.mark.parametrize("kind", [pytest.param("grouping", marks=pytest.mark.slow), "clip"])
 def test_two_workers_finish(kind: str, drawings: Path, seen_drawings: Path, tiny_clip: Path, tmp_path: Path) -> None:
     data = drawings if kind == "clip" else seen_drawings
     wanted = tiny_request(kind, data, tmp_path, tiny(kind), None if kind == "clip" else tiny_clip)

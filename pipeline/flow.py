@@ -159,6 +159,8 @@ def build_dataset(job: Job, pools: Pools) -> tuple[Dataset, RemoteTrail]:
     watch_queues(context)
 
     assert job.spec.max_long_side is not None  # filled in by the preset
+    # Before any actor: Ray Data looks at the blocks in a task of a whole CPU, and there may be one CPU in all.
+    data = _tasks_dataset(job.tasks)
     limits = ReadLimits(max_image_bytes=config.max_image_bytes)
     read = ReadStage(limits, config.storage_option)
     keep = ray.remote(
@@ -174,7 +176,6 @@ def build_dataset(job: Job, pools: Pools) -> tuple[Dataset, RemoteTrail]:
     thresholds = Thresholds(score=config.min_score, stability=config.min_stability, area=config.min_area)
     stage = StageStage(job.output, job.attempt, shard_ids, job.vocabulary.names, thresholds)
 
-    data = _tasks_dataset(job.tasks)
     data = _map_tasks(data, "read", metered_reading(read), batch_size=1, config=config)
     data = _map_tasks(data, "decode", decode, batch_size=None, config=config)
     model = StageModel(

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from ray.data import DataContext
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data._internal.execution.streaming_executor import StreamingExecutor
+from ray.data._internal.execution.streaming_executor_state import OpState
 
 _STAGE = re.compile(r"MapBatches\((\w+)\)")
 _running: weakref.WeakSet[StreamingExecutor] = weakref.WeakSet()
@@ -56,16 +57,21 @@ def watch_queues(context: DataContext) -> None:
 def stage_queues() -> Sequence[StageQueue]:
     """The stages of the running graph in order; none where no graph runs."""
     return [
-        StageQueue(
-            stage=", ".join(stages),
-            queued_blocks=state.total_enqueued_input_blocks(),
-            queued_bytes=state.total_enqueued_input_blocks_bytes(),
-            tasks=operator.num_active_tasks(),
-            actors=operator.get_actor_info().running,
-            actors_starting=operator.get_actor_info().pending + operator.get_actor_info().restarting,
-        )
+        _stage_queue(stages, state)
         for executor in list(_running)
         if executor.is_alive()
         for operator, state in (executor._topology or {}).items()
         if (stages := _STAGE.findall(operator.name))
     ]
+
+
+def _stage_queue(stages: Sequence[str], state: OpState) -> StageQueue:
+    actors = state.op.get_actor_info()
+    return StageQueue(
+        stage=", ".join(stages),
+        queued_blocks=state.total_enqueued_input_blocks(),
+        queued_bytes=state.total_enqueued_input_blocks_bytes(),
+        tasks=state.op.num_active_tasks(),
+        actors=actors.running,
+        actors_starting=actors.pending + actors.restarting,
+    )

@@ -26,7 +26,19 @@ DRIVER = "driver"
 RAY = "Ray's processes"
 
 
-class ProcessMonitor(Sampler):
+class _WarmSampler(Sampler):
+    """Has its figures begin when it is told to: what was before is imports, weights, first calls, pools that fill."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name, SAMPLE_S)
+        self._counting = False
+
+    def start_counting(self) -> None:
+        """Count from here on."""
+        self._counting = True
+
+
+class ProcessMonitor(_WarmSampler):
     """Watches this process and all below it while its ``with`` block runs.
 
     cpu_seconds: by stage, of samples between ``start_counting`` and the end. memory_bytes: of each sample, resident and
@@ -34,20 +46,15 @@ class ProcessMonitor(Sampler):
     """
 
     def __init__(self) -> None:
-        super().__init__("processes", SAMPLE_S)
+        super().__init__("processes")
         self.cpu_seconds: dict[str, float] = {}
         self.memory_bytes: list[tuple[float, int]] = []
         self._ticks: dict[int, int] = {}
-        self._counting = False
 
     def __enter__(self) -> Self:
         if not Path("/proc/self/smaps_rollup").exists():
             raise OSError("the processes of a job can only be measured on Linux")
         return super().__enter__()
-
-    def start_counting(self) -> None:
-        """Leave out what was before: imports, weights, first calls."""
-        self._counting = True
 
     def sample(self) -> None:
         """Look at all processes."""
@@ -100,18 +107,13 @@ def _descendants(root: int) -> set[int]:
     return found
 
 
-class QueueMonitor(Sampler):
+class QueueMonitor(_WarmSampler):
     """Watches what waits in front of every stage of the graph that runs in this process while its block runs."""
 
     def __init__(self) -> None:
-        super().__init__("queues", SAMPLE_S)
+        super().__init__("queues")
         self._blocks: dict[str, list[int]] = {}
         self._bytes: dict[str, list[int]] = {}
-        self._counting = False
-
-    def start_counting(self) -> None:
-        """Leave out what was before: pools that fill."""
-        self._counting = True
 
     def sample(self) -> None:
         """Look at all queues."""

@@ -61,8 +61,9 @@ def test_another_run_in_the_output_is_named(shapes: Path, tmp_path: Path) -> Non
     refused = command(*arguments, "--classes", "red circle,sand", "--region", "crop")
     assert refused.returncode == 2
     assert "region, vocabulary changed" in refused.stderr
-    anew = command(*arguments, "--classes", "red circle,sand", "--overwrite", "--dry-run")
+    anew = command(*arguments, "--classes", "red circle,sand", "--limit", "1", "--overwrite")
     assert anew.returncode == 0, anew.stderr
+    assert "sand" in (tmp_path / "out" / "classes.json").read_text()
 
 
 def test_a_dry_run_writes_nothing(shapes: Path, tmp_path: Path) -> None:

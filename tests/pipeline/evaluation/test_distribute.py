@@ -6,13 +6,12 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-import ray
 
 from pipeline.evaluation import distribute
 from pipeline.evaluation.config import EvaluationConfig
@@ -23,14 +22,6 @@ from pipeline.evaluation.protocol import EvaluationError
 from pipeline.evaluation.unit import UnitEvaluator
 from pipeline.interruption import InterruptedRunError
 from tests.pipeline.evaluation.handmade import THREE, Run, blobs, write_folder
-
-
-@pytest.fixture(scope="module")
-def local_ray() -> Iterator[None]:
-    size = 300 * 2**20
-    ray.init("local", num_cpus=2, object_store_memory=size, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture(scope="module")

@@ -7,13 +7,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import ray
 import torch
 
 from model.baseline import PerPixelBaseline
@@ -95,14 +93,6 @@ def test_a_checkpoint_of_other_settings_is_refused(seen_drawings: Path, tiny_cli
     run_training(tiny_request("baseline", seen_drawings, tmp_path, tiny("baseline"), tiny_clip), CPU)
     with pytest.raises(UsageError, match="loop"):
         run_training(tiny_request("baseline", seen_drawings, tmp_path, tiny("baseline", steps=5), tiny_clip), CPU)
-
-
-@pytest.fixture(scope="module")
-def local_ray() -> Iterator[None]:
-    size = 300 * 2**20
-    ray.init("local", num_cpus=2, object_store_memory=size, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
 
 
 # Two workers average their gradients, which is one worker's gradient over the whole batch where the loss is a mean

@@ -1,0 +1,50 @@
+"""The benches that run the whole job, and reading alone: on real runs, small ones, whose figures must fit together."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from jobs.bench import app
+
+IMAGES = 200
+
+
+@pytest.mark.slow
+def test_the_job_against_the_bare_model(tmp_path: Path) -> None:
+    written = tmp_path / "job.json"
+    arguments = ["pipeline", "--images", str(IMAGES), "--directory", str(tmp_path), "--json", str(written)]
+    shown = CliRunner().invoke(app, [*arguments, "--set", "propose_batch_size=4"], catch_exceptions=False)
+    assert shown.exit_code == 0, shown.output
+    result = json.loads(written.read_text())
+    assert result["efficiency"] == pytest.approx(result["images_per_s"] / result["bare_images_per_s"])
+    # One core is all that the job may use: what its stages took cannot be more than there was.
+    spent = result["cpu_seconds_per_image"]
+    assert 0 < spent["model"] < sum(spent.values()) < 1.5 / result["images_per_s"]
+    assert list(result["queues"]) == ["read, decode", "SegmentStage", "encode"]
+    assert all(own["mean_blocks"] <= own["most_blocks"] for own in result["queues"].values())
+    assert len(result["memory_bytes_as_it_grows"]) == len(result["seconds_per_image_as_it_grows"])
+    assert max(result["memory_bytes_as_it_grows"]) <= result["peak_bytes"]
+    for heading in ("efficiency", "workers busy", "waiting for"):
+        assert heading in shown.output
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == [f"shapes-{IMAGES}-0-1000"]
+
+
+def test_reading_and_decoding_alone(tmp_path: Path) -> None:
+    from pipeline.shapes.write import ShapesSettings, write_shapes
+
+    write_shapes(str(tmp_path / "in"), ShapesSettings(images=40, seed=3), {})
+    written = tmp_path / "io.json"
+    shown = CliRunner().invoke(app, ["io", str(tmp_path / "in"), "--json", str(written)], catch_exceptions=False)
+    assert shown.exit_code == 0, shown.output
+    result = json.loads(written.read_text())
+    assert result["settings"]["images"] == 40
+    seconds = result["read_seconds_per_image"] + result["decode_seconds_per_image"]
+    assert result["images_per_second"] == pytest.approx(1 / seconds)
+    travelled = result["bytes_per_image"]
+    side = result["settings"]["spec"]["short_side"]
+    assert travelled["decode -> model"] == pytest.approx(3 * side**2, rel=0.05)
+    assert travelled["read -> decode"] < travelled["decode -> model"] < travelled["propose -> classify (split pools)"]

@@ -13,6 +13,10 @@ import ray
 
 from pipeline.interruption import InterruptedRunError
 
+IDLE_WORKER_S = 600
+"""How long a worker between two tasks lives. Ray's second, where there are more processes than CPUs, means that most
+tasks of a small machine start a process and import everything: measured, a sixth of a core."""
+
 
 def joins_running(address: str | None) -> bool:
     """Whether :func:`connect` would use a Ray that runs already: this process's, or the one named."""
@@ -46,6 +50,7 @@ def _connect(address: str | None, object_store_bytes: int, cpus: int | None, gpu
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,
+            _system_config={"idle_worker_killing_time_threshold_ms": IDLE_WORKER_S * 1000},
         )
     elif not ray.is_initialized():
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)

@@ -13,6 +13,8 @@ from pipeline.queues import stage_queues
 from pipeline.sampling import Sampler
 
 SAMPLE_S = 1.0
+MEMORY_SHARE = 0.01
+"""Of a core, at most: the kernel walks all pages of a process to tell its share of memory."""
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _STAGES = (
     ("model", re.compile(r"ray::.*(SegmentStage|ProposeStage|ClassifyStage)")),
@@ -50,6 +52,7 @@ class ProcessMonitor(_WarmSampler):
         self.cpu_seconds: dict[str, float] = {}
         self.memory_bytes: list[tuple[float, int]] = []
         self._ticks: dict[int, int] = {}
+        self._memory_next_at = 0.0
 
     def __enter__(self) -> Self:
         if not Path("/proc/self/smaps_rollup").exists():
@@ -57,23 +60,35 @@ class ProcessMonitor(_WarmSampler):
         return super().__enter__()
 
     def sample(self) -> None:
-        """Look at all processes."""
-        memory = 0
-        for pid in _descendants(os.getpid()):
+        """Look at all processes; at their memory less often."""
+        pids = _descendants(os.getpid())
+        for pid in pids:
             try:
                 ticks = sum(map(int, _stat(pid)[11:13]))
                 title = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
             except (FileNotFoundError, ProcessLookupError):
                 continue  # it ended meanwhile
-            found = re.search(r"^Pss:\s+(\d+)", rollup, re.MULTILINE)
-            memory += int(found[1]) * 1024 if found else 0
             spent = (ticks - self._ticks.get(pid, 0)) / _TICKS_PER_S
             self._ticks[pid] = ticks
             if self._counting:
                 stage = _stage(pid, title)
                 self.cpu_seconds[stage] = self.cpu_seconds.get(stage, 0.0) + spent
-        self.memory_bytes.append((time.monotonic(), memory))
+        if time.monotonic() >= self._memory_next_at:
+            started = time.monotonic()
+            memory = sum(map(_proportional_bytes, pids))
+            ended = time.monotonic()
+            self.memory_bytes.append((ended, memory))
+            self._memory_next_at = ended + (ended - started) / MEMORY_SHARE
+
+
+def _proportional_bytes(pid: int) -> int:
+    """Resident memory, shared pages divided by those who share them; 0 for a process that ended meanwhile."""
+    try:
+        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    found = re.search(r"^Pss:\s+(\d+)", rollup, re.MULTILINE)
+    return int(found[1]) * 1024 if found else 0
 
 
 def _stage(pid: int, title: str) -> str:

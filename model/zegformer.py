@@ -120,7 +120,8 @@ class NameState(nn.Module):
         own = torch.arange(len(boxes), device=boxes.device)
         masks = self._regions(flat.sigmoid()[:, None], own, boxes)
         looks = self._regions(mask_features.float(), own.div(count, rounding_mode="floor"), boxes)
-        seen = self.look(torch.cat((looks * masks, masks), dim=1)).view(batch, count, -1)
+        regions = torch.cat((looks * masks, masks), dim=1).to(queries.dtype)
+        seen = self.look(regions).view(batch, count, -1)
         return F.relu(self.linear(torch.cat((queries, seen), dim=-1)))
 
     @staticmethod

@@ -32,8 +32,9 @@ from pipeline.weights import local_spec
 
 MAX_BLOCKS = 2000
 """Read tasks of one run; beyond this many shards a task reads several, so that Ray's task table stays small."""
-BLOCK_BYTES = 2 * 2**20
-"""Stages hand over blocks of about this size: some 40 decoded images of 128 pixels, one or two of 640."""
+BLOCK_BYTES = 8 * 2**20
+"""Stages hand over blocks of about this size: some 100 decoded images of 128 pixels, six of 640. Each costs Ray and the
+driver about as much whatever its size."""
 COMMIT_CPUS = 0.01
 """Commits mostly wait for storage. Not zero: on a cluster whose head has no CPUs they must not land there."""
 COMMIT_RETRIES = 3

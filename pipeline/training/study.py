@@ -1,7 +1,7 @@
 """What decoupling brings and what the image branch adds, on drawings used for nothing else (section 4.3).
 
 Trains grouping and the per-pixel baseline for several seeds with one CLIP, chooses every method's calibration on the
-validation images, and writes study.json and study.md.
+validation images, and writes study.json, study.md and, for the eye, study.png.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from model.clip import Clip, load_clip
 from model.vocabulary import Vocabulary
@@ -25,6 +27,7 @@ from pipeline.training.bundled import SHIPPED_SEED, SHORT_SIDE, TEST_SEED, VALID
 from pipeline.training.classes import read_classes
 from pipeline.training.counts import class_groups, figures, interval, pixel_counts, resample_weights
 from pipeline.training.methods import CALIBRATIONS, Scores, decoupled, label_map, per_pixel
+from pipeline.training.pictures import comparison
 from pipeline.training.records import RecordStore, open_records
 from pipeline.training.regions import PHRASINGS, measure_phrases, measure_regions
 
@@ -47,6 +50,9 @@ DIFFERENCES = (
     ("decoupled, no image branch", "per-pixel", "unseen"),
 )
 """Pairs that are compared, and by which figure."""
+PICTURED = ("per-pixel", "decoupled, no image branch", ENSEMBLING, "clip, cropmask")
+PICTURED_IMAGES = 5
+"""The first test images that show a shape never annotated."""
 FIGURES = ("seen", "unseen", "harmonic", "new_shape", "new_combination", "new_stuff", "pixel_accuracy")
 
 log = logging.getLogger(__name__)
@@ -110,6 +116,7 @@ def run_study(out: Path, settings: StudySettings) -> Path:
     }
     (out / "study.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     (out / "study.md").write_text(_markdown(document), encoding="utf-8")
+    _picture(course, bench, measured, kinds["new_shape"]).save(out / "study.png")
     return out / "study.md"
 
 
@@ -126,10 +133,7 @@ def _measured_methods(course: Course, bench: _Bench, seed: int) -> Iterator[tupl
         path = directory / f"measured-{name.replace(', ', '-').replace(' ', '-')}.npz"
         if not path.exists():
             log.info("measuring %s, seed %d", name, seed)
-            if way is None:
-                scores = per_pixel(directory, bench.clip, bench.vocabulary, SHORT_SIDE)
-            else:
-                scores = decoupled(directory, bench.clip, bench.vocabulary, SHORT_SIDE, fusion=way[0], region=way[1])
+            scores = _scores(name, directory, bench)
             calibration = _best_calibration(scores, bench)
             started = time.process_time()
             counts = _count(scores, bench, bench.test, calibration)
@@ -137,6 +141,26 @@ def _measured_methods(course: Course, bench: _Bench, seed: int) -> Iterator[tupl
             np.savez_compressed(path, counts=counts, calibration=calibration, seconds=seconds)
         with np.load(path, allow_pickle=False) as stored:
             yield name, {key: stored[key] for key in stored.files}
+
+
+def _scores(name: str, directory: Path, bench: _Bench) -> Scores:
+    """The method called ``name`` with the model that was trained in ``directory``."""
+    way = METHODS[name]
+    if way is None:
+        return per_pixel(directory, bench.clip, bench.vocabulary, SHORT_SIDE)
+    return decoupled(directory, bench.clip, bench.vocabulary, SHORT_SIDE, fusion=way[0], region=way[1])
+
+
+def _picture(course: Course, bench: _Bench, measured: Mapping[int, Any], classes: Sequence[int]) -> Image.Image:
+    """Some test images as the first seed's models label them."""
+    seed = min(measured)
+    shown = list(islice((pair for pair in bench.test if np.isin(pair[1], classes).any()), PICTURED_IMAGES))
+    label_maps = {}
+    for name in PICTURED:
+        directory = course.baseline(seed) if METHODS[name] is None else course.grouping(seed)
+        scores, calibration = _scores(name, directory, bench), float(measured[seed][name]["calibration"])
+        label_maps[name] = [label_map(scores(image), bench.seen, calibration) for image, _ in shown]
+    return comparison([image for image, _ in shown], [label for _, label in shown], label_maps, bench.vocabulary)
 
 
 def _count(scores: Scores, bench: _Bench, pairs: list[tuple[np.ndarray, np.ndarray]], calibration: float) -> np.ndarray:

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from model.vocabulary import Vocabulary
 from pipeline.evaluation.metrics import harmonic_mean
-from pipeline.training import study
+from pipeline.training import pictures, study
 from pipeline.training.counts import RESAMPLES, figures, interval, pixel_counts, resample_weights
 from pipeline.training.methods import label_map
 from tests.pipeline.training.tiny import tiny
@@ -57,6 +59,21 @@ def test_calibration_moves_pixels_to_unseen_classes() -> None:
     assert label_map(scores, seen, 0.2).tolist() == [[1, 0]]
 
 
+def test_the_picture_shows_each_label_in_its_colour_and_names_what_is_unseen() -> None:
+    vocabulary = Vocabulary(["sky", "red star"], seen=["sky"])
+    image = np.full((40, 40, 3), 128, np.uint8)
+    truth = np.zeros((40, 40), np.int64)
+    truth[:20] = 1
+    picture = np.asarray(pictures.comparison([image], [truth], {"right": [truth], "wrong": [1 - truth]}, vocabulary))
+    step = pictures.SIDE_PX + 8
+    grey, true, right, wrong = (picture[60, column * step + pictures.SIDE_PX // 2] for column in range(4))
+    assert grey.tolist() == [128, 128, 128]
+    assert true.tolist() == right.tolist() != wrong.tolist()
+    plain = pictures.comparison([image], [truth], {}, Vocabulary(["sky", "red star"], seen=["sky", "red star"]))
+    noted = pictures.comparison([image], [truth], {}, vocabulary)
+    assert plain.tobytes() != noted.tobytes()
+
+
 @pytest.mark.slow
 def test_a_whole_small_study(tmp_path: Path) -> None:
     settings = study.StudySettings(
@@ -86,6 +103,9 @@ def test_a_whole_small_study(tmp_path: Path) -> None:
     assert min(document["training_cpu_seconds"].values()) > 0
     assert document["regions"]["masks"].keys() == {"seen", "unseen"}
     assert set(document["phrases"]) == set(study.PHRASINGS)
+
+    with Image.open(tmp_path / "study.png") as picture:
+        assert picture.width > (2 + len(study.PICTURED)) * pictures.SIDE_PX
 
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*-[123]/*.safetensors")}
     assert study.run_study(tmp_path, settings).read_text() == page

@@ -48,7 +48,7 @@ format: setup  ## put the code into the one format and apply the safe lint fixes
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bundled: setup  ## train the bundled model anew (about an hour and a half on a CPU); see model/bundled/MODEL_CARD.md
+bundled: setup  ## train the bundled model anew (about two and a half hours on two cores); see model/bundled/MODEL_CARD.md
 	$(BIN)/maskmill train bundled
 
 picture: demo  ## paint the README's picture anew

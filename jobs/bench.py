@@ -150,14 +150,13 @@ def scale(
 
 
 def _label_settings(settings: list[str] | None) -> dict[str, Any]:
-    """KEY=VALUE texts as settings of the job, values read as YAML. UsageError for a text without "="."""
-    import yaml
+    """The settings given as KEY=VALUE, checked and read as ``maskmill label`` does. Raises UsageError."""
+    from jobs.options import resolve
+    from pipeline.config import LabelConfig
 
-    pairs = [setting.partition("=") for setting in settings or []]
-    for key, equals, _ in pairs:
-        if not equals:
-            raise UsageError(f"--set {key!r}: write KEY=VALUE")
-    return {key.replace("-", "_"): yaml.safe_load(value) for key, _, value in pairs}
+    drawn = {"input": "drawn", "output": "for a while", "classes": "of the drawings"}
+    config = resolve(LabelConfig, config_file=None, settings=settings or [], flags=drawn)
+    return config.model_dump(include=config.model_fields_set - drawn.keys())
 
 
 def _require(flag: str, values: list[str], choices: tuple[str, ...]) -> None:

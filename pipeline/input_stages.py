@@ -22,7 +22,7 @@ DAMAGED_SHARD = "damaged_shard"
 """Error class of the one row that stands for all that could not be read of a broken archive."""
 READ_TABLE_ROWS = 96
 READ_TABLE_BYTES = 4 * 2**20
-"""A table is a task of decoding. Measured on two cores: 96 rows of 128 pixels rather than 32 made the job 3 % faster."""
+"""A table is a task of decoding. Measured on two cores: 96 rows of 128 pixels make the job 3 % faster than 32 do."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,11 +7,12 @@ import os
 import pickle
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ import pyarrow as pa
 from pipeline.bench.processes import ProcessMonitor, QueueMonitor
 from pipeline.bench.record import environment
 from pipeline.config import LabelConfig
+from pipeline.errors import UsageError
 from pipeline.input_stages import DecodeStage, ReadStage
 from pipeline.model_stages import StageModel
 from pipeline.plan import Plan, plan_run
@@ -30,6 +32,8 @@ from pipeline.sources import ReadLimits
 WARM_UP_SHARE = 0.25
 """Share of the images left out of the rate: while they pass, workers start and pools fill."""
 BARE_S = 8.0
+READY_S = 120.0
+"""Within so long all bare models have loaded and run once."""
 INTERVALS = 8
 
 
@@ -45,14 +49,17 @@ class JobBench:
 
 
 def measure_job(bench: JobBench, directory: Path) -> dict[str, Any]:
-    """Run the bare model, then the job, each in a process of its own that may use ``workers`` cores.
+    """Run the bare model on ``workers`` cores at once, then the job on the same cores.
 
-    directory: where the images are drawn, unless they are there, and where the output goes.
+    Cores share caches and memory: what a model loses to its neighbour is not lost to the pipeline.
+
+    directory: where the images are drawn, unless they are there, and where the output goes. Raises UsageError for more
+    workers than cores.
     """
+    _cores(bench.workers)
     source = draw_images(bench, directory)
-    with _process() as process:
-        bare = process.submit(bare_images_per_s, bench, source).result()
-    with _process() as process:
+    bare = _bare_images_per_s(bench, source)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
         job = process.submit(run_job, bench, source).result()
     return {
         "settings": asdict(bench),
@@ -77,15 +84,21 @@ def draw_images(bench: JobBench, directory: Path) -> Path:
     return source
 
 
-def _process() -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(max_workers=1, mp_context=multiprocessing.get_context("spawn"))
+def _bare_images_per_s(bench: JobBench, source: Path) -> float:
+    """Images per second of one of ``workers`` models that run side by side, each on a core of its own."""
+    cores = _cores(bench.workers)
+    context = multiprocessing.get_context("spawn")
+    with context.Manager() as manager, ProcessPoolExecutor(len(cores), context) as processes:
+        all_ready = manager.Barrier(len(cores))
+        rates = [processes.submit(bare_images_per_s, bench, source, core, all_ready.wait) for core in cores]
+        return mean(rate.result() for rate in rates)
 
 
-def _keep_to_cores(count: int) -> None:
+def _cores(count: int) -> list[int]:
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < count:
-        raise ValueError(f"{count} workers need {count} cores, there are {len(cores)}")
-    os.sched_setaffinity(0, cores[:count])
+        raise UsageError(f"{count} workers need {count} cores, there are {len(cores)}")
+    return cores[:count]
 
 
 def _plan(bench: JobBench, source: Path, output: str) -> Plan:
@@ -101,11 +114,14 @@ def _plan(bench: JobBench, source: Path, output: str) -> Plan:
     return plan_run(LabelConfig(**settings))
 
 
-def bare_images_per_s(bench: JobBench, source: Path) -> float:
-    """Images per second of the model alone on one core, called as the job calls it: pixels in, segmentations out."""
+def bare_images_per_s(bench: JobBench, source: Path, core: int, wait_for_all: Callable[[float], object]) -> float:
+    """Images per second of the model alone on ``core``, called as the job calls it: pixels in, segmentations out.
+
+    wait_for_all: is called before the measurement, with a time-out in seconds, and returns when all models are warm.
+    """
     import torch
 
-    _keep_to_cores(1)
+    os.sched_setaffinity(0, {core})
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as output:
         plan = _plan(bench, source, output)
@@ -122,6 +138,7 @@ def bare_images_per_s(bench: JobBench, source: Path) -> float:
         return sum(len(pixels) for pixels, _ in batches)
 
     run()
+    wait_for_all(READY_S)
     done, started = 0, time.perf_counter()
     while time.perf_counter() - started < BARE_S:
         done += run()
@@ -146,7 +163,7 @@ def _pixels(table: pa.Table) -> tuple[list[np.ndarray], list[tuple[int, int]]]:
 
 def run_job(bench: JobBench, source: Path) -> dict[str, Any]:
     """Run the job in this process; returns its rate after warm-up, CPU seconds by stage, and memory over time."""
-    _keep_to_cores(bench.workers)
+    os.sched_setaffinity(0, _cores(bench.workers))
     marks: list[tuple[float, int]] = []
     with (
         tempfile.TemporaryDirectory(dir=source.parent) as output,
@@ -185,14 +202,14 @@ def _growth(marks: Sequence[tuple[float, int]]) -> list[float]:
 
 
 def _memory(marks: Sequence[tuple[float, int]], samples: Sequence[tuple[float, int]]) -> list[int]:
-    """The most memory in equal parts of the same span."""
-    start, end = marks[0][0], marks[-1][0]
-    parts = [[used for at, used in samples if _part(at, start, end) == part] for part in range(INTERVALS)]
-    return [max(part, default=0) for part in parts]
-
-
-def _part(at: float, start: float, end: float) -> int:
-    return int((at - start) / max(end - start, 1e-9) * INTERVALS)
+    """The most memory in equal parts of the same span; of a part without a sample, what the nearest one says."""
+    edges = np.linspace(marks[0][0], marks[-1][0], INTERVALS + 1)
+    most = []
+    for start, stop in pairwise(edges):
+        inside = [used for at, used in samples if start <= at <= stop]
+        nearest = min(samples, key=lambda sample: abs(sample[0] - (start + stop) / 2))
+        most.append(max(inside, default=nearest[1]))
+    return most
 
 
 def measure_scale(bench: JobBench, workers: Sequence[int], images: Sequence[int], directory: Path) -> dict[str, Any]:

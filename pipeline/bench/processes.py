@@ -12,7 +12,7 @@ from typing import Self
 from pipeline.queues import stage_queues
 from pipeline.sampling import Sampler
 
-SAMPLE_S = 1.0
+SAMPLE_S = 2.0
 MEMORY_SHARE = 0.01
 """Of a core, at most: the kernel walks all pages of a process to tell its share of memory."""
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")

@@ -9,10 +9,9 @@ from PIL import Image, ImageDraw
 
 from model.vocabulary import Vocabulary
 from pipeline.lettering import Lettering
-from pipeline.overlay import tint_segments
-from pipeline.palette import class_colours
+from pipeline.palette import Colour, class_colours
 
-SIDE_PX = 160
+SIDE_PX = 184
 _GAP_PX = 8
 _LINE_PX = 18
 _LEGEND_PX = 210
@@ -26,7 +25,7 @@ def comparison(
 ) -> Image.Image:
     """One row an image: the image, the truth, each method's labels under its name, and the classes that are there.
 
-    images: (H, W, 3) uint8, all of one size. truths, label_maps: (H, W) class ids; ids beyond the vocabulary are dark.
+    images: (H, W, 3) uint8, all of one size. truths, label_maps: (H, W) class ids; ids beyond the vocabulary are black.
     """
     colours = class_colours([None] * len(vocabulary))
     columns = ["image", "truth", *label_maps]
@@ -40,7 +39,7 @@ def comparison(
     for row, (image, truth) in enumerate(zip(images, truths, strict=True)):
         top = _LINE_PX + _GAP_PX + row * step
         maps = [truth, *(own[row] for own in label_maps.values())]
-        panels = [image, *(tint_segments(image, own, colours) for own in maps)]
+        panels = [image, *(_painted(own, colours) for own in maps)]
         for column, panel in enumerate(panels):
             drawn = Image.fromarray(panel).resize((SIDE_PX, height), Image.Resampling.LANCZOS)
             picture.paste(drawn, (column * (SIDE_PX + _GAP_PX), top))
@@ -53,3 +52,8 @@ def comparison(
             unseen = "" if vocabulary.seen_flags[class_id] else " (unseen)"
             letters.draw(picture, (left + 20, y), vocabulary.names[class_id] + unseen, _LEGEND_PX - 20)
     return picture
+
+
+def _painted(label_map: np.ndarray, colours: Sequence[Colour]) -> np.ndarray:
+    """(H, W, 3) uint8: every class in its colour, ids beyond the vocabulary black."""
+    return np.array([*colours, (0, 0, 0)], np.uint8)[np.minimum(label_map, len(colours))]

@@ -9,6 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from jobs.bench import app
+from pipeline.bench.job import _memory
+from pipeline.errors import UsageError
 
 IMAGES = 200
 
@@ -31,6 +33,26 @@ def test_the_job_against_the_bare_model(tmp_path: Path) -> None:
     for heading in ("efficiency", "workers busy", "waiting for"):
         assert heading in shown.output
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == [f"shapes-{IMAGES}-0-1000"]
+
+
+def test_settings_are_read_as_label_reads_them(tmp_path: Path) -> None:
+    arguments = ["pipeline", "--directory", str(tmp_path), "--workers", "1000"]
+    # Settings are looked at first: the last of these fails for its thousand workers.
+    for settings, message in (
+        (["fuse=maybe"], "fuse"),
+        (["no-such-key=1"], "Valid keys"),
+        (["fuse"], "KEY=VALUE"),
+        (["fuse=off", "min-score=0.5"], "1000 workers need 1000 cores"),
+    ):
+        given = [argument for setting in settings for argument in ("--set", setting)]
+        with pytest.raises(UsageError, match=message):
+            CliRunner().invoke(app, [*arguments, *given, "--images", "100"], catch_exceptions=False)
+
+
+def test_memory_of_a_part_without_a_sample_is_the_nearest() -> None:
+    marks = [(float(second), 100 * second) for second in range(9)]
+    samples = [(0.5, 10), (0.9, 30), (4.4, 20), (9.0, 5)]
+    assert _memory(marks, samples) == [30, 30, 30, 20, 20, 20, 20, 5]
 
 
 def test_reading_and_decoding_alone(tmp_path: Path) -> None:

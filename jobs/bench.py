@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -42,6 +43,9 @@ def model(
         bool, typer.Option("--as-released", help="First the yardstick: all queries encoded, float32, full maps.")
     ] = False,
     min_objectness: Annotated[float | None, typer.Option(help="Also skip queries below, beside the exact way.")] = None,
+    min_visible: Annotated[
+        int | None, typer.Option(min=1, help="Also skip queries that are the strongest on fewer pixels.")
+    ] = None,
     attend_side: Annotated[int | None, typer.Option(help="Short side of the single pass.")] = None,
     images: Annotated[int, typer.Option(min=1, help="Different images a pass.")] = 1,
     repeats: Annotated[int, typer.Option(min=1, help="Passes; the fastest counts.")] = 2,
@@ -61,9 +65,12 @@ def model(
     for own in regions:
         side = attend_side if own in ("attend", "pool") else None
         for precision in dtypes:
-            variants.append(Variant(region=own, dtype=precision, attend_side=side))
+            exact = Variant(region=own, dtype=precision, attend_side=side)
+            variants.append(exact)
             if min_objectness is not None:
-                variants.append(Variant(region=own, dtype=precision, attend_side=side, min_objectness=min_objectness))
+                variants.append(replace(exact, min_objectness=min_objectness))
+            if min_visible is not None:
+                variants.append(replace(exact, min_visible=min_visible))
     result = measure_model(
         ModelBench(
             subject="real" if subject == "real" else "bundled",

@@ -6,7 +6,7 @@ Legend for shapes: Q queries, C classes, D embedding size.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from model.instances import query_map
 from model.preprocess import CLIP_MEAN, CLIP_STD, normalise
 from model.prompts import IMAGE_BRANCH, prompt_set
 from model.proposals import UNLABELLED, Proposals, Segmentation
-from model.quality import agreement, class_queries, margin, stability
+from model.quality import agreement, class_queries, margin, stability, visible_cells
 from model.regions import SINGLE_PASS_REGIONS, region_boxes, region_images
 from model.scoring import calibration_offsets, clip_probabilities, fuse, query_probabilities
 from model.semantic import Frame, SemanticSum
@@ -101,8 +101,8 @@ class Classifier:
         """Name the segments of each image.
 
         images: at the size the proposals were made from. sizes: (height, width) of each output, by default the
-        image's. keep_scores: also return the (C, H, W) class scores. independent: on a CPU encode each
-        image's sub-images apart; CLIP's batches run across images otherwise, which may change the last digits.
+        image's. keep_scores: also return the (C, H, W) class scores. independent: on a CPU no image's result
+        depends on the others, to the last bit (``ImageEncoder.encode_apart``).
         Raises ValueError where images, proposals and sizes do not fit together.
         """
         if sizes is None:
@@ -115,16 +115,11 @@ class Classifier:
         if not images:
             return []
         candidates = [self._candidates(own, size) for own, size in zip(proposals, sizes, strict=True)]
-        everything = range(len(images))
-        alone = independent and self.clip.device.type == "cpu"
-        groups = [everything[at : at + 1] for at in everything] if alone else [everything]
-        results: list[Segmentation] = []
-        for group in groups:
-            features, boxes = self._look_at([images[at] for at in group], [candidates[at].proposals for at in group])
-            for at, own_features, own_boxes in zip(group, features, boxes, strict=True):
-                scores = self._score(candidates[at], own_features)
-                results.append(self._segmentation(candidates[at], scores, own_boxes, sizes[at], keep_scores))
-        return results
+        features, boxes = self._look_at(images, [own.proposals for own in candidates], independent)
+        return [
+            self._segmentation(own, self._score(own, own_features), own_boxes, size, keep_scores)
+            for own, own_features, own_boxes, size in zip(candidates, features, boxes, sizes, strict=True)
+        ]
 
     def _candidates(self, proposals: Proposals, size: tuple[int, int]) -> _Candidates:
         """Move proposals to CLIP's device and leave out the queries that the settings skip."""
@@ -137,10 +132,12 @@ class Classifier:
             objectness = torch.ones_like(proposals.mask_logits[:, 0, 0])
         objectness = objectness.clamp(0, 1)
         accepted = objectness >= self.settings.least_objectness
+        pixels_a_cell = math.prod(size) / math.prod(proposals.image_size) * math.prod(proposals.padded_size)
+        pixels_a_cell /= math.prod(proposals.mask_logits.shape[1:])
         if self.settings.min_area:
-            pixels_a_cell = math.prod(size) / math.prod(proposals.image_size) * math.prod(proposals.padded_size)
-            pixels_a_cell /= math.prod(proposals.mask_logits.shape[1:])
             accepted &= (proposals.mask_logits > 0).flatten(1).sum(dim=1) * pixels_a_cell >= self.settings.min_area
+        if self.settings.min_visible:
+            accepted &= visible_cells(proposals.mask_logits) * pixels_a_cell >= self.settings.min_visible
         if accepted.all():
             return _Candidates(proposals, objectness, accepted.nonzero()[:, 0], proposals, query_scores)
         # Never none at all: a map is made of something.
@@ -149,7 +146,7 @@ class Classifier:
         return _Candidates(proposals, objectness, kept, proposals.select(kept), own_scores)
 
     def _look_at(
-        self, images: Sequence[np.ndarray], proposals: Sequence[Proposals]
+        self, images: Sequence[np.ndarray], proposals: Sequence[Proposals], independent: bool
     ) -> tuple[list[Tensor | None], list[Tensor]]:
         """Return CLIP's (K, D) features of each image's segments, None if not used, and their (K, 4) boxes."""
         settings = self.settings
@@ -158,14 +155,24 @@ class Classifier:
             if not self._uses_images:
                 return [None] * len(images), boxes
             return [self._single_pass(image, own) for image, own in zip(images, proposals, strict=True)], boxes
-        regions = [
-            region_images(self._pixels(image, own), own.mask_logits, settings.region, self.clip.image_size)
-            for image, own in zip(images, proposals, strict=True)
-        ]
-        encoded = self.encoder.encode(torch.cat([own.images for own in regions]))
-        parts = encoded.split([len(own.images) for own in regions])
-        features: list[Tensor | None] = [part[own.image_index] for part, own in zip(parts, regions, strict=True)]
-        return features, [own.boxes for own in regions]
+        counts, index, boxes = [], [], []
+
+        def sub_images() -> Iterator[Tensor]:
+            for image, own in zip(images, proposals, strict=True):
+                regions = region_images(
+                    self._pixels(image, own), own.mask_logits, settings.region, self.clip.image_size
+                )
+                counts.append(len(regions.images))
+                index.append(regions.image_index)
+                boxes.append(regions.boxes)
+                yield regions.images
+
+        if independent:
+            encoded = self.encoder.encode_apart(sub_images())
+        else:
+            encoded = self.encoder.encode(torch.cat(list(sub_images())))
+        features = [part[own] for part, own in zip(encoded.split(counts), index, strict=True)]
+        return list(features), boxes
 
     def _single_pass(self, image: np.ndarray, proposals: Proposals) -> Tensor:
         """Return CLIP's (K, D) features of all segments from one pass over the image, without its padding."""

@@ -38,6 +38,7 @@ class ClassifierSettings:
     min_objectness: queries below are skipped before CLIP and take no part in any map, 0..1; None: 0, which skips
         none, or 0.5 with ``query_segments``.
     min_area: queries whose mask has fewer pixels of the output are skipped likewise.
+    min_visible: so are queries whose mask is the strongest of all on fewer pixels of the output.
     attend_side: short side of the image for a single pass; None: twice CLIP's own side. In pixels.
     attend_layer: block of the vision transformer from which on segments are told apart; None: two thirds through.
     """
@@ -50,6 +51,7 @@ class ClassifierSettings:
     query_segments: bool = False
     min_objectness: float | None = None
     min_area: int = 0
+    min_visible: int = 0
     attend_side: int | None = None
     attend_layer: int | None = None
 
@@ -61,7 +63,7 @@ class ClassifierSettings:
             raise ValueError(f"calibration must be a finite number, got {self.calibration}")
         if self.min_objectness is not None and not 0 <= self.min_objectness <= 1:
             raise ValueError(f"min_objectness must be in 0..1, got {self.min_objectness}")
-        for name, least in (("min_area", 0), ("attend_side", 1), ("attend_layer", 0)):
+        for name, least in (("min_area", 0), ("min_visible", 0), ("attend_side", 1), ("attend_layer", 0)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")

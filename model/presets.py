@@ -153,8 +153,8 @@ class ModelSpec:
     What is None takes, when built, the value recorded with the given weights, else the preset's.
 
     weights: ZegFormer weights (``model.checkpoint.load_zegformer``). clip: any source of ``model.clip.load_clip``.
-    region, fusion, prompts, calibration, query_segments, min_objectness, min_area, attend_side, attend_layer: see
-        ``ClassifierSettings``.
+    region, fusion, prompts, calibration, query_segments, min_objectness, min_area, min_visible, attend_side,
+    attend_layer: see ``ClassifierSettings``.
     short_side, max_long_side: see ``Proposer``; pixels. dtype: "float32", "bfloat16" or "float16"; "auto" stands for
         what ``model.precision`` finds, and has to be replaced by it before loading.
     device: "cpu", "cuda", or "auto" for cuda where there is one.
@@ -176,6 +176,7 @@ class ModelSpec:
     query_segments: bool = False
     min_objectness: float | None = None
     min_area: int = 0
+    min_visible: int = 0
     attend_side: int | None = None
     attend_layer: int | None = None
 

@@ -27,6 +27,12 @@ def stability(mask_logits: Tensor) -> Tensor:
     return inner / outer.clamp(min=1)
 
 
+def visible_cells(mask_logits: Tensor) -> Tensor:
+    """Return (Q,) int64, how many cells of (Q, h, w) each mask covers with a higher logit than every other mask."""
+    strongest = mask_logits.flatten(1).max(dim=0)
+    return torch.bincount(strongest.indices[strongest.values > 0], minlength=len(mask_logits))
+
+
 def margin(scores: Tensor) -> Tensor:
     """Return (Q,) best minus second-best of (Q, C) scores; the best itself where there is one class."""
     best = scores.topk(min(2, scores.shape[1]), dim=1).values

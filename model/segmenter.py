@@ -51,6 +51,7 @@ class Segmenter:
         query_segments: bool = False,
         min_objectness: float | None = None,
         min_area: int = 0,
+        min_visible: int = 0,
         attend_side: int | None = None,
         attend_layer: int | None = None,
         cache_dir: str | Path | None = None,
@@ -71,6 +72,7 @@ class Segmenter:
             query_segments=query_segments,
             min_objectness=min_objectness,
             min_area=min_area,
+            min_visible=min_visible,
             attend_side=attend_side,
             attend_layer=attend_layer,
         )

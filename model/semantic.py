@@ -66,8 +66,9 @@ class SemanticSum:
             return (self._output_scores(start, stop) - self.offsets[:, None, None]).argmax(dim=0)
         rows = self._output_rows(start, stop)
         masks = image_rows(self.mask_logits, self.frame, *rows.span).sigmoid()
+        scores = masks.flatten(1).T @ self.scores
         # Weights of the resize sum to one, so subtracting before it is subtracting after it.
-        scores = torch.addmm(-self.offsets, masks.flatten(1).T, self.scores)
+        scores -= self.offsets
         return choose_resized(scores, lambda values: values.argmax(dim=1), self.frame, rows)
 
     def _output_scores(self, start: int, stop: int) -> Tensor:

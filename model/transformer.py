@@ -6,7 +6,8 @@ Legend for shapes: B images, Q queries, L = h x w memory cells, C hidden width.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -74,23 +75,60 @@ class DecoderLayer(nn.Module):
         self,
         queries_BQC: Tensor,
         query_positions_BQC: Tensor,
-        memory_BLC: Tensor,
-        positions_BLC: Tensor,
+        keys_BLC: Tensor,
+        values_BLC: Tensor,
         hidden_from_query_BQL: Tensor | None = None,
     ) -> Tensor:
-        """``hidden_from_query_BQL`` is True where a query must not look; a query that sees nothing is not allowed."""
+        """``hidden_from_query_BQL`` is True where a query must not look; a query that sees nothing is not allowed.
+
+        keys, values: this layer's projections of the memory (``memory_projections``).
+        """
         at = queries_BQC + query_positions_BQC
         attended = self.self_attn(at, at, queries_BQC, need_weights=False)[0]
         x = self.norm1(queries_BQC + self.dropout(attended))
-        mask = hidden_from_query_BQL
-        if mask is not None:
-            mask = mask.repeat_interleave(self.multihead_attn.num_heads, dim=0)
-        attended = self.multihead_attn(
-            x + query_positions_BQC, memory_BLC + positions_BLC, memory_BLC, attn_mask=mask, need_weights=False
-        )[0]
+        attended = self._cross_attention(x + query_positions_BQC, keys_BLC, values_BLC, hidden_from_query_BQL)
         x = self.norm2(x + self.dropout(attended))
         hidden = self.dropout(F.relu(self.linear1(x)))
         return self.norm3(x + self.dropout(self.linear2(hidden)))
+
+    def _cross_attention(
+        self, at_BQC: Tensor, keys_BLC: Tensor, values_BLC: Tensor, hidden_BQL: Tensor | None
+    ) -> Tensor:
+        """``nn.MultiheadAttention`` but for its projections of keys and values, which are given."""
+        attention = self.multihead_attn
+        width = attention.embed_dim
+
+        def heads(x_BNC: Tensor) -> Tensor:
+            return x_BNC.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
+
+        queries = F.linear(at_BQC, attention.in_proj_weight[:width], attention.in_proj_bias[:width])
+        attended = F.scaled_dot_product_attention(
+            heads(queries),
+            heads(keys_BLC),
+            heads(values_BLC),
+            attn_mask=None if hidden_BQL is None else ~hidden_BQL[:, None],
+            dropout_p=attention.dropout if self.training else 0.0,
+        )
+        return attention.out_proj(attended.transpose(1, 2).flatten(2))
+
+
+def memory_projections(
+    layers: Iterable[DecoderLayer], memory_BLC: Tensor, positions_BLC: Tensor
+) -> list[tuple[Tensor, Tensor]]:
+    """Return the keys and values (B, L, C) of every layer.
+
+    All layers look at the same memory, so two matrix products make what would otherwise take two a layer.
+    """
+    attentions = [layer.multihead_attn for layer in layers]
+    width = attentions[0].embed_dim
+
+    def project(inputs_BLC: Tensor, part: int) -> tuple[Tensor, ...]:
+        rows = slice(part * width, (part + 1) * width)
+        weights = torch.cat([attention.in_proj_weight[rows] for attention in attentions])
+        biases = torch.cat([attention.in_proj_bias[rows] for attention in attentions])
+        return F.linear(inputs_BLC, weights, biases).chunk(len(attentions), dim=-1)
+
+    return list(zip(project(memory_BLC + positions_BLC, 1), project(memory_BLC, 2), strict=True))
 
 
 class Transformer(nn.Module):
@@ -134,8 +172,10 @@ class Transformer(nn.Module):
         query_positions_BQC = query_positions_QC.expand(batch, -1, -1)
         queries_BQC = torch.zeros_like(query_positions_BQC)
         outputs: list[Tensor] = []
-        for layer in self.decoder:
+        layers = cast(Iterable[DecoderLayer], self.decoder)
+        projections = memory_projections(layers, memory_BLC, positions_BLC)
+        for layer, (keys_BLC, values_BLC) in zip(layers, projections, strict=True):
             hidden = hidden_cells(outputs[-1]) if hidden_cells is not None and outputs else None
-            queries_BQC = layer(queries_BQC, query_positions_BQC, memory_BLC, positions_BLC, hidden)
+            queries_BQC = layer(queries_BQC, query_positions_BQC, keys_BLC, values_BLC, hidden)
             outputs.append(self.norm(queries_BQC))
         return outputs

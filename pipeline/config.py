@@ -70,6 +70,9 @@ class LabelConfig(BaseModel):
     min_area: int = Field(
         0, ge=0, description="Masks with fewer pixels are skipped before CLIP, such segments left unlabelled."
     )
+    min_visible: int = Field(
+        0, ge=0, description="Masks that are the strongest of all on fewer pixels are skipped before CLIP."
+    )
 
     shard_size: int = Field(1000, ge=1, description="Images per virtual shard of folders and manifests.")
     image_column: str | None = Field(None, description="Parquet column with image bytes or URIs; found if not given.")

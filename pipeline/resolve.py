@@ -30,6 +30,7 @@ MODEL_SETTINGS = (
     "device",
     "min_objectness",
     "min_area",
+    "min_visible",
     "attend_side",
     "attend_layer",
 )

@@ -31,12 +31,14 @@ class Variant:
     region: str
     dtype: str = "float32"
     min_objectness: float | None = None
+    min_visible: int = 0
     attend_side: int | None = None
 
     @property
     def name(self) -> str:
         """As shown in tables."""
         skipping = "" if self.min_objectness is None else f", objectness >= {self.min_objectness:g}"
+        skipping += f", visible >= {self.min_visible}" if self.min_visible else ""
         side = "" if self.attend_side is None else f" at {self.attend_side}"
         return f"{self.region}{side}, {self.dtype}{skipping}"
 
@@ -124,6 +126,7 @@ class _Ours:
             subject.settings,
             region=variant.region,
             min_objectness=variant.min_objectness,
+            min_visible=variant.min_visible,
             attend_side=variant.attend_side,
         )
         subject.clip.model.visual.to(dtype, memory_format=torch.channels_last)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from model import quality
-from model.quality import agreement, class_queries, margin, stability
+from model.quality import agreement, class_queries, margin, stability, visible_cells
 from model.semantic import Frame
 
 UNLABELLED = 65535
@@ -15,6 +15,12 @@ UNLABELLED = 65535
 def test_stability_by_hand() -> None:
     masks = torch.tensor([[[2.0, 2.0], [0.0, -2.0]], [[-3.0, -3.0], [-3.0, -3.0]], [[5.0, 5.0], [5.0, 5.0]]])
     torch.testing.assert_close(stability(masks), torch.tensor([2 / 3, 0.0, 1.0]))
+
+
+def test_visible_cells_by_hand() -> None:
+    large, small_on_top = [[3.0, 3.0], [3.0, -1.0]], [[-1.0, 4.0], [-1.0, -2.0]]
+    masks = torch.tensor([large, small_on_top, [[1.0, 1.0], [1.0, -0.5]], [[-9.0, -9.0], [-9.0, -9.0]]])
+    assert visible_cells(masks).tolist() == [2, 1, 0, 0]
 
 
 def test_margin_by_hand() -> None:

@@ -15,6 +15,7 @@ from model.clip import Clip, load_clip, save_clip
 from model.preprocess import pad_to_multiple
 from model.proposals import UNLABELLED, Proposals
 from model.proposer import Proposer
+from model.quality import visible_cells
 from model.vocabulary import ClassEntry
 from model.zegformer import ZegFormer
 from pipeline.shapes.draw import draw
@@ -157,12 +158,12 @@ def test_a_call_is_one_batch_padded_together(
 
 
 @pytest.mark.parametrize("region", ["crop", "mask", "cropmask"])
-def test_independent_images_are_bit_identical_to_single_calls(
+def test_independent_images_are_bit_identical_in_any_company(
     build: Callable[..., Segmenter], images: list[np.ndarray], region: str
 ) -> None:
     segmenter = build(region=region, query_segments=True)
     together = segmenter([*images, images[0]], independent=True)
-    alone = [segmenter([image])[0] for image in [*images, images[0]]]
+    alone = [segmenter([image], independent=True)[0] for image in [*images, images[0]]]
     for ours, expected in zip(together, alone, strict=True):
         for field in expected.__dataclass_fields__:
             np.testing.assert_array_equal(getattr(ours, field), getattr(expected, field))
@@ -224,6 +225,27 @@ def test_query_map_has_only_accepted_queries(build: Callable[..., Segmenter], im
     assert len(queries)
     assert (accepted.objectness[queries] >= 0.9).all()
     assert (everything.objectness[np.unique(everything.query_map)[:-1]] < 0.9).any()
+
+
+def test_hidden_queries_are_skipped_before_clip(build: Callable[..., Segmenter], images: list[np.ndarray]) -> None:
+    segmenter = build(fusion="clip", min_visible=40)
+    shown: list[int] = []
+    encode = segmenter.classifier.encoder.encode
+
+    def counted(sub_images: torch.Tensor) -> torch.Tensor:
+        shown.append(len(sub_images))
+        return encode(sub_images)
+
+    segmenter.classifier.encoder.encode = counted  # type: ignore[method-assign]
+    (exact,), (result,) = build(fusion="clip")(images[:1]), segmenter(images[:1])
+    (proposals,) = segmenter.proposer(images[:1])
+    pixels_a_cell = images[0].shape[0] * images[0].shape[1] / proposals.mask_logits[0].numel()
+    visible = (visible_cells(proposals.mask_logits) * pixels_a_cell >= 40).numpy()
+    assert 0 < visible.sum() < len(visible)
+    assert shown == [visible.sum()]
+    np.testing.assert_allclose(result.query_scores[visible], exact.query_scores[visible], atol=1e-6)
+    assert not result.query_scores[~visible].any()
+    assert visible[result.class_queries[result.class_queries >= 0]].all()
 
 
 def test_quality_of_each_query(build: Callable[..., Segmenter], golden: Golden, images: list[np.ndarray]) -> None:
@@ -342,6 +364,7 @@ def test_bfloat16_keeps_the_labels_of_the_shapes_set() -> None:
         ({"prompts": "many"}, "Unknown prompts 'many'. Choose from: single, imagenet_select, imagenet"),
         ({"calibration": float("nan")}, "calibration must be a finite number"),
         ({"min_objectness": 2.0}, "min_objectness must be in"),
+        ({"min_visible": -1}, "min_visible must be at least 0"),
     ],
 )
 def test_wrong_settings_are_refused_with_the_right_ones(settings: dict[str, Any], message: str) -> None:

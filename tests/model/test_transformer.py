@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from model.transformer import DecoderLayer, Transformer, sine_positions
+from model.transformer import DecoderLayer, Transformer, memory_projections, sine_positions
 
 
 def test_positions_alternate_sine_and_cosine_of_row_then_column():
@@ -30,8 +30,10 @@ def test_a_hidden_cell_has_no_influence():
     changed = memory.clone()
     changed[1, 4] += 10
     zeros = torch.zeros_like
-    before = layer(queries, zeros(queries), memory, zeros(memory), hidden)
-    after = layer(queries, zeros(queries), changed, zeros(memory), hidden)
+    before, after = (
+        layer(queries, zeros(queries), *memory_projections([layer], own, zeros(own))[0], hidden)
+        for own in (memory, changed)
+    )
     assert torch.equal(before[0], after[0])
     torch.testing.assert_close(before[1, 2], after[1, 2])
     assert not torch.allclose(before[1, 1], after[1, 1], atol=1e-3)
@@ -48,3 +50,18 @@ def test_encoder_layers_refine_the_memory():
     assert len(first) == len(second) == 2
     assert first[-1].shape == (1, 3, 16)
     assert not torch.allclose(first[-1], second[-1], atol=1e-3)
+
+
+def test_a_layer_attends_as_multihead_attention_does():
+    torch.manual_seed(0)
+    first, second = (DecoderLayer(hidden_dim=16, heads=4, feedforward_dim=32, dropout=0.0).eval() for _ in range(2))
+    queries, query_positions = torch.randn(2, 3, 16), torch.randn(2, 3, 16)
+    memory, positions = torch.randn(2, 6, 16), torch.randn(2, 6, 16)
+    hidden = torch.rand(2, 3, 6) < 0.3
+    for layer, own in zip((first, second), memory_projections([first, second], memory, positions), strict=True):
+        at = queries + query_positions
+        x = layer.norm1(queries + layer.self_attn(at, at, queries)[0])
+        mask = hidden.repeat_interleave(4, dim=0)
+        x = layer.norm2(x + layer.multihead_attn(x + query_positions, memory + positions, memory, attn_mask=mask)[0])
+        expected = layer.norm3(x + layer.linear2(layer.linear1(x).relu()))
+        torch.testing.assert_close(layer(queries, query_positions, *own, hidden), expected, atol=1e-6, rtol=1e-5)

@@ -46,6 +46,7 @@ def model(
     min_visible: Annotated[
         int | None, typer.Option(min=1, help="Also skip queries that are the strongest on fewer pixels.")
     ] = None,
+    compiled: Annotated[bool, typer.Option("--compile", help="Also each of these compiled.")] = False,
     attend_side: Annotated[int | None, typer.Option(help="Short side of the single pass.")] = None,
     images: Annotated[int, typer.Option(min=1, help="Different images a pass.")] = 1,
     repeats: Annotated[int, typer.Option(min=1, help="Passes; the fastest counts.")] = 2,
@@ -71,6 +72,9 @@ def model(
                 variants.append(replace(exact, min_objectness=min_objectness))
             if min_visible is not None:
                 variants.append(replace(exact, min_visible=min_visible))
+    if compiled:
+        ours = [variant for variant in variants if variant.region != AS_RELEASED]
+        variants += [replace(variant, compiled=True) for variant in ours]
     result = measure_model(
         ModelBench(
             subject="real" if subject == "real" else "bundled",

@@ -57,7 +57,7 @@ class _Scores:
 class Classifier:
     """(image, proposals) -> named segments, for one vocabulary. Text embeddings are made when it is built.
 
-    cache_dir: where text embeddings are kept between runs; None keeps none.
+    cache_dir: where text embeddings are kept between runs; None keeps none. compiled: as for ``ImageEncoder``.
     query_text, image_text: (C, D) embeddings for either branch, the second None where CLIP sees no images.
     seen, offsets: (C,) bool, and float32 what is subtracted from each class.
     Raises ValueError for more classes than a 16-bit label map can hold, and for a region this CLIP cannot do.
@@ -70,6 +70,7 @@ class Classifier:
         settings: ClassifierSettings | None = None,
         *,
         cache_dir: str | Path | None = None,
+        compiled: bool = False,
     ) -> None:
         if len(vocabulary) > int(UNLABELLED):
             raise ValueError(f"{len(vocabulary)} classes; a 16-bit label map holds at most {UNLABELLED}")
@@ -78,7 +79,8 @@ class Classifier:
         self.settings = settings or ClassifierSettings()
         self.query_text = text_features(clip, vocabulary, prompt_set(self.settings.prompts), cache_dir)
         self._uses_images = self.settings.fusion != "query"
-        self.encoder = ImageEncoder(clip)
+        sub_images = self._uses_images and self.settings.region not in SINGLE_PASS_REGIONS
+        self.encoder = ImageEncoder(clip, compiled=compiled and sub_images)
         if self.settings.region in SINGLE_PASS_REGIONS:
             self.encoder.require_single_pass(self.settings.region)
             self.encoder.start_layer(self.settings.attend_layer)

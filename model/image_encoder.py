@@ -5,7 +5,7 @@ Legend for shapes: N images, Q masks, C channels, D embedding size, S side of CL
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from open_clip.modified_resnet import AttentionPool2d, ModifiedResNet
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.clip import Clip
+from model.compiling import compile_network
 from model.folding import fold_batch_norms
 from model.micro_batch import MicroBatches
 from model.vit import ClassTokenTower
@@ -32,9 +33,12 @@ RESNET_STRIDE = 32
 
 
 class ImageEncoder:
-    """Images or their segments -> CLIP embeddings, not of unit length. ``clip`` itself is left as it is."""
+    """Images or their segments -> CLIP embeddings, not of unit length. ``clip`` itself is left as it is.
 
-    def __init__(self, clip: Clip) -> None:
+    compiled: for batches of sub-images, see ``compile_network``.
+    """
+
+    def __init__(self, clip: Clip, *, compiled: bool = False) -> None:
         visual = clip.model.visual
         self.device, self.dtype = clip.device, clip.image_dtype
         self.image_size = clip.image_size
@@ -44,13 +48,21 @@ class ImageEncoder:
             self.tower: ClassTokenTower | None = ClassTokenTower(visual)
         except ValueError:
             self.tower = None
+        self._embed: Callable[[Tensor], Tensor] = self.visual if self.tower is None else self.tower.embed
+        if compiled:
+            example = torch.zeros(self._same_size, 3, self.image_size, self.image_size)
+            self._embed = compile_network(self._embed, self._ready(example))
+
+    @property
+    def _same_size(self) -> int:
+        """Sub-images of a batch of ``encode_apart`` on CPUs."""
+        return max(1, min(SAME_SIZE, self.micro_batches.pixels // self.image_size**2))
 
     @torch.inference_mode()
     def encode(self, images: Tensor) -> Tensor:
         """Embed images (N, 3, S, S) normalised with CLIP's statistics; (N, D) float32."""
-        embed = self.visual if self.tower is None else self.tower.embed
         parts = self.micro_batches(
-            lambda start, stop: embed(self._ready(images[start:stop])), len(images), self.image_size**2
+            lambda start, stop: self._embed(self._ready(images[start:stop])), len(images), self.image_size**2
         )
         return torch.cat(parts).float()
 
@@ -64,7 +76,7 @@ class ImageEncoder:
         """
         if self.device.type != "cpu":
             return self.encode(torch.cat(list(parts)))
-        size = max(1, min(SAME_SIZE, self.micro_batches.pixels // self.image_size**2))
+        size = self._same_size
         embedded, total, waiting = [], 0, torch.empty(0, 3, self.image_size, self.image_size)
         for part in parts:
             total += len(part)

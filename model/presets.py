@@ -157,7 +157,7 @@ class ModelSpec:
     attend_layer: see ``ClassifierSettings``.
     short_side, max_long_side: see ``Proposer``; pixels. dtype: "float32", "bfloat16" or "float16"; "auto" stands for
         what ``model.precision`` finds, and has to be replaced by it before loading.
-    device: "cpu", "cuda", or "auto" for cuda where there is one.
+    device: "cpu", "cuda", or "auto" for cuda where there is one. compile: see ``model.compiling``.
 
     Raises ValueError for an unknown choice, naming the valid ones, and for a preset that needs weights given none.
     """
@@ -173,6 +173,7 @@ class ModelSpec:
     max_long_side: int | None = None
     dtype: str = "float32"
     device: str = "auto"
+    compile: bool = False
     query_segments: bool = False
     min_objectness: float | None = None
     min_area: int = 0
@@ -217,7 +218,7 @@ def load_proposer(spec: ModelSpec) -> Proposer:
     """Load the segmentation network."""
     network = load_zegformer(_weights(spec)).to(resolve_device(spec.device), _dtype(spec))
     assert spec.max_long_side is not None
-    return Proposer(network, short_side=spec.short_side, max_long_side=spec.max_long_side)
+    return Proposer(network, short_side=spec.short_side, max_long_side=spec.max_long_side, compiled=spec.compile)
 
 
 def load_classifier(spec: ModelSpec, vocabulary: Vocabulary, cache_dir: str | Path | None = None) -> Classifier:
@@ -228,7 +229,7 @@ def load_classifier(spec: ModelSpec, vocabulary: Vocabulary, cache_dir: str | Pa
     assert spec.clip is not None
     clip = load_clip(spec.clip, resolve_device(spec.device), _dtype(spec))
     vocabulary = vocabulary.with_training_classes(training_classes(spec))
-    return Classifier(clip, vocabulary, spec.settings, cache_dir=cache_dir)
+    return Classifier(clip, vocabulary, spec.settings, cache_dir=cache_dir, compiled=spec.compile)
 
 
 def load_segmenter(spec: ModelSpec, vocabulary: Vocabulary, cache_dir: str | Path | None = None) -> Segmenter:

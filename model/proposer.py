@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import chain
 
 import numpy as np
 import torch
 
+from model.compiling import compile_network
 from model.folding import fold_batch_norms
 from model.micro_batch import MicroBatches
-from model.preprocess import normalise, pad_to_multiple, padded_size
+from model.preprocess import SIZE_DIVISOR, normalise, pad_to_multiple, padded_size
 from model.proposals import Proposals
 from model.resize import MAX_LONG_SIDE, resize_short_side
-from model.zegformer import ZegFormer
+from model.zegformer import ZegFormer, ZegFormerOutput
 
 PIXELS_AT_ONCE = {"cpu": 1, "cuda": 16 * 640**2}
 """Pixels of the images of one size that run together, by device. On CPUs each image runs alone: labels are the same
@@ -27,9 +28,17 @@ class Proposer:
 
     short_side, max_long_side: images are resized to this short side unless the long one would exceed its limit; a
     short_side of None feeds them as they are. The network runs where its weights are and in their precision.
+    compiled: see ``compile_network``.
     """
 
-    def __init__(self, network: ZegFormer, *, short_side: int | None, max_long_side: int = MAX_LONG_SIDE) -> None:
+    def __init__(
+        self,
+        network: ZegFormer,
+        *,
+        short_side: int | None,
+        max_long_side: int = MAX_LONG_SIDE,
+        compiled: bool = False,
+    ) -> None:
         for name, value in (("short_side", short_side), ("max_long_side", max_long_side)):
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be positive, got {value}")
@@ -39,6 +48,11 @@ class Proposer:
         self.micro_batches = MicroBatches(PIXELS_AT_ONCE.get(weight.device.type, PIXELS_AT_ONCE["cpu"]))
         self.short_side = short_side
         self.max_long_side = max_long_side
+        self._forward: Callable[..., ZegFormerOutput] = self.network
+        if compiled:
+            side = padded_size([(short_side or SIZE_DIVISOR,) * 2])
+            example = weight.new_zeros(1, 3, *side).to(memory_format=torch.channels_last)
+            self._forward = compile_network(self.network, example, every_layer=False)
 
     def resize(self, image: np.ndarray) -> np.ndarray:
         """Return the image at the size it is fed to the network."""
@@ -80,7 +94,7 @@ class Proposer:
         batch = pad_to_multiple([normalise(image) for image in images])
         weight = self.network.query_positions
         batch = batch.to(weight.device, weight.dtype, memory_format=torch.channels_last)
-        final = self.network(batch, every_layer=False).layers[-1]
+        final = self._forward(batch, every_layer=False).layers[-1]
         return [
             Proposals(
                 mask_logits=final.mask_logits[index].float(),

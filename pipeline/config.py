@@ -59,6 +59,9 @@ class LabelConfig(BaseModel):
         "float32", description="Precision of the networks; auto: measured on the device when the run begins."
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda for actors that were given a GPU.")
+    compile: bool = Field(
+        False, description="Compile the networks when an actor starts (needs a C++ compiler there); pays for few sizes."
+    )
     segments: Literal["semantic", "query"] = Field(
         "semantic", description="One segment per class of an image, or one per accepted query (instances)."
     )

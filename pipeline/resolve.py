@@ -28,6 +28,7 @@ MODEL_SETTINGS = (
     "max_long_side",
     "dtype",
     "device",
+    "compile",
     "min_objectness",
     "min_area",
     "min_visible",

@@ -32,6 +32,7 @@ class Variant:
     dtype: str = "float32"
     min_objectness: float | None = None
     min_visible: int = 0
+    compiled: bool = False
     attend_side: int | None = None
 
     @property
@@ -39,6 +40,7 @@ class Variant:
         """As shown in tables."""
         skipping = "" if self.min_objectness is None else f", objectness >= {self.min_objectness:g}"
         skipping += f", visible >= {self.min_visible}" if self.min_visible else ""
+        skipping += ", compiled" if self.compiled else ""
         side = "" if self.attend_side is None else f" at {self.attend_side}"
         return f"{self.region}{side}, {self.dtype}{skipping}"
 
@@ -131,13 +133,17 @@ class _Ours:
         )
         subject.clip.model.visual.to(dtype, memory_format=torch.channels_last)
         proposer = Proposer(
-            subject.network.to(dtype), short_side=subject.short_side, max_long_side=subject.max_long_side
+            subject.network.to(dtype),
+            short_side=subject.short_side,
+            max_long_side=subject.max_long_side,
+            compiled=variant.compiled,
         )
-        classifier = Classifier(subject.clip, subject.vocabulary, settings)
+        classifier = Classifier(subject.clip, subject.vocabulary, settings, compiled=variant.compiled)
         self.segmenter = Segmenter(proposer, classifier)
         self.batch_size = batch_size
         self.stopwatch = Stopwatch()
-        self.stopwatch.watch_module(proposer.network.backbone, "backbone")
+        if not variant.compiled:  # there the backbone is no part of its own
+            self.stopwatch.watch_module(proposer.network.backbone, "backbone")
         self.stopwatch.watch_method(proposer, "_propose", "decoder")
         for name, part in (("_candidates", "fusion"), ("_look_at", "regions"), ("_score", "fusion")):
             self.stopwatch.watch_method(classifier, name, part)

@@ -397,3 +397,17 @@ def test_clip_of_another_size_is_refused(network: ZegFormer, vocabulary: Vocabul
     other = new_clip({"embed_dim": 64, "vision_cfg": vision, "text_cfg": text})
     with pytest.raises(ValueError, match="a CLIP of 512 dimensions, this one has 64"):
         Segmenter(Proposer(network, short_side=None), Classifier(other, vocabulary, ClassifierSettings(fusion="query")))
+
+
+@pytest.mark.slow
+def test_a_compiled_model_labels_alike_in_any_company() -> None:
+    vocabulary = Vocabulary.from_data(classes_document())
+    images = [draw(seed=5, index=index)[0] for index in range(4)]
+    expected = load_segmenter(ModelSpec(device="cpu"), vocabulary)(images, independent=True)
+    segmenter = load_segmenter(ModelSpec(device="cpu", compile=True), vocabulary)
+    results = segmenter(images, independent=True)
+    same = [(own.label_map == other.label_map).mean() for own, other in zip(results, expected, strict=True)]
+    assert min(same) > 0.999
+    for image, result in zip(images, results, strict=True):
+        (alone,) = segmenter([image], independent=True)
+        np.testing.assert_array_equal(alone.query_scores, result.query_scores)

@@ -43,9 +43,9 @@ def test_sentences_equal_the_release(clip: Clip, golden: Golden) -> None:
 
 
 def test_long_lists_run_in_batches_with_the_same_result(clip: Clip) -> None:
-    names = [f"thing {number}" for number in range(2 * TEXT_BATCH + 3)]
+    names = [f"thing {number}" for number in range(2 * TEXT_BATCH["cpu"] + 3)]
     features = text_features(clip, Vocabulary(names), SINGLE)
-    few = [0, TEXT_BATCH - 1, TEXT_BATCH, 2 * TEXT_BATCH + 2]
+    few = [0, TEXT_BATCH["cpu"] - 1, TEXT_BATCH["cpu"], 2 * TEXT_BATCH["cpu"] + 2]
     alone = torch.cat([text_features(clip, Vocabulary([names[index]]), SINGLE) for index in few])
     torch.testing.assert_close(features[few], alone, atol=2e-6, rtol=0)
 

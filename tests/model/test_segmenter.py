@@ -116,7 +116,9 @@ def test_from_stored_masks_equals_the_release(
         assert np.mean(result.label_map == expected[f"{name}_argmax"]) >= 0.999
         (with_scores,) = classifier([image], [proposals], [size], keep_scores=True)
         assert with_scores.semantic_scores is not None
-        np.testing.assert_array_equal(with_scores.label_map, result.label_map)
+        # The same labels, unless two classes tie: the two ways round differently (one pixel, by 9e-10, measured).
+        chosen = np.take_along_axis(with_scores.semantic_scores, result.label_map[None].astype(np.int64), axis=0)[0]
+        assert (with_scores.semantic_scores.max(axis=0) - chosen).max() < 1e-6
         # 1e-5 measured: the stored embeddings are recomputed from the last queries.
         np.testing.assert_allclose(with_scores.semantic_scores, expected[f"{name}_sem_seg"], atol=1e-4)
 

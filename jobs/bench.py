@@ -133,12 +133,12 @@ def pipeline(
     json_file: Json = None,
 ) -> None:
     """The whole job against the bare model on the same cores: efficiency, CPU seconds by stage, memory, queues."""
-    from pipeline.bench.job import JobBench, job_rows, measure_job, queue_rows
+    from pipeline.bench.job import JobBench, growth_rows, job_rows, measure_job, queue_rows
 
     directory.mkdir(parents=True, exist_ok=True)
     bench = JobBench(images=images, workers=workers, seed=seed, settings=_label_settings(settings))
     result = {"bench": "pipeline", **measure_job(bench, directory)}
-    _show(result, job_rows([result]), json_file, queue_rows(result))
+    _show(result, job_rows([result]), json_file, queue_rows(result), growth_rows(result))
 
 
 @app.command()
@@ -152,12 +152,13 @@ def scale(
     json_file: Json = None,
 ) -> None:
     """The job with 1, 2, ... workers, and its cost per image and memory as the data grows."""
-    from pipeline.bench.job import JobBench, job_rows, measure_scale
+    from pipeline.bench.job import JobBench, growth_rows, job_rows, measure_scale
 
     directory.mkdir(parents=True, exist_ok=True)
     bench = JobBench(images=images, workers=1, seed=seed, settings=_label_settings(settings))
     result = measure_scale(bench, workers or [1, 2], also_images or [], directory)
-    _show(result, job_rows(result["runs"]), json_file)
+    largest = max(result["runs"], key=lambda run: run["settings"]["images"])
+    _show(result, job_rows(result["runs"]), json_file, growth_rows(largest))
 
 
 def _label_settings(settings: list[str] | None) -> dict[str, Any]:

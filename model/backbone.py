@@ -42,6 +42,7 @@ class Backbone(nn.Module):
         stem = self.relu(self.bn1(self.conv1(images)))
         features = {"stem": stem} if self._with_stem else {}
         x = self.maxpool(stem)
+        del stem  # as large as any map here
         for name, stage in self.stages.items():
             x = stage(x)
             features[name] = x

@@ -59,6 +59,7 @@ class Classifier:
 
     cache_dir: where text embeddings are kept between runs; None keeps none. compiled: as for ``ImageEncoder``.
     query_text, image_text: (C, D) embeddings for either branch, the second None where CLIP sees no images.
+    device, embed_dim, logit_scale: CLIP's; of CLIP itself only the image tower is kept, in ``encoder``.
     seen, offsets: (C,) bool, and float32 what is subtracted from each class.
     Raises ValueError for more classes than a 16-bit label map can hold, and for a region this CLIP cannot do.
     """
@@ -74,7 +75,7 @@ class Classifier:
     ) -> None:
         if len(vocabulary) > int(UNLABELLED):
             raise ValueError(f"{len(vocabulary)} classes; a 16-bit label map holds at most {UNLABELLED}")
-        self.clip = clip
+        self.device, self.embed_dim, self.logit_scale = clip.device, clip.embed_dim, clip.logit_scale
         self.vocabulary = vocabulary
         self.settings = settings or ClassifierSettings()
         self.query_text = text_features(clip, vocabulary, prompt_set(self.settings.prompts), cache_dir)
@@ -125,7 +126,7 @@ class Classifier:
 
     def _candidates(self, proposals: Proposals, size: tuple[int, int]) -> _Candidates:
         """Move proposals to CLIP's device and leave out the queries that the settings skip."""
-        proposals = proposals.to(self.clip.device)
+        proposals = proposals.to(self.device)
         query_scores, objectness = None, proposals.objectness
         if proposals.query_embeddings is not None and proposals.no_object_logits is not None:
             query_scores = query_probabilities(proposals.query_embeddings, proposals.no_object_logits, self.query_text)
@@ -157,24 +158,30 @@ class Classifier:
             if not self._uses_images:
                 return [None] * len(images), boxes
             return [self._single_pass(image, own) for image, own in zip(images, proposals, strict=True)], boxes
-        counts, index, boxes = [], [], []
+        counts, indices, boxes = [], [], []
 
         def sub_images() -> Iterator[Tensor]:
             for image, own in zip(images, proposals, strict=True):
                 regions = region_images(
-                    self._pixels(image, own), own.mask_logits, settings.region, self.clip.image_size
+                    self._pixels(image, own), own.mask_logits, settings.region, self.encoder.image_size
                 )
-                counts.append(len(regions.images))
-                index.append(regions.image_index)
+                shown, index = regions.without_blank()
+                counts.append(len(shown))
+                indices.append(index)
                 boxes.append(regions.boxes)
-                yield regions.images
+                yield shown
 
         if independent:
             encoded = self.encoder.encode_apart(sub_images())
         else:
             encoded = self.encoder.encode(torch.cat(list(sub_images())))
-        features = [part[own] for part, own in zip(encoded.split(counts), index, strict=True)]
-        return list(features), boxes
+        return [self._of_queries(*own) for own in zip(encoded.split(counts), indices, strict=True)], boxes
+
+    def _of_queries(self, features: Tensor, index: Tensor) -> Tensor:
+        """Return (K, D) of the (U, D) features of an image's sub-images; index: (K,), -1 for an empty mask."""
+        if (index < 0).any():
+            features = torch.cat((features, self.encoder.blank))  # at the end, where -1 finds it
+        return features[index]
 
     def _single_pass(self, image: np.ndarray, proposals: Proposals) -> Tensor:
         """Return CLIP's (K, D) features of all segments from one pass over the image, without its padding."""
@@ -185,14 +192,14 @@ class Classifier:
         last_row, last_column = rows * height // mask_logits.shape[1], columns * width // mask_logits.shape[2]
         pixels = self._pixels(image, proposals)[:, :last_row, :last_column]
         masks = mask_logits[:, :rows, :columns].sigmoid()
-        short_side = self.settings.attend_side or 2 * self.clip.image_size
+        short_side = self.settings.attend_side or 2 * self.encoder.image_size
         if self.settings.region == "pool":
             return self.encoder.pool(pixels, masks, short_side=short_side)
         return self.encoder.attend(pixels, masks, short_side=short_side, start_layer=self.settings.attend_layer)
 
     def _pixels(self, image: np.ndarray, proposals: Proposals) -> Tensor:
         """Return the (3, H, W) padded image, normalised for CLIP; 0, the padding, is its mean colour."""
-        pixels = normalise(image, CLIP_MEAN, CLIP_STD).to(self.clip.device)
+        pixels = normalise(image, CLIP_MEAN, CLIP_STD).to(self.device)
         height, width = proposals.padded_size
         return F.pad(pixels, (0, width - pixels.shape[2], 0, height - pixels.shape[1]))
 
@@ -200,7 +207,7 @@ class Classifier:
         proposals, query_scores, clip_scores = candidates.proposals, candidates.query_scores, None
         if image_features is not None and self.image_text is not None:
             no_object = proposals.no_object_logits
-            clip_scores = clip_probabilities(image_features, no_object, self.image_text, self.clip.logit_scale)
+            clip_scores = clip_probabilities(image_features, no_object, self.image_text, self.logit_scale)
         fused = fuse(query_scores, clip_scores, self.seen, self.settings.fusion)
         if proposals.objectness is not None:
             fused = fused * proposals.objectness[:, None]
@@ -249,7 +256,7 @@ class Classifier:
 
     def _query_map(self, proposals: Proposals, scores: _Scores, kept: Tensor, frame: Frame) -> np.ndarray:
         best = scores.fused.max(dim=1)
-        is_distractor = torch.tensor(self.vocabulary.distractor_flags, device=self.clip.device)[best.indices]
+        is_distractor = torch.tensor(self.vocabulary.distractor_flags, device=self.device)[best.indices]
         owners = query_map(best.values, proposals.mask_logits, frame)
         names = torch.where(is_distractor, -1, kept).to(owners.dtype)
         names = torch.cat((names, names.new_full((1,), -1)))  # the name of index -1

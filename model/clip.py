@@ -63,7 +63,7 @@ class Clip:
     @property
     def logit_scale(self) -> float:
         """Factor on cosine similarities (the exponential of the learned parameter)."""
-        return math.exp(float(self.model.logit_scale))
+        return math.exp(float(self.model.logit_scale.detach()))
 
     @property
     def device(self) -> torch.device:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from itertools import pairwise
 from typing import TypeVar
 
@@ -14,13 +13,13 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def fold_batch_norms(network: Network) -> Network:
-    """Return a copy of ``network``, in evaluation mode, without the batch norms that follow a convolution.
+    """Fold the batch norms of ``network`` that follow a convolution, and put it into evaluation mode; returns it.
 
     A batch norm counts as following where it is defined right after a convolution of as many channels, as in all
     residual networks here; one defined before its convolution, or after something else, stays.
     Results differ by rounding only.
     """
-    network = copy.deepcopy(network).eval()
+    network.eval()
     dtype = next(network.parameters()).dtype
     for module in network.modules():
         children = list(module.named_children())

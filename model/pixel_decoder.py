@@ -46,22 +46,31 @@ class PixelDecoder(nn.Module):
     def forward(self, features: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Return mask features (B, mask_dim, h, w) and the pyramid p2..p5 (B, conv_dim, h_s, w_s).
 
-        The mask features are of res2's size, or of the stem's if that is used.
+        The mask features are of res2's size, or the stem's if that is used. Maps are taken out of ``features`` when
+        used, so that those nobody else holds need no memory to the end.
         """
         pyramid: dict[str, Tensor] = {}
         y: Tensor | None = None
         for name in reversed(STAGES):
-            x = features[name]
+            x = features.pop(name)
             if y is not None:
-                x = self.laterals[name](x)
-                x = x + F.interpolate(y, size=x.shape[-2:], mode="nearest")
-            y = F.relu(self.outputs[name](x))
+                # Layer by layer, so that what went in is gone when the next one runs.
+                for layer in self.laterals[name].children():
+                    x = layer(x)
+                x = self._add_coarser(x, y)
+            for layer in self.outputs[name].children():
+                x = layer(x)
+            y = F.relu(x, inplace=True)
             pyramid[name.replace("res", "p")] = y
         if self.from_stem is not None:
-            x = self.from_stem["lateral"](features["stem"])
-            x = x + F.interpolate(self.from_stem["narrow"](y), size=x.shape[-2:], mode="nearest")
-            y = F.relu(self.from_stem["output"](x))
+            x = self._add_coarser(self.from_stem["lateral"](features.pop("stem")), self.from_stem["narrow"](y))
+            y = F.relu(self.from_stem["output"](x), inplace=True)
         return self.mask_features(y), pyramid
+
+    @staticmethod
+    def _add_coarser(x: Tensor, coarser: Tensor) -> Tensor:
+        # In place: at the finest level each of these maps is the largest tensor of the network.
+        return x.add_(F.interpolate(coarser, size=x.shape[-2:], mode="nearest"))
 
 
 def _conv_norm(in_channels: int, out_channels: int, kernel_size: int) -> nn.Sequential:

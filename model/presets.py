@@ -218,7 +218,13 @@ def load_proposer(spec: ModelSpec) -> Proposer:
     """Load the segmentation network."""
     network = load_zegformer(_weights(spec)).to(resolve_device(spec.device), _dtype(spec))
     assert spec.max_long_side is not None
-    return Proposer(network, short_side=spec.short_side, max_long_side=spec.max_long_side, compiled=spec.compile)
+    return Proposer(
+        network,
+        short_side=spec.short_side,
+        max_long_side=spec.max_long_side,
+        compiled=spec.compile,
+        owns_network=True,
+    )
 
 
 def load_classifier(spec: ModelSpec, vocabulary: Vocabulary, cache_dir: str | Path | None = None) -> Classifier:

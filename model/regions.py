@@ -35,12 +35,19 @@ class RegionImages:
     """Sub-images for CLIP, each kept once however many queries share it.
 
     images: (U, 3, S, S) float32, CLIP-normalised. image_index: (Q,) int64, the sub-image of each query.
-    boxes: (Q, 4) float32.
+    boxes: (Q, 4) float32. first_is_blank: images[0] is all zeros, what every empty mask shows.
     """
 
     images: Tensor
     image_index: Tensor
     boxes: Tensor
+    first_is_blank: bool = False
+
+    def without_blank(self) -> tuple[Tensor, Tensor]:
+        """Return the sub-images that show something, and the index of each query among them, -1 for empty masks."""
+        if self.first_is_blank:
+            return self.images[1:], self.image_index - 1
+        return self.images, self.image_index
 
 
 def region_images(image: Tensor, mask_logits: Tensor, region: str, size: int) -> RegionImages:
@@ -112,7 +119,7 @@ def _masked_images(image: Tensor, mask_logits: Tensor, region: str, size: int) -
             images.append(_crop_masked(image, covered, own_boxes[shown], size))
     if bool((index > 0).all()):
         return RegionImages(images=torch.cat(images[1:]), image_index=index - 1, boxes=boxes)
-    return RegionImages(images=torch.cat(images), image_index=index, boxes=boxes)
+    return RegionImages(images=torch.cat(images), image_index=index, boxes=boxes, first_is_blank=True)
 
 
 def _whole_image_boxes(count: int, padded_size: tuple[int, int], device: torch.device) -> Tensor:

@@ -26,7 +26,7 @@ class Segmenter:
     """Images -> labels, for one vocabulary: a ``Proposer``, then a ``Classifier``."""
 
     def __init__(self, proposer: Proposer, classifier: Classifier) -> None:
-        ours, theirs = proposer.network.config.embedding_dim, classifier.clip.embed_dim
+        ours, theirs = proposer.network.config.embedding_dim, classifier.embed_dim
         if ours != theirs:
             raise ValueError(f"The segmenter was trained for a CLIP of {ours} dimensions, this one has {theirs}")
         self.proposer = proposer
@@ -77,7 +77,7 @@ class Segmenter:
             attend_layer=attend_layer,
         )
         network = load_zegformer(weights).to(device, DTYPES[dtype])
-        proposer = Proposer(network, short_side=short_side, max_long_side=max_long_side)
+        proposer = Proposer(network, short_side=short_side, max_long_side=max_long_side, owns_network=True)
         vocabulary = vocabulary.with_training_classes(checkpoint_seen_classes(weights))
         return cls(
             proposer, Classifier(load_clip(clip, device, DTYPES[dtype]), vocabulary, settings, cache_dir=cache_dir)

@@ -61,7 +61,8 @@ class ZegFormerOutput:
     """layers: one per decoder layer, last is final (only the final one with ``every_layer=False``).
 
     mask_features: (B, M, h, w) at stride 4, or 2 if so configured.
-    features: res2..res5 of the backbone and p2..p5 of the pixel decoder, each (B, channels, h_s, w_s).
+    features: res2..res5 of the backbone and p2..p5 of the pixel decoder, each (B, channels, h_s, w_s); with
+        ``every_layer=False`` of the backbone's only the transformer's memory.
     queries: (B, Q, hidden), the final layer's normalised query states.
     """
 
@@ -170,8 +171,9 @@ class ZegFormer(nn.Module):
         every_layer: also give the outputs of the earlier decoder layers (for training).
         """
         features = self.backbone(images)
+        kept = {name: own for name, own in features.items() if every_layer or name == self.config.memory_feature}
         mask_features, pyramid = self.pixel_decoder(features)
-        features = {**features, **pyramid}
+        features = {**kept, **pyramid}
         memory = self.input_projection(features[self.config.memory_feature])
         hidden_cells = None
         if self.config.masked_attention:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torchvision.ops import roi_align
 
 from model.classifier import Classifier
+from model.clip import Clip
 from model.preprocess import CLIP_MEAN, CLIP_STD, normalise, pad_to_multiple
 from model.regions import mask_boxes
 from model.resize import resize_short_side
@@ -22,13 +23,15 @@ from pipeline.bench.stopwatch import Stopwatch
 
 
 class AsReleased:
-    """Images -> label maps. network: as loaded; classifier: for its settings (region "cropmask"), text and CLIP."""
+    """Images -> label maps. network, clip: as loaded; classifier: for its settings (region "cropmask") and text."""
 
-    def __init__(self, network: ZegFormer, classifier: Classifier, short_side: int, max_long_side: int) -> None:
+    def __init__(
+        self, network: ZegFormer, clip: Clip, classifier: Classifier, short_side: int, max_long_side: int
+    ) -> None:
         if classifier.settings.region != "cropmask":
             raise ValueError(f"the yardstick is for region 'cropmask', not {classifier.settings.region!r}")
         self.network = network.eval().requires_grad_(False)
-        self.classifier = classifier
+        self.clip, self.classifier = clip, classifier
         self.sides = (short_side, max_long_side)
         self.stopwatch = Stopwatch()
         self.stopwatch.watch_module(self.network.backbone, "backbone")
@@ -43,7 +46,7 @@ class AsReleased:
         with self.stopwatch("regions"):
             images, masks = self._regions(resized, final.mask_logits[0], (batch.shape[2], batch.shape[3]))
         with self.stopwatch("clip"):
-            embedded = self.classifier.clip.encode_image(images)
+            embedded = self.clip.encode_image(images)
         with self.stopwatch("fusion"):
             scores = self._scores(final.query_embeddings[0], final.no_object_logits[0], embedded)
         with self.stopwatch("map"):
@@ -58,7 +61,7 @@ class AsReleased:
         pixels = pad_to_multiple([normalise(image, CLIP_MEAN, CLIP_STD)])
         boxes = mask_boxes(masks)
         rois = torch.cat((torch.arange(len(boxes))[:, None].to(boxes.dtype), boxes), dim=1)
-        side = self.classifier.clip.image_size
+        side = self.clip.image_size
         plain = pixels.repeat(len(masks), 1, 1, 1)
         # The release cuts from both, whichever it then uses.
         roi_align(plain, rois, (side, side), aligned=True)
@@ -68,5 +71,5 @@ class AsReleased:
         classifier = self.classifier
         assert classifier.image_text is not None
         query_scores = query_probabilities(query_embeddings, no_object_logits, classifier.query_text)
-        clip_scores = clip_probabilities(embedded, no_object_logits, classifier.image_text, classifier.clip.logit_scale)
+        clip_scores = clip_probabilities(embedded, no_object_logits, classifier.image_text, classifier.logit_scale)
         return fuse(query_scores, clip_scores, classifier.seen, classifier.settings.fusion)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
-from itertools import islice, pairwise
+from itertools import cycle, islice, pairwise
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -31,9 +31,10 @@ from pipeline.sources import ReadLimits
 
 WARM_UP_SHARE = 0.25
 """Share of the images left out of the rate: while they pass, workers start and pools fill."""
-BARE_S = 8.0
+BARE_WARM_UP_S = 5.0
+BARE_S = 20.0
 READY_S = 120.0
-"""Within so long all bare models have loaded and run once."""
+"""Within so long all bare models have loaded and are warm."""
 INTERVALS = 8
 
 
@@ -51,20 +52,25 @@ class JobBench:
 def measure_job(bench: JobBench, directory: Path) -> dict[str, Any]:
     """Run the bare model on ``workers`` cores at once, then the job on the same cores.
 
-    Cores share caches and memory: what a model loses to its neighbour is not lost to the pipeline.
+    Cores share caches and memory: what a model loses to its neighbour is not lost to the pipeline. Machines have faster
+    and slower hours: the bare model runs before the job and again after it, and the mean is what the job is held to.
 
     directory: where the images are drawn, unless they are there, and where the output goes. Raises UsageError for more
     workers than cores.
     """
     _cores(bench.workers)
     source = draw_images(bench, directory)
-    bare = _bare_images_per_s(bench, source)
+    before = _bare_images_per_s(bench, source)
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
         job = process.submit(run_job, bench, source).result()
+    after = _bare_images_per_s(bench, source)
+    bare = mean((before, after))
     return {
         "settings": asdict(bench),
         "environment": environment(),
         "bare_images_per_s": bare,
+        "bare_images_per_s_before": before,
+        "bare_images_per_s_after": after,
         **job,
         "efficiency": job["images_per_s"] / (bench.workers * bare),
     }
@@ -127,22 +133,25 @@ def bare_images_per_s(bench: JobBench, source: Path, core: int, wait_for_all: Ca
         plan = _plan(bench, source, output)
     model = StageModel(spec=plan.spec, vocabulary=plan.vocabulary, segments="semantic", storage_option={})
     proposer, classifier = model.proposer(), model.classifier()
-    batches = [_pixels(batch) for batch in islice(_decoded(plan), 8)]
     size = plan.config.propose_batch_size
+    tables = [_pixels(table) for table in islice(_decoded(plan), 8)]
+    batches = cycle(
+        (pixels[at : at + size], sizes[at : at + size])
+        for pixels, sizes in tables
+        for at in range(0, len(pixels), size)
+    )
 
-    def run() -> int:
-        for pixels, sizes in batches:
-            for at in range(0, len(pixels), size):
-                own = pixels[at : at + size]
-                classifier(own, proposer(own, resized=True, independent=True), sizes[at : at + size], independent=True)
-        return sum(len(pixels) for pixels, _ in batches)
+    def run_for(seconds: float) -> float:
+        done, started = 0, time.perf_counter()
+        while time.perf_counter() - started < seconds:
+            pixels, sizes = next(batches)
+            classifier(pixels, proposer(pixels, resized=True, independent=True), sizes, independent=True)
+            done += len(pixels)
+        return done / (time.perf_counter() - started)
 
-    run()
+    run_for(BARE_WARM_UP_S)
     wait_for_all(READY_S)
-    done, started = 0, time.perf_counter()
-    while time.perf_counter() - started < BARE_S:
-        done += run()
-    return done / (time.perf_counter() - started)
+    return run_for(BARE_S)
 
 
 def _decoded(plan: Plan) -> Iterator[pa.Table]:
@@ -176,34 +185,41 @@ def run_job(bench: JobBench, source: Path) -> dict[str, Any]:
             if not marks or progress.images > marks[-1][1]:
                 marks.append((time.monotonic(), progress.images))
                 if progress.images >= WARM_UP_SHARE * bench.images:
-                    monitor.start_counting()
                     queues.start_counting()
 
         run_plan(plan, note)
     warm = [mark for mark in marks if mark[1] >= WARM_UP_SHARE * bench.images]
     seconds, images = warm[-1][0] - warm[0][0], warm[-1][1] - warm[0][1]
-    busy = {stage: spent / images for stage, spent in sorted(monitor.cpu_seconds.items())}
+    spent = {stage: own for stage, (own,) in monitor.cpu_seconds((warm[0][0], warm[-1][0])).items()}
     return {
         "images_per_s": images / seconds,
-        "cpu_seconds_per_image": busy,
+        "cpu_seconds_per_image": {stage: own / images for stage, own in spent.items() if own},
         "queues": queues.figures(),
-        "worker_utilisation": monitor.cpu_seconds.get("model", 0.0) / (bench.workers * seconds),
-        "seconds_per_image_as_it_grows": _growth(marks),
+        "worker_utilisation": spent.get("model", 0.0) / (bench.workers * seconds),
         "peak_bytes": max(memory for _, memory in monitor.memory_bytes),
-        "memory_bytes_as_it_grows": _memory(marks, monitor.memory_bytes),
+        "as_it_grows": _growth(marks, monitor),
     }
 
 
-def _growth(marks: Sequence[tuple[float, int]]) -> list[float]:
-    """Seconds per image in equal parts of the run."""
+def _growth(marks: Sequence[tuple[float, int]], monitor: ProcessMonitor) -> dict[str, list[float]]:
+    """Seconds per image, CPU seconds per image of the model and of all else, and memory, in equal parts of the run."""
     times, images = np.array(marks).T
     edges = np.linspace(images[0], images[-1], INTERVALS + 1)
-    return [float(value) for value in np.diff(np.interp(edges, images, times)) / np.diff(edges)]
+    moments = np.interp(edges, images, times)
+    spent = monitor.cpu_seconds(moments.tolist())
+    model = np.array(spent.pop("model", [0.0] * INTERVALS))
+    each = np.diff(edges)
+    return {
+        "images": edges[1:].tolist(),
+        "seconds_per_image": (np.diff(moments) / each).tolist(),
+        "model_cpu_seconds_per_image": (model / each).tolist(),
+        "other_cpu_seconds_per_image": (np.sum(list(spent.values()), axis=0) / each).tolist(),
+        "memory_bytes": _memory(moments, monitor.memory_bytes),
+    }
 
 
-def _memory(marks: Sequence[tuple[float, int]], samples: Sequence[tuple[float, int]]) -> list[int]:
-    """The most memory in equal parts of the same span; of a part without a sample, what the nearest one says."""
-    edges = np.linspace(marks[0][0], marks[-1][0], INTERVALS + 1)
+def _memory(edges: Sequence[float], samples: Sequence[tuple[float, int]]) -> list[int]:
+    """The most memory between each two neighbours of ``edges``; of a part without a sample, what the nearest says."""
     most = []
     for start, stop in pairwise(edges):
         inside = [used for at, used in samples if start <= at <= stop]
@@ -234,6 +250,21 @@ def queue_rows(run: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
+def growth_rows(run: dict[str, Any]) -> list[dict[str, Any]]:
+    """What an image cost in each part of a run, as rows for people."""
+    grown = run["as_it_grows"]
+    return [
+        {
+            "up to image": round(images),
+            "ms/image": round(seconds * 1000, 2),
+            "model, CPU ms": round(model * 1000, 2),
+            "all else, CPU ms": round(other * 1000, 2),
+            "most GB": round(memory / 1e9, 2),
+        }
+        for images, seconds, model, other, memory in zip(*grown.values(), strict=True)
+    ]
+
+
 def job_rows(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Runs as rows for people."""
     return [
@@ -242,6 +273,7 @@ def job_rows(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             "images": run["settings"]["images"],
             "images/s": round(run["images_per_s"], 1),
             "bare images/s": round(run["bare_images_per_s"], 1),
+            "before, after": f"{run['bare_images_per_s_before']:.1f}, {run['bare_images_per_s_after']:.1f}",
             "efficiency": f"{run['efficiency']:.3f}",
             "workers busy": f"{run['worker_utilisation']:.1%}",
             "peak GB": round(run["peak_bytes"] / 1e9, 2),

@@ -80,12 +80,11 @@ def measure_variant(bench: ModelBench, variant: Variant) -> tuple[dict[str, Any]
     """Measure one variant in this process; returns its figures and label maps."""
     torch.set_num_threads(bench.threads)
     subject = load_subject(bench.subject, bench.images, bench.seed)
-    images = subject.images
     if variant.region == AS_RELEASED:
         model: _Ours | _Yardstick = _Yardstick(subject)
     else:
         model = _Ours(subject, variant, bench.batch_size)
-    del subject  # its copies of weights would count as memory the model needs
+    images = subject.images
     model.run(images[:1])  # first calls pay for allocations and kernels' choices
     fastest, cpu_seconds, parts, label_maps = float("inf"), float("inf"), {}, []
     for _ in range(bench.repeats):
@@ -101,16 +100,18 @@ def measure_variant(bench: ModelBench, variant: Variant) -> tuple[dict[str, Any]
         "seconds_per_image": fastest,
         "cpu_seconds_per_image": cpu_seconds,
         "parts": {part: parts.get(part, 0.0) / len(images) for part in PARTS},
-        "non_empty_masks": model.non_empty(images[0]),
         "peak_bytes": peak_bytes(),
+        "non_empty_masks": model.non_empty(images[0]),
     }
     return figures, label_maps
 
 
 class _Yardstick:
     def __init__(self, subject: Subject) -> None:
-        classifier = Classifier(subject.clip, subject.vocabulary, replace(subject.settings, region="cropmask"))
-        self.model = AsReleased(subject.network, classifier, subject.short_side, subject.max_long_side)
+        clip = subject.clip()
+        classifier = Classifier(clip, subject.vocabulary, replace(subject.settings, region="cropmask"))
+        sides = (subject.short_side, subject.max_long_side)
+        self.model = AsReleased(subject.network(), clip, classifier, *sides)
         self.stopwatch = self.model.stopwatch
 
     def run(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -131,14 +132,17 @@ class _Ours:
             min_visible=variant.min_visible,
             attend_side=variant.attend_side,
         )
-        subject.clip.model.visual.to(dtype, memory_format=torch.channels_last)
+        clip = subject.clip()
+        clip.model.visual.to(dtype, memory_format=torch.channels_last)
+        classifier = Classifier(clip, subject.vocabulary, settings, compiled=variant.compiled)
+        del clip  # and with it the text tower, as in an actor
         proposer = Proposer(
-            subject.network.to(dtype),
+            subject.network().to(dtype),
             short_side=subject.short_side,
             max_long_side=subject.max_long_side,
             compiled=variant.compiled,
+            owns_network=True,
         )
-        classifier = Classifier(subject.clip, subject.vocabulary, settings, compiled=variant.compiled)
         self.segmenter = Segmenter(proposer, classifier)
         self.batch_size = batch_size
         self.stopwatch = Stopwatch()

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import re
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Self
+
+import numpy as np
 
 from pipeline.queues import stage_queues
 from pipeline.sampling import Sampler
@@ -28,29 +31,17 @@ DRIVER = "driver"
 RAY = "Ray's processes"
 
 
-class _WarmSampler(Sampler):
-    """Has its figures begin when it is told to: what was before is imports, weights, first calls, pools that fill."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(name, SAMPLE_S)
-        self._counting = False
-
-    def start_counting(self) -> None:
-        """Count from here on."""
-        self._counting = True
-
-
-class ProcessMonitor(_WarmSampler):
+class ProcessMonitor(Sampler):
     """Watches this process and all below it while its ``with`` block runs.
 
-    cpu_seconds: by stage, of samples between ``start_counting`` and the end. memory_bytes: of each sample, resident and
-    not shared twice (PSS), with the time it was taken at.
+    memory_bytes: of each sample, resident and not shared twice (PSS), with the time it was taken at.
     """
 
     def __init__(self) -> None:
-        super().__init__("processes")
-        self.cpu_seconds: dict[str, float] = {}
+        super().__init__("processes", SAMPLE_S)
         self.memory_bytes: list[tuple[float, int]] = []
+        self._spent: dict[str, float] = {}
+        self._spent_by: list[tuple[float, dict[str, float]]] = []
         self._ticks: dict[int, int] = {}
         self._memory_next_at = 0.0
 
@@ -68,17 +59,23 @@ class ProcessMonitor(_WarmSampler):
                 title = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
             except (FileNotFoundError, ProcessLookupError):
                 continue  # it ended meanwhile
+            stage = _stage(pid, title)
             spent = (ticks - self._ticks.get(pid, 0)) / _TICKS_PER_S
+            self._spent[stage] = self._spent.get(stage, 0.0) + spent
             self._ticks[pid] = ticks
-            if self._counting:
-                stage = _stage(pid, title)
-                self.cpu_seconds[stage] = self.cpu_seconds.get(stage, 0.0) + spent
+        self._spent_by.append((time.monotonic(), dict(self._spent)))
         if time.monotonic() >= self._memory_next_at:
             started = time.monotonic()
             memory = sum(map(_proportional_bytes, pids))
             ended = time.monotonic()
             self.memory_bytes.append((ended, memory))
             self._memory_next_at = ended + (ended - started) / MEMORY_SHARE
+
+    def cpu_seconds(self, edges: Sequence[float]) -> dict[str, list[float]]:
+        """CPU seconds by stage between each two neighbours of ``edges``, moments in order; even between two samples."""
+        moments = [at for at, _ in self._spent_by]
+        spent = {stage: [by.get(stage, 0.0) for _, by in self._spent_by] for stage in sorted(self._spent)}
+        return {stage: np.diff(np.interp(edges, moments, own)).tolist() for stage, own in spent.items()}
 
 
 def _proportional_bytes(pid: int) -> int:
@@ -122,13 +119,21 @@ def _descendants(root: int) -> set[int]:
     return found
 
 
-class QueueMonitor(_WarmSampler):
-    """Watches what waits in front of every stage of the graph that runs in this process while its block runs."""
+class QueueMonitor(Sampler):
+    """Watches what waits in front of every stage of the graph that runs in this process while its block runs.
+
+    Its figures begin when it is told to: at first pools fill.
+    """
 
     def __init__(self) -> None:
-        super().__init__("queues")
+        super().__init__("queues", SAMPLE_S)
+        self._counting = False
         self._blocks: dict[str, list[int]] = {}
         self._bytes: dict[str, list[int]] = {}
+
+    def start_counting(self) -> None:
+        """Count from here on."""
+        self._counting = True
 
     def sample(self) -> None:
         """Look at all queues."""

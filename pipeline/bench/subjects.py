@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -31,10 +32,13 @@ NON_EMPTY = 30
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Subject:
-    """A model to measure with what it is shown; ``settings`` are its defaults for naming."""
+    """A model to measure with what it is shown; ``settings`` are its defaults for naming.
 
-    network: ZegFormer
-    clip: Clip
+    network, clip: load the two anew with each call, so that who measures holds no more weights than an actor would.
+    """
+
+    network: Callable[[], ZegFormer]
+    clip: Callable[[], Clip]
     vocabulary: Vocabulary
     settings: ClassifierSettings
     short_side: int
@@ -43,19 +47,27 @@ class Subject:
 
 
 def load_subject(name: SubjectName, images: int, seed: int) -> Subject:
-    """Build the model called ``name`` and ``images`` images for it, the same for the same seed."""
+    """Describe the model called ``name`` and draw ``images`` images for it, the same for the same seed."""
     return _real(images, seed) if name == "real" else _bundled(images, seed)
 
 
 def _real(count: int, seed: int) -> Subject:
     """R-50, ViT-B/16, 171 classes, 100 queries, with random weights; noise of 640 x 640 pixels for images."""
-    torch.manual_seed(seed)
+
+    def network() -> ZegFormer:
+        torch.manual_seed(seed)
+        random = ZegFormer(ZegFormerConfig()).eval().requires_grad_(False)
+        leave_non_empty(random, NON_EMPTY)
+        return random
+
+    def clip() -> Clip:
+        torch.manual_seed(seed)
+        random = new_clip(open_clip.get_model_config(REAL_CLIP))
+        random.model.eval().requires_grad_(False)
+        return random
+
     generator = np.random.default_rng(seed)
     images = [generator.integers(0, 256, (REAL_SIDE, REAL_SIDE, 3), dtype=np.uint8) for _ in range(count)]
-    clip = new_clip(open_clip.get_model_config(REAL_CLIP))
-    clip.model.eval().requires_grad_(False)
-    network = ZegFormer(ZegFormerConfig()).eval().requires_grad_(False)
-    leave_non_empty(network, NON_EMPTY)
     # One prompt a class: what is measured is an image, not 7,000 sentences.
     entries = [ClassEntry(name=f"thing {number}", prompts=("a photo of a {}.",)) for number in range(REAL_CLASSES)]
     return Subject(
@@ -72,8 +84,8 @@ def _real(count: int, seed: int) -> Subject:
 def _bundled(count: int, seed: int) -> Subject:
     preset = PRESETS["bundled"]
     return Subject(
-        network=load_zegformer(BUNDLED),
-        clip=load_clip(BUNDLED),
+        network=partial(load_zegformer, BUNDLED),
+        clip=partial(load_clip, BUNDLED),
         vocabulary=Vocabulary([entry.name for entry in CLASSES], seen=[entry.seen for entry in CLASSES]),
         settings=ClassifierSettings(
             region=preset.region, fusion=preset.fusion, prompts=preset.prompts, calibration=preset.calibration

@@ -65,6 +65,22 @@ def test_no_embedding_depends_on_the_other_sub_images(tower: str, dtype: torch.d
     assert torch.equal(encoder.encode_apart(parts[::-1]), torch.cat(alone[::-1]))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("tower", TOWERS)
+def test_the_blank_embedding_is_that_of_a_blank_sub_image_among_others(tower: str, dtype: torch.dtype) -> None:
+    clip = clip_with(tower)
+    clip.model.visual.to(dtype)
+    encoder = ImageEncoder(clip)
+    shown = torch.randn(3, 3, 64, 64)
+    shown[1] = 0
+    assert torch.equal(encoder.encode_apart([shown])[1:2], encoder.blank)
+
+
+def test_no_sub_images_have_no_embeddings() -> None:
+    encoder = ImageEncoder(clip_with("vit-gelu"))
+    assert encoder.encode_apart([]).shape == encoder.encode(torch.empty(0, 3, 64, 64)).shape == (0, encoder.embed_dim)
+
+
 @pytest.mark.parametrize("tower", TOWERS)
 def test_sub_images_are_embedded_as_open_clip_does(tower: str) -> None:
     clip = clip_with(tower)

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +186,31 @@ def test_clip_batches_across_images_change_only_last_digits(
         np.testing.assert_array_equal(ours.boxes, expected.boxes)
 
 
+def test_an_image_without_any_mask_is_named_by_what_a_blank_one_shows(
+    build: Callable[..., Segmenter], images: list[np.ndarray]
+) -> None:
+    segmenter = build(fusion="clip")
+    proposals = segmenter.proposer(images, independent=True)
+    empty = replace(proposals[0], mask_logits=torch.full_like(proposals[0].mask_logits, -1))
+    (nothing,) = segmenter.classifier(images[:1], [empty], independent=True)
+    something, _ = segmenter.classifier(images, proposals, independent=True)
+    shown = proposals[0].mask_logits.flatten(1).amax(dim=1) > 0
+    assert 0 < shown.sum() < len(shown)
+    assert np.array_equal(nothing.query_scores[~shown], something.query_scores[~shown])
+    assert not np.allclose(nothing.query_scores[shown], something.query_scores[shown], atol=1e-3)
+
+
+def test_the_text_tower_goes_when_all_classes_are_embedded(vocabulary: Vocabulary, golden_path: Path) -> None:
+    clip = load_clip(golden_path / "clip_tiny_openai.pt")
+    image_tower, whole = weakref.ref(clip.model.visual), weakref.ref(clip.model)
+    classifier = Classifier(clip, vocabulary)
+    del clip
+    gc.collect()
+    assert image_tower() is not None
+    assert whole() is None
+    assert classifier.encoder.blank.shape == (1, classifier.embed_dim)
+
+
 def test_images_are_resized_to_the_short_side_and_maps_come_in_their_own_size(
     network: ZegFormer, build: Callable[..., Segmenter], images: list[np.ndarray]
 ) -> None:
@@ -332,7 +360,7 @@ def test_bfloat16_keeps_scores_in_float32_and_changes_little(
         )
         for dtype in ("float32", "bfloat16")
     )
-    assert half.proposer.network.query_positions.dtype == half.classifier.clip.image_dtype == torch.bfloat16
+    assert half.proposer.network.query_positions.dtype == half.classifier.encoder.dtype == torch.bfloat16
     proposals = exact.proposer(images)
     # 53 layers of random weights make errors grow; 93 % of the mask cells and cosines of 0.976 measured.
     for ours, expected in zip(half.proposer(images), proposals, strict=True):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,7 @@ from typer.testing import CliRunner
 
 from jobs.bench import app
 from pipeline.bench.job import _memory
+from pipeline.bench.processes import DRIVER, RAY, SAMPLE_S, ProcessMonitor
 from pipeline.errors import UsageError
 
 IMAGES = 200
@@ -28,9 +32,14 @@ def test_the_job_against_the_bare_model(tmp_path: Path) -> None:
     assert 0 < spent["model"] < sum(spent.values()) < 1.5 / result["images_per_s"]
     assert list(result["queues"]) == ["read, decode", "SegmentStage", "encode"]
     assert all(own["mean_blocks"] <= own["most_blocks"] for own in result["queues"].values())
-    assert len(result["memory_bytes_as_it_grows"]) == len(result["seconds_per_image_as_it_grows"])
-    assert max(result["memory_bytes_as_it_grows"]) <= result["peak_bytes"]
-    for heading in ("efficiency", "workers busy", "waiting for"):
+    bare = (result["bare_images_per_s_before"], result["bare_images_per_s_after"])
+    assert min(bare) <= result["bare_images_per_s"] <= max(bare)
+    grown = result["as_it_grows"]
+    assert grown["images"][-1] == IMAGES
+    assert len({len(own) for own in grown.values()}) == 1
+    assert max(grown["memory_bytes"]) <= result["peak_bytes"]
+    assert sum(grown["model_cpu_seconds_per_image"]) > 0 < sum(grown["other_cpu_seconds_per_image"])
+    for heading in ("efficiency", "workers busy", "waiting for", "up to image"):
         assert heading in shown.output
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == [f"shapes-{IMAGES}-0-1000"]
 
@@ -50,9 +59,25 @@ def test_settings_are_read_as_label_reads_them(tmp_path: Path) -> None:
 
 
 def test_memory_of_a_part_without_a_sample_is_the_nearest() -> None:
-    marks = [(float(second), 100 * second) for second in range(9)]
     samples = [(0.5, 10), (0.9, 30), (4.4, 20), (9.0, 5)]
-    assert _memory(marks, samples) == [30, 30, 30, 20, 20, 20, 20, 5]
+    assert _memory(range(9), samples) == [30, 30, 30, 20, 20, 20, 20, 5]
+
+
+def test_cpu_seconds_between_moments_are_those_of_the_processes() -> None:
+    with ProcessMonitor() as monitor:
+        started = time.monotonic()
+        child = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+        time.sleep(2 * SAMPLE_S)
+        ended = time.monotonic()
+        monitor.sample()
+        child.kill()
+        child.wait()
+    spent = monitor.cpu_seconds((started, (started + ended) / 2, ended))
+    assert spent.keys() == {DRIVER, RAY}  # whatever is neither a stage nor this process
+    halves = spent[RAY]
+    # On a machine that others use it may get less than a core, never more.
+    assert 0 < sum(halves) <= ended - started + 0.1
+    assert len(halves) == 2
 
 
 def test_reading_and_decoding_alone(tmp_path: Path) -> None:

@@ -25,9 +25,10 @@ def one_thread() -> None:
 
 def test_label_maps_are_those_of_the_yardstick() -> None:
     subject = load_subject("bundled", images=8, seed=3)
-    classifier = Classifier(subject.clip, subject.vocabulary, subject.settings)
-    yardstick = AsReleased(subject.network, classifier, subject.short_side, subject.max_long_side)
-    proposer = Proposer(subject.network, short_side=subject.short_side, max_long_side=subject.max_long_side)
+    network, clip, sides = subject.network(), subject.clip(), (subject.short_side, subject.max_long_side)
+    classifier = Classifier(clip, subject.vocabulary, subject.settings)
+    yardstick = AsReleased(network, clip, classifier, *sides)
+    proposer = Proposer(network, short_side=sides[0], max_long_side=sides[1])
     ours = Segmenter(proposer, classifier)(subject.images, independent=True)
     same = [np.mean(own.label_map == yardstick(image)) for own, image in zip(ours, subject.images, strict=True)]
     assert np.mean(same) >= 0.9999
@@ -67,6 +68,6 @@ def test_the_environment_says_what_ran_where() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_thirty_masks_of_the_real_size_are_non_empty(dtype: torch.dtype) -> None:
     subject = load_subject("real", images=1, seed=0)
-    (proposals,) = Proposer(subject.network.to(dtype), short_side=640)(subject.images)
+    (proposals,) = Proposer(subject.network().to(dtype), short_side=640)(subject.images)
     filled = proposals.mask_logits.flatten(1).amax(dim=1) > 0
     assert filled.tolist() == [query < NON_EMPTY for query in range(100)]

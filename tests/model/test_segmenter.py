@@ -226,6 +226,17 @@ def test_images_are_resized_to_the_short_side_and_maps_come_in_their_own_size(
     assert torch.equal(again.mask_logits, proposals.mask_logits)
 
 
+def test_a_network_is_made_ready_in_place_only_for_its_owner(golden_path: Path, images: list[np.ndarray]) -> None:
+    network = load_zegformer(golden_path / "zegformer_tiny.pth")
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    (expected,) = Proposer(network, short_side=None)(images[:1])
+    assert network.state_dict().keys() == before.keys()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    (ours,) = Proposer(network, short_side=None, owns_network=True)(images[:1])
+    assert network.state_dict().keys() != before.keys()
+    assert torch.equal(ours.mask_logits, expected.mask_logits)
+
+
 def test_distractors_compete_but_come_out_unlabelled(
     build: Callable[..., Segmenter], vocabulary: Vocabulary, images: list[np.ndarray]
 ) -> None:

@@ -131,13 +131,15 @@ def test_the_final_layer_alone_is_the_same(zegformer, golden, outputs):
         final = zegformer(pad_to_multiple([image]), every_layer=False)
     assert len(final.layers) == 1
     assert torch.equal(final.layers[0].mask_logits, outputs["A"].layers[-1].mask_logits)
+    kept = {zegformer.config.memory_feature, "p2", "p3", "p4", "p5"}
+    assert final.features.keys() == kept < outputs["A"].features.keys()
 
 
 @pytest.mark.parametrize("memory_feature", ["res2", "res3", "res5", "p3", "p4"])
 def test_any_feature_can_be_the_memory(memory_feature):
     model = ZegFormer(replace(SMALL, memory_feature=memory_feature)).eval()
     with torch.inference_mode():
-        output = model(torch.randn(1, 3, 64, 64))
+        output = model(torch.randn(1, 3, 64, 64), every_layer=False)
     assert output.layers[-1].mask_logits.isfinite().all()
     assert model.input_projection.in_channels == output.features[memory_feature].shape[1]
 

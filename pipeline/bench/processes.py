@@ -16,7 +16,7 @@ from pipeline.queues import stage_queues
 from pipeline.sampling import Sampler
 
 SAMPLE_S = 2.0
-MEMORY_SHARE = 0.002
+MEMORY_SHARE = 0.005
 """Of a core, at most: the kernel walks all pages of a process to tell its share of memory."""
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _STAGES = (

@@ -49,10 +49,10 @@ def assert_same(rows: list[dict[str, Any]], reference: dict[str, dict[str, Any]]
         ("wds", {"propose_actors": 2, "propose_batch_size": 1}),
         ("wds", {"propose_actors": 1, "propose_batch_size": 8, "encode_batch_size": 3}),
         ("wds/{00000..00004}.tar", {}),
-        ("wds/*.tar", {}),
+        pytest.param("wds/*.tar", {}, marks=pytest.mark.slow),
         ("parquet", {"propose_batch_size": 8}),
         ("folder", {"shard_size": SHARD_SIZE, "propose_actors": 2}),
-        ("folder", {"shard_size": 33}),
+        pytest.param("folder", {"shard_size": 33}, marks=pytest.mark.slow),
     ],
 )
 def test_local_formats_and_batches(
@@ -62,7 +62,7 @@ def test_local_formats_and_batches(
     assert_same(read_rows(tmp_path / "out"), reference)
 
 
-@pytest.mark.parametrize("form", ["wds", "parquet", "folder"])
+@pytest.mark.parametrize("form", ["wds", "parquet", pytest.param("folder", marks=pytest.mark.slow)])
 def test_from_and_to_s3_over_http(
     label: Label, shapes: Path, reference: dict[str, Any], tmp_path: Path, s3_bucket: Any, form: str
 ) -> None:

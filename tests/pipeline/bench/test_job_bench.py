@@ -16,7 +16,7 @@ from pipeline.bench.job import _memory
 from pipeline.bench.processes import DRIVER, RAY, SAMPLE_S, ProcessMonitor
 from pipeline.errors import UsageError
 
-IMAGES = 200
+IMAGES = 500
 
 
 @pytest.mark.slow

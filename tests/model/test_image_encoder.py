@@ -43,6 +43,12 @@ def clip_with(tower: str) -> Clip:
     return clip
 
 
+def encoder_in(tower: str, dtype: torch.dtype) -> ImageEncoder:
+    clip = clip_with(tower)
+    clip.model.visual.to(dtype)
+    return ImageEncoder(clip)
+
+
 def single_pass(encoder: ImageEncoder, region: str) -> Callable[..., Tensor]:
     return encoder.attend if region == "attend" else encoder.pool
 
@@ -54,9 +60,7 @@ PAIRS += [("convnext", "pool")]
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("tower", TOWERS)
 def test_no_embedding_depends_on_the_other_sub_images(tower: str, dtype: torch.dtype) -> None:
-    clip = clip_with(tower)
-    clip.model.visual.to(dtype)
-    encoder = ImageEncoder(clip)
+    encoder = encoder_in(tower, dtype)
     parts = [torch.randn(count, 3, 64, 64) for count in (5, 1, SAME_SIZE + 2, 7)]
     together = encoder.encode_apart(parts)
     tolerance = 1e-5 if dtype == torch.float32 else 2e-2  # measured: 6e-7 and 0, of values up to 2
@@ -69,9 +73,7 @@ def test_no_embedding_depends_on_the_other_sub_images(tower: str, dtype: torch.d
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("tower", TOWERS)
 def test_the_blank_embedding_is_that_of_a_blank_sub_image_among_others(tower: str, dtype: torch.dtype) -> None:
-    clip = clip_with(tower)
-    clip.model.visual.to(dtype)
-    encoder = ImageEncoder(clip)
+    encoder = encoder_in(tower, dtype)
     shown = torch.randn(3, 3, 64, 64)
     shown[1] = 0
     assert torch.equal(encoder.encode_apart([shown])[1:2], encoder.blank)

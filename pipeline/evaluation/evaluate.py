@@ -25,7 +25,7 @@ from pipeline.evaluation.write import FIGURES, write_results
 from pipeline.output import Output
 from pipeline.storage import StorageOptions, public_uri
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 """Moves when the same inputs would give other sums, so that old parts are not taken for new ones."""
 
 EvaluateUnits = Callable[[Comparison, Sequence[TruthShard]], Iterable[int]]

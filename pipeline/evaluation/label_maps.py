@@ -13,18 +13,24 @@ from pipeline.evaluation.protocol import EvaluationError
 MAX_PIXELS = 178_000_000
 """Larger maps are refused before they are decoded (Pillow's own limit for decompression bombs)."""
 _LABEL_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "F")
+_GREY_STEPS = {"L;2": 85, "L;4": 17}
+"""How far apart Pillow spreads the stored values of grey images of 2 and 4 bits, to fill 0..255."""
 _EXAMPLES = 8
 
 
 def decode_label_map(data: bytes, name: str) -> np.ndarray:
-    """Decode a PNG or TIFF of label values: (H, W) uint8 or uint16; larger values become 65534, which no class has.
+    """Decode a PNG, TIFF, BMP or GIF of label values: (H, W) uint8 or uint16, the samples as the file stores them.
+
+    Values above 65535 become 65534, which no class has. Grey of 1, 2 and 4 bits keeps its stored values, and so do
+    palette indices and TIFFs whose zero means white.
 
     name: what to call it in errors. Raises EvaluationError for anything that is no single-channel map of integers.
     """
     image = _open(data, name)
     if image.mode not in _LABEL_MODES or image.mode == "F":
         raise EvaluationError(f"{name} is no label map but a {image.mode} image: expected one channel of class ids")
-    values = _pixels(image, name)
+    raw_mode = _raw_mode(image)
+    values = _stored(_pixels(image, name), raw_mode)
     if values.dtype in (np.uint8, np.uint16):
         return values
     values = values.astype(np.int64)
@@ -61,6 +67,26 @@ def _pixels(image: Image.Image, name: str) -> np.ndarray:
     except (OSError, SyntaxError, ValueError) as error:
         raise EvaluationError(f"{name} is damaged: {error}") from error
     return pixels.astype(np.uint8) if pixels.dtype == bool else pixels
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """Return how the file stores its samples, in Pillow's words ("L;2I"). Only known before the pixels are loaded."""
+    tiles = getattr(image, "tile", [])
+    arguments = tiles[0].args if tiles else ""
+    raw_mode = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
+    return raw_mode if isinstance(raw_mode, str) else ""
+
+
+def _stored(pixels: np.ndarray, raw_mode: str) -> np.ndarray:
+    """Undo what Pillow does to show samples as brightness: spreading few bits over 0..255, and turning white to 0."""
+    kind, _, details = raw_mode.partition(";")
+    if kind not in ("1", "L"):
+        return pixels
+    bits = "".join(filter(str.isdigit, details))
+    step = _GREY_STEPS.get(f"{kind};{bits}", 1)
+    if "I" in details:
+        pixels = (1 if kind == "1" else 255) - pixels
+    return pixels // np.uint8(step) if step > 1 else pixels
 
 
 def resize_nearest(labels: np.ndarray, height: int, width: int) -> np.ndarray:

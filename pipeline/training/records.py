@@ -7,7 +7,6 @@ copied once to a local folder, shared by all workers of a machine, and decoded w
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import mmap
 import os
@@ -17,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from pipeline.decode import decode_image
 from pipeline.errors import UsageError
+from pipeline.evaluation.label_maps import decode_label_map
 from pipeline.sources import Shard, list_shards, read_shard
 
 _BYTES_FILE = "records.bin"
@@ -57,8 +56,8 @@ class RecordStore:
     def label(self, position: int) -> np.ndarray:
         """Return the label map alone, (H, W) int64."""
         _, middle, end = self._bounds[position]
-        with Image.open(io.BytesIO(self._bytes[middle:end])) as picture:
-            return np.asarray(picture).astype(np.int64)
+        name = f"the label map of {self._image_ids[position]!r}"
+        return decode_label_map(self._bytes[middle:end], name).astype(np.int64)
 
 
 def open_records(data: str, cache: Path, storage_options: Mapping[str, Any] | None = None) -> RecordStore:

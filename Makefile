@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
+PROCESSES ?= 2
 
 # Installed before everything else, so that no dependency chooses another build of torch. For a machine without a GPU the
 # CPU build saves several GB:  make setup TORCH_INDEX=https://download.pytorch.org/whl/cpu
@@ -32,7 +33,7 @@ demo: setup  ## draw 400 images, label them on local Ray, score them, draw an ov
 	$(BIN)/maskmill demo $(DEMO)
 
 test: setup  ## run the tests that take less than about 20 seconds each
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" --numprocesses $(PROCESSES)
 
 test-all: setup  ## run every test
 	$(BIN)/python -m pytest

@@ -1,18 +1,89 @@
-"""A real S3 server on loopback, spoken to over HTTP, for every test that needs a bucket."""
+"""What all tests share: the environment of processes, one Ray, and a real S3 server on loopback."""
 
 from __future__ import annotations
 
+import shutil
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
+from tests.environment import own_ray_folder, set_threads
+
+if TYPE_CHECKING:
+    from tests.shared_ray import SharedRay
+
+set_threads()
+
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing-secret", "AWS_REGION": "us-east-1"}
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    """Every test begins with the threads of ``tests.environment``, whatever the one before it has set."""
+    set_threads()
+    yield
+    set_threads()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):
+        from tests.spreading import put_ray_first
+
+        put_ray_first(config, items)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    from tests.spreading import tell_folder
+
+    tell_folder(node)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from tests.spreading import Spreading
+
+    return Spreading(config, log)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ray_folder() -> Iterator[Path]:
+    """The folder that has the sessions of all Rays that tests start."""
+    folder = Path(own_ray_folder())
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def shared_ray(ray_folder: Path) -> Iterator[SharedRay]:
+    """One Ray with two CPUs for all tests that can share one; its ``address`` is for processes started in a test."""
+    from tests.shared_ray import SharedRay  # importing Ray takes a second, which most tests can do without
+
+    shared = SharedRay()
+    yield shared
+    shared.end()
+
+
+@pytest.fixture(scope="module")
+def local_ray(shared_ray: SharedRay) -> None:
+    """This process is on the shared Ray during the tests of a file."""
+    shared_ray.join()
+
+
+@pytest.fixture(scope="module")
+def no_ray() -> Iterator[None]:
+    """This process is on no Ray when the tests of a file begin, nor on one that they started when they end."""
+    import ray
+
+    ray.shutdown()
+    yield
+    ray.shutdown()
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-import ray
 
 from pipeline.config import LabelConfig
 from pipeline.plan import plan_run
@@ -36,16 +34,6 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
             str(root / form), ShapesSettings(images=IMAGES, seed=SEED, file_format=form, shard_size=SHARD_SIZE)
         )
     return root
-
-
-@pytest.fixture(scope="module")
-def local_ray() -> Iterator[None]:
-    """One Ray for the tests of a file, with logical GPUs for the tests of placement."""
-    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
-    size = 300 * 2**20
-    ray.init("local", num_cpus=2, num_gpus=2, object_store_memory=size, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture

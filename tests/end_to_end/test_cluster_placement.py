@@ -39,7 +39,7 @@ class Nodes:
 
 
 @pytest.fixture(scope="module")
-def nodes() -> Iterator[Nodes]:
+def nodes(no_ray: None) -> Iterator[Nodes]:
     cluster = Cluster()
     cluster.add_node(num_cpus=0, num_gpus=0, object_store_memory=STORE, include_dashboard=True, dashboard_port=0)
     found = Nodes(cluster)

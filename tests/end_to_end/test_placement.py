@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 import ray
 
 from tests.end_to_end.conftest import IMAGES, Label, read_rows
+from tests.shared_ray import SharedRay
+
+
+@pytest.fixture(scope="module", autouse=True)
+def logical_gpus(shared_ray: SharedRay, local_ray: None) -> Iterator[None]:
+    """A second node for the tests of this file, which claims to have two GPUs."""
+    node = shared_ray.cluster.add_node(num_cpus=2, num_gpus=2, object_store_memory=150 * 2**20)
+    yield
+    shared_ray.cluster.remove_node(node)
 
 
 class LeastFree(threading.Thread):

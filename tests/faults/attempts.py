@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -117,15 +116,3 @@ def wait_for_markers(output: Path, count: int, process: multiprocessing.process.
         assert time.monotonic() < deadline, f"{markers(output)} of {count} markers after {timeout_s:g} s"
         time.sleep(0.005)
     return process.exitcode is None
-
-
-def own_ray_folder() -> str:
-    """Where the Rays started from now on have their sessions; returns the folder.
-
-    No other program on the machine finds them there; and their workers take part with full priority, so that time-outs
-    mean the same on a busy machine.
-    """
-    folder = tempfile.mkdtemp(prefix="faults-")  # short, for Ray's sockets lie in it
-    os.environ["RAY_TMPDIR"] = folder
-    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (Ray's own spelling)
-    return folder

@@ -27,12 +27,12 @@ import pyarrow.parquet as pq
 import ray
 from ray.cluster_utils import Cluster
 
+from tests.environment import own_ray_folder
 from tests.faults.attempts import (
     TINY,
     Attempt,
     kill_tree,
     markers,
-    own_ray_folder,
     wait_for_markers,
     workers_below,
 )

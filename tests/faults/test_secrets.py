@@ -58,7 +58,7 @@ def test_the_search_finds_what_is_there(tmp_path: Path) -> None:
     assert len(places_of_secrets(tmp_path)) == 1
 
 
-def test_signed_addresses(web: str, tmp_path: Path, ray_folder: str, place: Place) -> None:
+def test_signed_addresses(web: str, tmp_path: Path, ray_folder: Path, place: Place) -> None:
     (tmp_path / "web" / "good.jpg").write_bytes(small_jpeg(1))
     (tmp_path / "web" / "bad.jpg").write_bytes(b"no image")
     signature = f"X-Amz-Credential={PLANTED}-1&X-Amz-Signature={PLANTED}-2&token={PLANTED}-3"
@@ -77,12 +77,12 @@ def test_signed_addresses(web: str, tmp_path: Path, ray_folder: str, place: Plac
     assert (output / "report" / "index.html").exists()
     assert len(list(output.glob("errors/*.parquet"))) == 1
     assert "sig=..." in (output / "run.json").read_text()
-    assert places_of_secrets(output, label.log, retry.log, report.log, Path(ray_folder)) == []
+    assert places_of_secrets(output, label.log, retry.log, report.log, ray_folder) == []
 
 
 @pytest.mark.slow
 def test_credentials_of_a_store_also_when_it_refuses_them(
-    s3_bucket: Bucket, tmp_path: Path, ray_folder: str, place: Place
+    s3_bucket: Bucket, tmp_path: Path, ray_folder: Path, place: Place
 ) -> None:
     s3_bucket.upload(write_tars(tmp_path / "in", 20, 10), "in")
     proxy = FaultyProxy(s3_bucket.endpoint)
@@ -101,6 +101,6 @@ def test_credentials_of_a_store_also_when_it_refuses_them(
             arguments = ["label", f"{s3_bucket.uri}/in", str(output), *COMMON, *given, *place.arguments]
             label = Attempt(arguments=arguments, log=tmp_path / f"{code}.log", environment=environment)
             assert label.run() == code, label.log.read_text()
-            assert places_of_secrets(output, label.log, Path(ray_folder)) == []
+            assert places_of_secrets(output, label.log, ray_folder) == []
     finally:
         proxy.close()

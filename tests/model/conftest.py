@@ -12,12 +12,6 @@ import torch
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> None:
-    """Keep the tests from fighting over cores; the sums of one thread are also the most repeatable."""
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="session")
 def golden_path() -> Path:
     """The directory of the golden files."""

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import ray
 
 from tests.pipeline.faulty_proxy import FaultyProxy
 
@@ -18,12 +17,3 @@ def faulty_s3(s3_bucket: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fault
     monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
     yield proxy
     proxy.close()
-
-
-@pytest.fixture(scope="module")
-def local_ray() -> Iterator[None]:
-    """A Ray of this process with two CPUs, for the tests of a file."""
-    size = 300 * 2**20
-    ray.init("local", num_cpus=2, object_store_memory=size, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()

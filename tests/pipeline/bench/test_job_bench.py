@@ -20,6 +20,7 @@ IMAGES = 500
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_ray")
 def test_the_job_against_the_bare_model(tmp_path: Path) -> None:
     written = tmp_path / "job.json"
     arguments = ["pipeline", "--images", str(IMAGES), "--directory", str(tmp_path), "--json", str(written)]

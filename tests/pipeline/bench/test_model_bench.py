@@ -18,11 +18,6 @@ from pipeline.bench.stopwatch import Stopwatch
 from pipeline.bench.subjects import NON_EMPTY, load_subject
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def test_label_maps_are_those_of_the_yardstick() -> None:
     subject = load_subject("bundled", images=8, seed=3)
     network, clip, sides = subject.network(), subject.clip(), (subject.short_side, subject.max_long_side)

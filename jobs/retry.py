@@ -58,6 +58,7 @@ def stored_config(config: RetryConfig) -> LabelConfig:
     max_failed = run["config"]["max_failed"] if config.max_failed is None else config.max_failed
     plain = {
         "max_failed": max_failed,
+        "limit": None,  # later calls may have gone further
         "overwrite": False,
         "on_change": "fail",
         "incremental": False,

@@ -7,10 +7,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from pipeline.errors import UsageError
 from pipeline.storage_options import public_uri
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+OnChange = Literal["fail", "restart", "keep"]
 
 # Settings that change what is written for an image. Two runs that differ in one of these must not share an output.
 OUTPUT_SETTINGS = (
@@ -118,8 +119,8 @@ class LabelConfig(BaseModel):
     stall_timeout_s: float = Field(
         900.0, gt=0, validate_default=True, description="Give up when no image was finished for so many seconds."
     )
-    on_change: Literal["fail", "restart", "keep"] = Field(
-        "fail", description="When the output was made with other settings: refuse, start anew, or label only the rest."
+    on_change: OnChange = Field(
+        "fail", description="When settings or input are not the output's: refuse, start anew, or label only the rest."
     )
     incremental: bool = Field(
         False, description="Label new and changed shards only (by marker, entity tag and size); report vanished ones."
@@ -132,7 +133,7 @@ class LabelConfig(BaseModel):
     )
     notify_url: str | None = Field(None, description="Gets a POST with the summary as JSON at the end; never stored.")
     take_over: bool = Field(False, description="Write although another attempt holds the output's lease.")
-    overwrite: bool = Field(False, description="Forget what the output holds and start anew.")
+    overwrite: bool = Field(False, description="Remove the run the output holds and start anew; other files stay.")
     dry_run: bool = Field(False, description="Check everything, say what would be done, and stop before Ray.")
     log_format: Literal["text", "json"] = Field("text", description="Form of the log lines.")
 
@@ -172,10 +173,3 @@ class LabelConfig(BaseModel):
 def output_settings(config: LabelConfig) -> dict[str, Any]:
     """The part of the run's fingerprint that comes from settings other than the model's."""
     return {key: getattr(config, key) for key in OUTPUT_SETTINGS}
-
-
-def check_output_apart_from_input(config: LabelConfig) -> None:
-    """Raise UsageError if the output lies inside the input or the other way round."""
-    source, target = config.input.rstrip("/"), config.output.rstrip("/")
-    if target == source or source.startswith(target + "/"):
-        raise UsageError(f"output {config.output!r} holds the input {config.input!r}; choose another place")

@@ -7,7 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.config import OnChange
+from pipeline.errors import UsageError
 from pipeline.output import Output, errors_name, labels_name, marker_name
+from pipeline.ownership import some_names
 from pipeline.sources import Shard
 from pipeline.sources.listing import Listing
 from pipeline.status import read_marker_heads
@@ -88,6 +91,41 @@ def find_changes(output: Output, shards: Sequence[Shard], inventory: Inventory |
         changed=tuple(shard.shard_id for shard in shards if shard.shard_id in markers and _differs(shard, versions)),
         vanished=tuple(each for each in gone if versions[each][1] not in uris),
         superseded=tuple(each for each in gone if versions[each][1] in uris),
+    )
+
+
+def may_continue(
+    output: Output, shards: Sequence[Shard], changes: Changes, known: set[str], on_change: OnChange
+) -> bool:
+    """Whether a run that is not incremental may go on with what is finished; False: it is to start anew.
+
+    known: shards whose vanishing an earlier run has accepted. Raises UsageError where the input is another than the
+    finished shards were made from, and ``on_change`` does not say what to do: mixed, images would be labelled twice.
+    """
+    vanished = [each for each in changes.vanished if each not in known]
+    if not (changes.changed or vanished or changes.superseded):
+        return True
+    if on_change == "restart":
+        return False
+    if on_change == "keep" and not changes.superseded:
+        return True
+    uris = {shard.shard_id: shard.uri for shard in shards}
+    gone = {shard_id: uri for shard_id, (_, uri) in read_versions(output, [*vanished, *changes.superseded]).items()}
+    found = [
+        (changes.changed, "have other content", uris),
+        (vanished, "have vanished", gone),
+        (changes.superseded, "are cut otherwise, since files were added or removed", gone),
+    ]
+    told = [
+        f"{len(shard_ids)} finished shards {what} ({some_names(dict.fromkeys(places[each] for each in shard_ids))})"
+        for shard_ids, what, places in found
+        if shard_ids
+    ]
+    raise UsageError(
+        f"the input has changed since the output was made: {'; '.join(told)}; {len(changes.new)} shards are not yet "
+        "labelled. --incremental labels what is new or changed and keeps the rest, --overwrite starts anew, "
+        + ("" if changes.superseded else "--on-change keep leaves finished shards as they are, ")
+        + "or choose another output"
     )
 
 

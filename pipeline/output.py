@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import pyarrow as pa
@@ -14,11 +16,13 @@ import pyarrow.parquet as pq
 from fsspec import AbstractFileSystem
 
 from pipeline import storage
+from pipeline.sources.shard import is_shard_id
 
 log = logging.getLogger(__name__)
 
 READ_THREADS = 16
 WRITTEN_FOLDERS = (".", "labels", "errors", "stats")
+STAGING = "_staging"
 
 
 class Output:
@@ -28,7 +32,7 @@ class Output:
     """
 
     def __init__(self, uri: str, storage_options: Mapping[str, str] | None = None) -> None:
-        self.uri = uri.rstrip("/")
+        self.uri = uri.rstrip("/") or uri
         self.storage_options = dict(storage_options or {})
         self._fs: AbstractFileSystem
         self._fs, self._root = storage.open_filesystem(self.uri, self.storage_options)
@@ -101,29 +105,49 @@ class Output:
         with ThreadPoolExecutor(READ_THREADS) as pool:
             return list(pool.map(self.read_bytes, names))
 
-    def remove(self, name: str) -> None:
-        """Remove a file or a folder with all below it; nothing happens if it is not there."""
+    def entries(self, folder: str = "") -> dict[str, bool]:
+        """What lies directly in ``folder``: name -> whether it is a folder itself; empty if there is no such folder."""
+        path = self.path(folder).rstrip("/")
         self._fs.invalidate_cache()
         try:
-            storage.with_retries(lambda: self._fs.rm(self.path(name), recursive=True))
+            found = storage.with_retries(lambda: self._fs.ls(path, detail=True))
+        except FileNotFoundError:
+            return {}
+        # A store may list the folder itself, as an empty object of its name.
+        inside = [each for each in found if each["name"].rstrip("/") != path]
+        return {each["name"].rstrip("/").rsplit("/", 1)[-1]: each["type"] == "directory" for each in inside}
+
+    def remove(self, name: str) -> None:
+        """Remove one file; nothing happens if it is not there. A folder is never removed with what it holds."""
+        self._fs.invalidate_cache()
+        try:
+            storage.with_retries(lambda: self._fs.rm_file(self.path(name)))
         except FileNotFoundError:
             return
+
+    def remove_many(self, names: Iterable[str]) -> None:
+        """Remove files, several at a time, in no order."""
+        with ThreadPoolExecutor(READ_THREADS) as pool:
+            list(pool.map(self.remove, names))
 
     def remove_orphans(self, attempt: str) -> None:
         """Remove what ``attempt`` and those before it (attempts sort by their start) staged or left half written.
 
         A later attempt, which has taken over, keeps its own. What another process is still writing to is left there
-        with a warning: nothing depends on it.
+        with a warning: nothing depends on it. Files of other names than this program gives stay.
         """
-        staged, is_local = self.names("_staging", ""), storage.is_local(self._fs)
-        orphans = [f"_staging/{each}" for each in staged if each <= attempt]
-        if is_local:  # elsewhere a file is there when it is whole
-            suffix = storage.UNFINISHED_SUFFIX
-            orphans += [f"{each}/{name}{suffix}" for each in WRITTEN_FOLDERS for name in self.names(each, suffix)]
+        staged = [each for each in self.names(STAGING, "") if each <= attempt]
+        folders = [f"{STAGING}/{each}/{kind}" for each in staged for kind in ("labels", "errors")]
+        orphans = [f"{each}/{name}.parquet" for each in folders for name in self.names(each, ".parquet")]
+        if storage.is_local(self._fs):  # elsewhere a file is there when it is whole
+            orphans += [f"{each}/{name}" for each in (*WRITTEN_FOLDERS, *folders) for name in self._unfinished(each)]
         for name in orphans:
             self._try_to_remove(name)
-        if (staged or is_local) and not self.names("_staging", ""):
-            self._try_to_remove("_staging")
+        self._remove_empty(*folders, *(f"{STAGING}/{each}" for each in staged), STAGING)
+
+    def _unfinished(self, folder: str) -> list[str]:
+        names = self.names(folder, storage.UNFINISHED_SUFFIX)
+        return [name + storage.UNFINISHED_SUFFIX for name in names if name.startswith(storage.UNFINISHED_PREFIX)]
 
     def _try_to_remove(self, name: str) -> None:
         try:
@@ -133,15 +157,45 @@ class Output:
                 raise
             log.warning("could not remove %s, which nobody needs any more: %s", name, error)
 
-    def clear(self) -> None:
-        """Remove all that a run has written here but the history of its attempts.
+    def _remove_empty(self, *folders: str) -> None:
+        """Remove those of these local folders that are there and empty; a store has no folders of its own."""
+        if storage.is_local(self._fs):
+            for folder in folders:
+                with suppress(OSError):
+                    os.rmdir(self.path(folder))
 
-        Markers go before what they vouch for, so that an interrupted clear loses no truth.
+    def clear(self) -> None:
+        """Remove the shards of the run that lies here and what was made from them, file by file.
+
+        Only what bears the name of a shard with a marker, or says in its metadata that a run wrote it, is removed; the
+        history stays, and so does run.json, which the next run replaces: it vouches for what an interrupted call
+        leaves. Markers go before what they vouch for, so that an interrupted call loses no truth.
         """
-        for name in ("inventory.json", "stats", "summary.json", "class_stats.parquet"):
+        if not self.exists("run.json"):
+            return
+        tables = {folder: self.names(folder, ".parquet") for folder in ("labels", "errors")}
+        done = {name for name in self.names("stats", ".json") if is_shard_id(name)}
+        self.remove("inventory.json")
+        self.remove_many(f"stats/{shard_id}.json" for shard_id in sorted(done))
+        for name in ("summary.json", "class_stats.parquet"):
             self.remove(name)
-        for name in ("labels", "errors", "_staging", "run.json"):
-            self.remove(name)
+        ours = [
+            f"{folder}/{name}.parquet"
+            for folder, names in tables.items()
+            for name in names
+            if name in done or self._is_table_of(name, f"{folder}/{name}.parquet")
+        ]
+        self.remove_many(ours)
+        self.remove_orphans(max(self.names(STAGING, ""), default=""))
+        self._remove_empty("labels", "errors", "stats")
+
+    def _is_table_of(self, shard_id: str, name: str) -> bool:
+        """Whether the table says in its metadata that a run wrote it for this shard."""
+        try:
+            metadata = pq.read_schema(io.BytesIO(self.read_bytes(name))).metadata or {}
+        except (pa.ArrowException, FileNotFoundError):
+            return False
+        return b"maskmill.run_id" in metadata and metadata.get(b"maskmill.shard") == shard_id.encode()
 
 
 def marker_name(shard_id: str) -> str:

@@ -10,25 +10,37 @@ import pyarrow.compute as pc
 
 from model import Vocabulary
 from model.presets import ModelSpec
-from pipeline.config import LabelConfig, check_output_apart_from_input
+from pipeline.apart import check_apart, check_entries_apart, check_listing_apart
+from pipeline.config import LabelConfig
 from pipeline.errors import UsageError
-from pipeline.incremental import Changes, find_changes, is_unchanged, listing_digest, read_inventory
+from pipeline.incremental import (
+    Changes,
+    find_changes,
+    is_unchanged,
+    listing_digest,
+    may_continue,
+    read_inventory,
+    read_versions,
+)
 from pipeline.input_stages import DAMAGED_SHARD, ShardTask
 from pipeline.output import Output, errors_name
-from pipeline.record import RunRecord, changed_parts, fingerprint, new_record, read_record
-from pipeline.resolve import model_spec, read_vocabulary
+from pipeline.ownership import check_free, some_names
+from pipeline.record import RunRecord, changed_parts, fingerprint, new_record, read_record, with_absolute_input
+from pipeline.resolve import model_spec, read_vocabulary, with_absolute_addresses
 from pipeline.sources import Shard, list_shards
 from pipeline.sources.listing import Listing, list_files
+from pipeline.storage import public_uri
+from pipeline.writable import check_writable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
     """A run about to happen.
 
-    shards: the whole input; tasks: what is left to do; start_anew: clear the output first. changes, listing: of an
-    incremental run, what it found and the hash of what it saw. kept: shards of earlier runs that are no longer in the
-    input, whose labels stay. up_to_date: nothing changed since the last run ended; shards is empty then, since the
-    input was not even cut.
+    shards: the whole input; tasks: what is left to do; start_anew: clear the output first. changes: what an incremental
+    run found. listing: the hash of the files that were seen, "" where the next run is not to rely on it. kept: finished
+    shards that are no longer in the input, or lie beyond its limit, and whose labels stay. up_to_date: nothing changed
+    since the last run ended; shards is empty then, since the input was not even cut.
     """
 
     config: LabelConfig
@@ -56,22 +68,27 @@ class Plan:
 
 
 def plan_run(config: LabelConfig) -> Plan:
-    """Check everything that can be checked without Ray and find out what is left to do. Writes nothing.
+    """Check everything that can be checked without Ray and find out what is left to do. Leaves nothing behind.
 
-    Raises UsageError for wrong settings, a wrong or empty input, or an output made with other settings.
+    Raises UsageError for wrong settings, a wrong or empty input, an output that cannot be written to, holds other
+    things, lies in the input or holds it, and one made with other settings or from other data.
     """
-    check_output_apart_from_input(config)
+    config = with_absolute_addresses(config)
+    check_apart(config.output, config.input)
     spec = model_spec(config)
     vocabulary = read_vocabulary(config, spec)
     output = Output(config.output, config.storage_option)
     listing = list_files(config.input, config.storage_option)
+    check_listing_apart(config.output, listing)
     parts = fingerprint(config, spec, vocabulary)
+    check_writable(config.output, config.storage_option)
     old = read_record(output)
+    check_free(output, holds_run=old is not None, overwrite=config.overwrite)
     record = new_record(config, parts, shards=0)
     start_anew = config.overwrite
     if old is not None and not config.overwrite:
-        record, start_anew = _continue(old, record, config)
-    done = set() if start_anew else set(output.names("stats", ".json"))
+        record, start_anew = _continue(with_absolute_input(old, config), record, config)
+    done = set() if start_anew or old is None else set(output.names("stats", ".json"))
     plan = Plan(
         config=config,
         spec=spec,
@@ -84,20 +101,39 @@ def plan_run(config: LabelConfig) -> Plan:
     )
     if config.incremental:
         return _plan_incremental(plan, listing, done, same_settings=old is not None and old.digest == record.digest)
+    return _plan_whole(plan, listing, done, anew=new_record(config, parts, shards=0))
+
+
+def _plan_whole(plan: Plan, listing: Listing, done: set[str], anew: RunRecord) -> Plan:
+    """Plan what is left of the whole input. anew: the record of a run that replaces the one in the output."""
+    config = plan.config
     shards = _list_shards(config, listing)
-    kept = _vanished_before(output, shards) if done else ()
+    check_entries_apart(config.output, listing, config.image_column, config.storage_option)
+    kept: tuple[str, ...] = ()
+    if done:
+        # Shards beyond --limit that an earlier call has labelled belong to the run as well.
+        present = {shard.shard_id for shard in shards}
+        whole = shards if config.limit is None or done <= present else _list_shards(_unlimited(config), listing)
+        inventory = read_inventory(plan.output)
+        changes = find_changes(plan.output, whole, inventory, done)
+        known = set(inventory.vanished) if inventory else set()
+        if may_continue(plan.output, whole, changes, known, config.on_change):
+            kept = tuple(sorted(done - present))
+        else:
+            done, plan = set(), replace(plan, start_anew=True, record=anew)
     return replace(
         plan,
         shards=shards,
         tasks=pending_tasks(shards, done),
         kept=kept,
-        record=replace(record, shards=len(shards) + len(kept)),
+        # What is kept although it has changed must not count as seen.
+        listing=listing_digest(listing) if config.limit is None and config.on_change != "keep" else "",
+        record=replace(plan.record, shards=len(shards) + len(kept)),
     )
 
 
-def _vanished_before(output: Output, shards: Sequence[Shard]) -> tuple[str, ...]:
-    inventory, present = read_inventory(output), {shard.shard_id for shard in shards}
-    return tuple(each for each in inventory.vanished if each not in present) if inventory else ()
+def _unlimited(config: LabelConfig) -> LabelConfig:
+    return config.model_copy(update={"limit": None})
 
 
 def _plan_incremental(plan: Plan, listing: Listing, done: set[str], same_settings: bool) -> Plan:
@@ -107,6 +143,7 @@ def _plan_incremental(plan: Plan, listing: Listing, done: set[str], same_setting
         changes = Changes(vanished=tuple(inventory.vanished))
         return replace(plan, changes=changes, listing=digest, up_to_date=True)
     shards = _list_shards(plan.config, listing)
+    check_entries_apart(plan.config.output, listing, plan.config.image_column, plan.config.storage_option)
     changes = find_changes(plan.output, shards, inventory, done)
     plan = replace(plan, shards=shards, changes=changes, listing=digest, kept=changes.vanished)
     present = {shard.shard_id for shard in shards}
@@ -144,10 +181,13 @@ def plan_retry(config: LabelConfig, stage: str | None = None, error_class: str |
     Raises UsageError where the output holds no such run. Shards without a marker are not touched,
     unless their commit was interrupted: then they are labelled as a whole.
     """
+    config = with_absolute_addresses(config)
     output = Output(config.output, config.storage_option)
+    check_writable(config.output, config.storage_option)
     record = read_record(output)
     if record is None:
         raise UsageError(f"{config.output} holds no run (no run.json there)")
+    record = with_absolute_input(record, config)
     spec = model_spec(config)
     vocabulary = read_vocabulary(config, spec)
     changed = changed_parts(record, fingerprint(config, spec, vocabulary))
@@ -157,14 +197,8 @@ def plan_retry(config: LabelConfig, stage: str | None = None, error_class: str |
     done, with_errors = set(output.names("stats", ".json")), set(output.names("errors", ".parquet"))
     # Files without a marker: a commit was interrupted, of a retry perhaps, which takes the marker away first.
     interrupted = set(output.names("labels", ".parquet")) - done
-    tasks: list[ShardTask] = []
-    for shard in shards:
-        if shard.shard_id in interrupted:
-            tasks.append(ShardTask(index=len(tasks), shard=shard))
-        elif shard.shard_id in done & with_errors:
-            errors = _selected(output.read_table(errors_name(shard.shard_id)), stage, error_class)
-            if errors.num_rows:
-                tasks.append(_retry_task(len(tasks), shard, errors))
+    kept = tuple(sorted(done - {shard.shard_id for shard in shards}))
+    _check_still_there(output, config, kept, with_errors)
     committed = [shard for shard in shards if shard.shard_id in done | interrupted]
     return Plan(
         config=config,
@@ -172,10 +206,45 @@ def plan_retry(config: LabelConfig, stage: str | None = None, error_class: str |
         vocabulary=vocabulary,
         output=output,
         shards=committed,
-        tasks=tasks,
+        tasks=_retry_tasks(output, committed, interrupted, with_errors, stage, error_class),
         record=record,
-        kept=_vanished_before(output, shards),
+        kept=kept,
     )
+
+
+def _check_still_there(output: Output, config: LabelConfig, gone: Sequence[str], with_errors: set[str]) -> None:
+    """Raise UsageError where failed images lie in shards that are not in the input any more, and did not vanish."""
+    inventory = read_inventory(output)
+    lost = sorted(set(gone) & with_errors - set(inventory.vanished if inventory else ()))
+    if lost:
+        places = sorted({public_uri(uri) for _, uri in read_versions(output, lost[:1]).values()})
+        raise UsageError(
+            f"{len(lost)} shards with failed images ({some_names(lost)}), read from {some_names(places)}, are not in "
+            f"the input {public_uri(config.input)} any more, or are cut otherwise there: "
+            "`maskmill label --incremental` brings the run up to date"
+        )
+
+
+def _retry_tasks(
+    output: Output,
+    committed: Sequence[Shard],
+    interrupted: set[str],
+    with_errors: set[str],
+    stage: str | None,
+    error_class: str | None,
+) -> list[ShardTask]:
+    wanted = [shard for shard in committed if shard.shard_id in with_errors - interrupted]
+    versions = read_versions(output, [shard.shard_id for shard in wanted])
+    tasks: list[ShardTask] = []
+    for shard in committed:
+        if shard.shard_id in interrupted:
+            tasks.append(ShardTask(index=len(tasks), shard=shard))
+        elif shard.shard_id in with_errors:
+            errors = _selected(output.read_table(errors_name(shard.shard_id)), stage, error_class)
+            if errors.num_rows:
+                is_same = versions[shard.shard_id][0] == shard.version
+                tasks.append(_retry_task(len(tasks), shard, errors, is_same))
+    return tasks
 
 
 def _selected(errors: pa.Table, stage: str | None, error_class: str | None) -> pa.Table:
@@ -185,9 +254,11 @@ def _selected(errors: pa.Table, stage: str | None, error_class: str | None) -> p
     return errors
 
 
-def _retry_task(index: int, shard: Shard, errors: pa.Table) -> ShardTask:
-    # How many rows a repaired shard has is not known: it is labelled as a whole.
-    if DAMAGED_SHARD in errors["error_class"].to_pylist():
+def _retry_task(index: int, shard: Shard, errors: pa.Table, is_same: bool) -> ShardTask:
+    # A repaired shard, and a file that was replaced, may have other rows: it is labelled as a whole. The members of a
+    # folder's or a manifest's shard are part of its id, so there a row stays the same image.
+    is_one_file = shard.kind in ("tar", "parquet")
+    if DAMAGED_SHARD in errors["error_class"].to_pylist() or (is_one_file and not is_same):
         return ShardTask(index=index, shard=shard)
     attempts = dict(zip(errors["row"].to_pylist(), errors["attempts"].to_pylist(), strict=True))
     return ShardTask(index=index, shard=shard, attempts=attempts)

@@ -7,13 +7,14 @@ import json
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from importlib.metadata import version
 from typing import Any
 
 from model import Vocabulary
 from model.presets import ModelSpec, spec_fingerprint
-from pipeline.config import LabelConfig, output_settings
+from pipeline.addresses import absolute
+from pipeline.config import URIS, LabelConfig, output_settings
 from pipeline.errors import UsageError
 from pipeline.output import Output
 from pipeline.schema import SCHEMA_VERSION
@@ -85,9 +86,45 @@ def new_record(config: LabelConfig, parts: dict[str, str], shards: int) -> RunRe
 
 
 def read_record(output: Output) -> RunRecord | None:
-    """The record of the run that the output holds, None if there is none."""
-    plain = output.read_json(RUN)
-    return None if plain is None else RunRecord(**plain)
+    """The record of the run that the output holds, None if there is none.
+
+    Raises UsageError where run.json is another program's file, or another version's.
+    """
+    try:
+        plain = output.read_json(RUN)
+    except ValueError:
+        plain = {}
+    if plain is None:
+        return None
+    needed = {
+        field.name for field in fields(RunRecord) if field.default is MISSING and field.default_factory is MISSING
+    }
+    place = f"{public_uri(output.uri)}/{RUN}"
+    if not isinstance(plain, dict) or not needed <= set(plain):
+        raise UsageError(f"{place} is no record of a maskmill run and is not replaced; choose another output")
+    unknown = sorted(set(plain) - {field.name for field in fields(RunRecord)})
+    if unknown:
+        raise UsageError(f"{place} was written by another version of maskmill (it also has {', '.join(unknown)})")
+    return RunRecord(**plain)
+
+
+def with_absolute_input(record: RunRecord, config: LabelConfig) -> RunRecord:
+    """The record with the addresses and the fingerprint of ``config`` where its own, seen from here, mean the same.
+
+    Runs of earlier versions kept addresses as they were typed, relative ones too. Whether the same relative address
+    means the same data is for the finished shards to say, which have always been named after absolute paths.
+    """
+    stored, wanted = record.config.get("input"), public_uri(config.input)
+    if not isinstance(stored, str) or absolute(stored) != wanted or record.fingerprint.get("input") != digest(stored):
+        return record
+    now = config.public()
+    typed = {name: value for name in URIS if isinstance(value := record.config.get(name), str)}
+    addresses = {name: now.get(name) for name, value in typed.items() if now.get(name) == absolute(value)}
+    return replace(
+        record,
+        config={**record.config, **addresses},
+        fingerprint={**record.fingerprint, "input": digest(wanted)},
+    )
 
 
 def write_record(output: Output, record: RunRecord, vocabulary: Vocabulary) -> None:

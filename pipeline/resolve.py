@@ -11,6 +11,7 @@ import yaml
 
 from model import ModelSpec, Vocabulary
 from model.presets import training_classes
+from pipeline.addresses import absolute, absolute_if_local
 from pipeline.config import LabelConfig
 from pipeline.errors import UsageError
 from pipeline.storage import is_missing, open_filesystem, read_bytes
@@ -35,7 +36,16 @@ MODEL_SETTINGS = (
     "attend_side",
     "attend_layer",
 )
+FILE_SETTINGS = ("classes", "weights", "clip")
+"""Settings that may name a file or folder."""
 CLASS_FILES = (".txt", ".json", ".yaml", ".yml")
+
+
+def with_absolute_addresses(config: LabelConfig) -> LabelConfig:
+    """The same settings with every local address as an absolute path: they identify the run and are kept in it."""
+    places = {name: absolute(getattr(config, name)) for name in ("input", "output")}
+    files = {name: absolute_if_local(value) for name in FILE_SETTINGS if (value := getattr(config, name)) is not None}
+    return config.model_copy(update={**places, **files})
 
 
 def model_spec(config: LabelConfig) -> ModelSpec:

@@ -224,7 +224,7 @@ def _count(event: Committed, max_failed: float, attempt: Attempt, progress: Prog
 
 
 def finish_run(plan: Plan, attempt: Attempt) -> RunResult:
-    """Add up the markers into class_stats.parquet and summary.json; an incremental run also tidies and takes stock."""
+    """Add up the markers into class_stats.parquet and summary.json, remove what was cut anew, and take stock."""
     if plan.changes is not None:
         remove_shards(plan.output, plan.changes.superseded)
     sums = read_sums(plan.output, plan.shard_ids)
@@ -256,9 +256,9 @@ def finish_run(plan: Plan, attempt: Attempt) -> RunResult:
         "coverage": sums.labelled_pixels / sums.pixels if sums.pixels else 0.0,
     }
     plan.output.write_json(SUMMARY, summary)
-    if plan.changes is not None:
+    if plan.listing:
         # Last, and from what was seen before labelling: whatever changed meanwhile is found by the next run.
-        write_inventory(plan.output, plan.listing, plan.shards, plan.changes.vanished)
+        write_inventory(plan.output, plan.listing, plan.shards, plan.kept)
     return RunResult(summary, table, attempt)
 
 

@@ -51,17 +51,18 @@ def read_status(output_uri: str, storage_options: StorageOptions | None = None) 
     for marker in markers:
         errors.update(marker["sums"]["errors"])
     images_per_s, shards_per_s = _rates(markers)
-    pending = run["shards"] - len(markers)
+    # A run that cuts its input anew has markers of both cuts until it ends.
+    shards = max(run["shards"], len(markers))
     return Status(
         run_id=run["run_id"],
-        shards=run["shards"],
+        shards=shards,
         shards_done=len(markers),
         images=sum(m["sums"]["labelled"] + m["sums"]["failed"] for m in markers),
         labelled=sum(m["sums"]["labelled"] for m in markers),
         failed=sum(m["sums"]["failed"] for m in markers),
         errors=dict(errors.most_common()),
         images_per_s=images_per_s,
-        eta_s=pending / shards_per_s if shards_per_s else None,
+        eta_s=(shards - len(markers)) / shards_per_s if shards_per_s else None,
         last_commit_age_s=time.time() - max(m["committed_at"] for m in markers) if markers else None,
     )
 

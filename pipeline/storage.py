@@ -51,8 +51,8 @@ ATTEMPTS = 5
 FIRST_DELAY_S = 0.2
 """Pause before the second attempt; it triples each time, so that five attempts span 8 s."""
 
-UNFINISHED_SUFFIX = ".tmp"
-"""How the names of files end that are still being written, or whose writer was killed, on a local disk."""
+UNFINISHED_PREFIX, UNFINISHED_SUFFIX = ".maskmill-", ".tmp"
+"""How the names of files begin and end that are still being written, or whose writer was killed, on a local disk."""
 
 _TRANSIENT_ERRNOS = {
     errno.EAGAIN,
@@ -245,7 +245,7 @@ def open_atomic(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[IO[bytes]]
     directory = os.path.dirname(os.path.abspath(path))
     os.makedirs(directory, exist_ok=True)
     # The leading dot keeps the unfinished file out of every listing by pattern.
-    descriptor, temporary = tempfile.mkstemp(prefix=".", suffix=UNFINISHED_SUFFIX, dir=directory)
+    descriptor, temporary = tempfile.mkstemp(prefix=UNFINISHED_PREFIX, suffix=UNFINISHED_SUFFIX, dir=directory)
     try:
         with open(descriptor, "wb") as stream:
             yield stream

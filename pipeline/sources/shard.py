@@ -18,6 +18,7 @@ SEGMENTATION_SUFFIX = ".seg.png"
 
 Kind = Literal["tar", "parquet", "files", "manifest"]
 _PREFIX_LENGTH = 40
+_SHARD_ID = re.compile(r"[A-Za-z0-9_-]+-[0-9a-f]{12}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -142,3 +143,8 @@ def shard_id(uri: str, content: Iterable[str | bytes] = (), start: int | None = 
     stem = re.sub(r"[^A-Za-z0-9_-]+", "-", stem).strip("-")[:_PREFIX_LENGTH] or "shard"
     position = "" if start is None else f"-{start:08d}"
     return f"{stem}{position}-{digest.hexdigest()[:12]}"
+
+
+def is_shard_id(name: str) -> bool:
+    """Whether ``name`` has the form of an id that `shard_id` gives."""
+    return _SHARD_ID.fullmatch(name) is not None

@@ -221,7 +221,7 @@ def test_orphans_of_this_and_earlier_attempts_go(output: Output) -> None:
         stage(output, "a", [0], attempt=attempt)
     commit_shard(output, request(1, "a", attempt="20260102T000000Z-b"))
     for folder in (".", "labels", "stats"):
-        Path(output.uri, folder, ".half-written.tmp").touch()
+        Path(output.uri, folder, ".maskmill-written.tmp").touch()
     output.remove_orphans("20260102T000000Z-b")
     left = {path.relative_to(output.uri).as_posix() for path in Path(output.uri).rglob("*") if path.is_file()}
     later = part_name("20260103T000000Z-c", "labels", "a")

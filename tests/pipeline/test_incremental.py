@@ -25,6 +25,7 @@ from pipeline.incremental import (
 )
 from pipeline.output import Output
 from pipeline.plan import plan_run
+from pipeline.record import write_record
 from pipeline.run import run_plan
 from pipeline.sources import Shard, list_shards
 from pipeline.sources.listing import list_files
@@ -63,6 +64,12 @@ def label_all(output: Output, shards: list[Shard]) -> None:
     attempt = uuid.uuid4().hex
     for shard in shards:
         commit_shard(output, CommitRequest(shard=shard, attempt=attempt, rows=0, parts=[], run_id=run, fingerprint="f"))
+
+
+def begin(config: LabelConfig) -> None:
+    """A run that has written down what it is."""
+    plan = plan_run(config)
+    write_record(plan.output, plan.record, plan.vocabulary)
 
 
 def finish(output: Output, source: Path | str) -> None:
@@ -169,6 +176,7 @@ def test_a_run_with_nothing_to_do_removes_what_attempts_before_its_last_left_sta
     output: Output, source: Path
 ) -> None:
     config = LabelConfig(input=str(source), output=output.uri, classes="cat,dog", incremental=True)
+    begin(config)
     label_all(output, list_shards(config.input))
     run_plan(plan_run(config), lambda progress: None)
     for attempt in ("0-taken-over", "9-at-work"):  # attempts sort by their start
@@ -189,6 +197,8 @@ def test_nothing_new_costs_one_listing_whatever_the_number_of_shards(
     for shards in (3, 30):
         for number in range(shards):
             s3_bucket.put(f"in/{number:03d}.tar", tar)
+        if shards == 3:
+            begin(config)
         label_all(Output(config.output), list_shards(config.input))
         run_plan(plan_run(config), lambda progress: None)
         asked = requests.setdefault(shards, [])

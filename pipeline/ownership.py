@@ -1,0 +1,109 @@
+"""What lies in a folder that is to be written to, and what of it is ours: no other file is ever replaced or removed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from pipeline.errors import UsageError
+from pipeline.lease import LEASE
+from pipeline.output import STAGING, Output
+from pipeline.storage import UNFINISHED_PREFIX, UNFINISHED_SUFFIX, public_uri
+
+SHOWN = 5
+CLAIM = ".maskmill.json"
+"""Says in a folder which command writes there. Consumers of the data pass over it, since its name begins with a dot."""
+FOLDERS = ("labels", "errors", "stats", "runs", STAGING)
+FILES = ("run.json", "classes.json", "summary.json", "class_stats.parquet", "inventory.json", LEASE)
+COUNTED = {"labels": ".parquet", "errors": ".parquet", "stats": ".json"}
+"""Folders in which every file of that ending counts as part of the run."""
+
+
+def some_names(names: Iterable[str]) -> str:
+    """The first few of many names, and how many more there are."""
+    listed = list(names)
+    rest = f" and {len(listed) - SHOWN:,} more" if len(listed) > SHOWN else ""
+    return ", ".join(listed[:SHOWN]) + rest
+
+
+def check_free(output: Output, *, holds_run: bool, overwrite: bool) -> None:
+    """Raise UsageError where a run must not write to ``output``: it holds other things, or they are in the way.
+
+    What an attempt leaves that was killed before it wrote run.json does not count. overwrite: other things may lie
+    there, but none that bears a name which the run writes.
+    """
+    entries = output.entries()
+    for name in FOLDERS:
+        if entries.get(name) is False:
+            raise UsageError(f"{_shown(output)}/{name} is a file, and the run needs a folder of that name there")
+    for name in FILES:
+        if entries.get(name) is True:
+            raise UsageError(f"{_shown(output)}/{name} is a folder, and the run writes a file of that name there")
+    if holds_run:
+        return
+    foreign = _foreign(output, entries)
+    if not foreign:
+        return
+    if not overwrite:
+        raise UsageError(
+            f"{_shown(output)} is not empty and holds no run: {some_names(foreign)}. Choose an empty place, or add "
+            "--overwrite to write beside what lies there, none of which is removed"
+        )
+    in_the_way = [name for name in foreign if name in FILES] + _counted(output, entries)
+    if in_the_way:
+        raise UsageError(
+            f"{_shown(output)} holds files of other origin under names that a run uses: {some_names(in_the_way)}. They "
+            "are neither replaced nor removed, also not with --overwrite; choose another place or move them away"
+        )
+
+
+def _shown(output: Output) -> str:
+    return public_uri(output.uri)
+
+
+def _foreign(output: Output, entries: Mapping[str, bool]) -> list[str]:
+    """What no attempt on a run wrote, sorted; folders with a slash. An attempt writes lease, history, classes, run."""
+    begun = _is_history(output, entries)
+    ours = {LEASE} if _has_keys(output, LEASE, {"attempt", "renewed_at"}) else set()
+    ours |= {"runs", "classes.json"} if begun else set()
+    rest = {name: is_folder for name, is_folder in entries.items() if name not in ours and not _is_unfinished(name)}
+    return sorted(f"{name}/" if is_folder else name for name, is_folder in rest.items())
+
+
+def _is_history(output: Output, entries: Mapping[str, bool]) -> bool:
+    """Whether runs/ holds records of attempts and nothing else."""
+    names = list(output.entries("runs")) if entries.get("runs") else []
+    return bool(names) and all(
+        _is_unfinished(name) or _has_keys(output, f"runs/{name}", {"attempt", "run_id"}) for name in names
+    )
+
+
+def _has_keys(output: Output, name: str, keys: set[str]) -> bool:
+    try:
+        plain = output.read_json(name)
+    except ValueError:
+        return False
+    return isinstance(plain, dict) and keys <= set(plain)
+
+
+def _is_unfinished(name: str) -> bool:
+    return name.startswith(UNFINISHED_PREFIX) and name.endswith(UNFINISHED_SUFFIX)
+
+
+def _counted(output: Output, entries: Mapping[str, bool]) -> list[str]:
+    """Files that every reader of a run would take for a part of it."""
+    return [
+        f"{folder}/{name}{suffix}"
+        for folder, suffix in COUNTED.items()
+        if entries.get(folder)
+        for name in output.names(folder, suffix)
+    ]
+
+
+def is_claimed(output: Output, command: str) -> bool:
+    """Whether ``maskmill command`` has written to this folder before."""
+    return _has_keys(output, CLAIM, {"written_by"}) and (output.read_json(CLAIM) or {})["written_by"] == command
+
+
+def claim(output: Output, command: str) -> None:
+    """Say in the folder, before anything else is written there, that ``maskmill command`` writes to it."""
+    output.write_json(CLAIM, {"written_by": command})

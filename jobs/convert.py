@@ -20,11 +20,13 @@ def convert(
     """Convert ZegFormer weights to safetensors and JSON; use the folder as --weights."""
     from model.checkpoint import CheckpointError
     from model.checkpoint import convert as convert_checkpoint
+    from pipeline.writable import check_writable
 
     if not source.exists():
         raise UsageError(f"there is no checkpoint at {source}")
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
         raise UsageError(f"{destination} exists and is not empty; name a new folder")
+    check_writable(str(destination), what="the new folder")
     try:
         convert_checkpoint(source, destination, heads=heads)
     except CheckpointError as error:

@@ -11,6 +11,8 @@ from typing import Annotated
 
 import typer
 
+from pipeline.errors import UsageError
+
 SEED = 2026
 SHARD_SIZE = 50
 EXPECTED_ACCURACY = 0.90
@@ -26,8 +28,13 @@ def demo(
 
     The same command again continues where it was interrupted; what is done is not done again.
     """
+    from pipeline.writable import check_writable
+
     drawn, output = folder / "images", folder / "output"
     classes, picture = drawn / "classes.json", folder / "overlay.png"
+    check_writable(str(folder), what="the folder")
+    if picture.exists() and not (output / "run.json").exists():
+        raise UsageError(f"{picture} was not painted by this command and is not replaced; choose another folder")
     if not classes.exists():  # it is written last
         _run("shapes", drawn, "--images", images, "--seed", SEED, "--shard-size", SHARD_SIZE)
     _run("label", drawn / "*.tar", output, "--classes", classes)

@@ -26,15 +26,19 @@ def review(
     storage_option: StorageOption = None,
 ) -> None:
     """Write the review queue: low scores, disagreeing branches, unstable masks, unusual areas; worst first."""
+    from pipeline.beside_run import check_beside_run
     from pipeline.figures import read_figures
     from pipeline.results import open_results
     from pipeline.review import REASONS, build_queue
     from pipeline.storage import open_filesystem, parse_storage_options, write_atomic
+    from pipeline.writable import check_file_writable
 
     if not out.endswith(SUFFIXES):
         raise UsageError(f"cannot tell the format of {out!r}; name a file that ends in {' or '.join(SUFFIXES)}")
     options = parse_storage_options(storage_option or [])
     results = open_results(output, options)
+    check_beside_run(results, out, what="the queue")
+    check_file_writable(out, options, what="the queue")
     queue = build_queue(results, read_figures(results).class_rows, per_reason, shards)
     write_atomic(*open_filesystem(out, options), _encoded(queue, out))
     counts = Counter(queue["reason"].to_pylist())

@@ -13,6 +13,7 @@ from jobs.manifests import Images, Manifests, Schedule, rendered
 from jobs.options import resolve
 from pipeline.config import LabelConfig
 from pipeline.errors import UsageError
+from pipeline.writable import check_writable
 
 Kind = Literal["rayjob", "raycronjob", "cronjob"]
 CRON_FIELDS = 5
@@ -42,6 +43,7 @@ def schedule(
         raise UsageError(f"--name: {name!r} is no name for Kubernetes: up to 47 of a-z, 0-9 and -, no - at the ends")
     if destination.exists():
         raise UsageError(f"{destination} exists already; choose another place")
+    check_writable(str(destination), what="the folder")
     config = resolve(LabelConfig, config_file=job, settings=(), flags={})
     base = files("jobs") / "k8s"
     found = Manifests({entry.name: entry.read_text() for entry in base.iterdir() if entry.name.endswith(".yaml")})

@@ -32,19 +32,23 @@ def show(
     from rich.console import Console
     from rich.text import Text
 
+    from pipeline.beside_run import check_beside_run
     from pipeline.errors import BadImageError
     from pipeline.results import open_results
     from pipeline.show import find_row, png_bytes, show_image
     from pipeline.storage import open_filesystem, parse_storage_options, write_atomic
+    from pipeline.writable import check_file_writable
 
     results = open_results(output, parse_storage_options(storage_option or []))
+    place = out or Path(f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', image_id).strip('.')[-80:] or 'image'}.overlay.png")
+    check_beside_run(results, str(place), what="the picture (--out)")
+    check_file_writable(str(place), what="the picture")
     row = find_row(results, image_id, shard)
     try:
         picture = show_image(results, row, side)
     except BadImageError as error:
         typer.echo(f"error: the image can no longer be decoded: {error}", err=True)
         raise typer.Exit(1) from error
-    place = out or Path(f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', image_id).strip('.')[-80:] or 'image'}.overlay.png")
     write_atomic(*open_filesystem(str(place)), png_bytes(picture))
     console = Console()
     console.print(segment_table(row))

@@ -47,12 +47,14 @@ def _train(
 ) -> None:
     """Check everything that can be checked here, then train; print the last metrics."""
     # Imported late: torch takes seconds, and `--help` needs none of it.
+    from pipeline.training.place import claim_training
     from pipeline.training.recipes import load_config
     from pipeline.training.run import CONFIGS, TrainRequest
 
     resolved = load_config(kind, config, CONFIGS[kind], settings or [])
     request["storage_options"] = parse_storage_options(request["storage_options"] or [])
     train_request = TrainRequest(kind=kind, config=resolved.model_dump(mode="json"), **request)
+    claim_training(train_request)
     typer.echo(json.dumps(_run(train_request, workers)))
 
 

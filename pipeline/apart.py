@@ -19,21 +19,32 @@ WRITTEN_SUFFIXES = (".parquet", ".json", ".html", ".md")
 _PIECE_BYTES = 2**20
 
 
-def check_apart(target: str, source: str, *, written: str = "the output", read: str = "the input") -> None:
+def check_apart(
+    target: str,
+    source: str,
+    *,
+    written: str = "the output",
+    read: str = "the input",
+    any_name: bool = False,
+    may_hold: bool = False,
+) -> None:
     """Raise UsageError if one of the two places lies in the other, or the pattern ``source`` could match in ``target``.
 
-    written, read: what the messages call ``target`` and ``source``. Neither place need exist.
+    written, read: what the messages call ``target`` and ``source``. any_name: files of any name are written, not only
+    those of a run. may_hold: ``target`` may hold ``source``. Neither place need exist.
     """
+    if not source.strip() or not target.strip():
+        return  # who reads or writes there says that there is nothing
     place, origin = absolute(target), absolute(source)
     literal = not is_pattern(origin) or (is_local_address(origin) and os.path.exists(origin))
     folder = origin if literal else fixed_folder(origin)
     shown = f"{written} {public_uri(target)!r}", f"{read} {public_uri(source)!r}"
     advice = f"choose another place, such as {public_uri(_beside(folder))}"
-    if is_inside(folder, place):
+    if not may_hold and is_inside(folder, place):
         raise UsageError(f"{shown[0]} holds {shown[1]}; {advice}")
     inside = is_inside(place, folder)
     if not literal:
-        inside = inside and any(_matches_inside(pattern, folder, place) for pattern in expand_braces(origin))
+        inside = inside and any(_matches_inside(each, folder, place, any_name) for each in expand_braces(origin))
     if inside:
         raise UsageError(f"{shown[0]} lies inside of {shown[1]} and would be read with it; {advice}")
 
@@ -43,16 +54,16 @@ def _beside(folder: str) -> str:
     return f"{parent}/{name}-labels" if parent.rstrip("/") and "//" not in name else "a folder beside it"
 
 
-def _matches_inside(pattern: str, folder: str, place: str) -> bool:
-    """Whether the brace-free ``pattern`` below ``folder`` could match what the commands write into ``place``."""
+def _matches_inside(pattern: str, folder: str, place: str, any_name: bool) -> bool:
+    """Whether the brace-free ``pattern`` below ``folder`` could match what is written into ``place``."""
     if is_local_address(folder):
         real = os.path.realpath(folder)
         pattern, place = f"{real.rstrip('/')}/{pattern[len(folder.rstrip('/')) + 1 :]}", os.path.realpath(place)
     if not may_match_inside(pattern, place):
         return False
-    # What the user writes there has any name; what this program writes without being asked to has only these endings.
     ending = min((pattern.rpartition(character)[2] for character in "*?]/" if character in pattern), key=len)
-    return "**" in pattern or any(suffix.endswith(ending) or ending.endswith(suffix) for suffix in WRITTEN_SUFFIXES)
+    fits = any(suffix.endswith(ending) or ending.endswith(suffix) for suffix in WRITTEN_SUFFIXES)
+    return any_name or fits or "**" in pattern
 
 
 def check_listing_apart(target: str, listing: Listing) -> None:

@@ -117,6 +117,15 @@ class Output:
         inside = [each for each in found if each["name"].rstrip("/") != path]
         return {each["name"].rstrip("/").rsplit("/", 1)[-1]: each["type"] == "directory" for each in inside}
 
+    def all_names(self) -> list[str]:
+        """The files at any depth, relative to the output; empty if there is no such folder."""
+        root = self.path("").rstrip("/")
+        self._fs.invalidate_cache()
+        try:
+            return [path[len(root) + 1 :] for path in storage.with_retries(lambda: self._fs.find(root))]
+        except FileNotFoundError:
+            return []
+
     def remove(self, name: str) -> None:
         """Remove one file; nothing happens if it is not there. A folder is never removed with what it holds."""
         self._fs.invalidate_cache()

@@ -63,7 +63,7 @@ def _shown(output: Output) -> str:
 def _foreign(output: Output, entries: Mapping[str, bool]) -> list[str]:
     """What no attempt on a run wrote, sorted; folders with a slash. An attempt writes lease, history, classes, run."""
     begun = _is_history(output, entries)
-    ours = {LEASE} if _has_keys(output, LEASE, {"attempt", "renewed_at"}) else set()
+    ours = {LEASE} if has_keys(output, LEASE, {"attempt", "renewed_at"}) else set()
     ours |= {"runs", "classes.json"} if begun else set()
     rest = {name: is_folder for name, is_folder in entries.items() if name not in ours and not _is_unfinished(name)}
     return sorted(f"{name}/" if is_folder else name for name, is_folder in rest.items())
@@ -73,11 +73,12 @@ def _is_history(output: Output, entries: Mapping[str, bool]) -> bool:
     """Whether runs/ holds records of attempts and nothing else."""
     names = list(output.entries("runs")) if entries.get("runs") else []
     return bool(names) and all(
-        _is_unfinished(name) or _has_keys(output, f"runs/{name}", {"attempt", "run_id"}) for name in names
+        _is_unfinished(name) or has_keys(output, f"runs/{name}", {"attempt", "run_id"}) for name in names
     )
 
 
-def _has_keys(output: Output, name: str, keys: set[str]) -> bool:
+def has_keys(output: Output, name: str, keys: set[str]) -> bool:
+    """Whether the file is a JSON object that has these keys."""
     try:
         plain = output.read_json(name)
     except ValueError:
@@ -101,7 +102,7 @@ def _counted(output: Output, entries: Mapping[str, bool]) -> list[str]:
 
 def is_claimed(output: Output, command: str) -> bool:
     """Whether ``maskmill command`` has written to this folder before."""
-    return _has_keys(output, CLAIM, {"written_by"}) and (output.read_json(CLAIM) or {})["written_by"] == command
+    return has_keys(output, CLAIM, {"written_by"}) and (output.read_json(CLAIM) or {})["written_by"] == command
 
 
 def claim(output: Output, command: str) -> None:

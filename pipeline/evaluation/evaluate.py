@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,15 +11,17 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.addresses import absolute
 from pipeline.evaluation.config import EvaluationConfig
 from pipeline.evaluation.figures import figures
 from pipeline.evaluation.foreign import maps_inventory, results_inventory
 from pipeline.evaluation.ground_truth import TruthShard, find_ground_truth
 from pipeline.evaluation.inventory import Inventory
+from pipeline.evaluation.place import claim_results, remove_leftovers
 from pipeline.evaluation.protocol import EvaluationError, Protocol, load_protocol
 from pipeline.evaluation.run_labels import run_inventory
 from pipeline.evaluation.sums import Sums
-from pipeline.evaluation.unit import EXAMPLES, IMAGES, PARTS, Comparison, UnitEvaluator, read_part
+from pipeline.evaluation.unit import EXAMPLES, Comparison, UnitEvaluator, read_part
 from pipeline.evaluation.write import FIGURES, write_results
 from pipeline.output import Output
 from pipeline.storage import StorageOptions, public_uri
@@ -87,7 +88,7 @@ def evaluate(
     coverage = _check_coverage(config, inventory, total)
     document = figures(total.sums, protocol, comparison, coverage, inventory)
     write_results(results, document, total.sums, protocol)
-    _remove_leftovers(results, units)
+    remove_leftovers(results, {unit.part_id for unit in units})
     return Evaluation(
         figures=document,
         sums=total.sums,
@@ -120,9 +121,9 @@ def other_results(output: str, storage_options: StorageOptions) -> Output:
 def _with_absolute_paths(config: EvaluationConfig) -> EvaluationConfig:
     """Workers have a current folder of their own."""
     paths = {
-        name: os.path.abspath(value)
+        name: absolute(value)
         for name in ("output", "ground_truth", "results", "panoptic_maps")
-        if (value := getattr(config, name)) is not None and "://" not in value
+        if (value := getattr(config, name)) is not None
     }
     return config.model_copy(update=paths)
 
@@ -135,6 +136,7 @@ def _predictions(config: EvaluationConfig, protocol: Protocol) -> tuple[Output, 
     if run is None and not is_json and output.names("labels", ".parquet"):
         raise EvaluationError(f"{public_uri(config.output)} holds labels but no run.json: it is no whole run")
     results = Output(config.results or _default_results(config.output, run is not None), config.storage_option)
+    claim_results(results, config, of_run=run is not None)
     if run is not None:
         return results, run_inventory(output, run, protocol, results)
     list_others = results_inventory if is_json else maps_inventory
@@ -222,12 +224,3 @@ def _check_coverage(config: EvaluationConfig, inventory: Inventory, total: Total
         "images_without_ground_truth": int(unused.size),
         "images_failed_in_labelling": inventory.failed,
     }
-
-
-def _remove_leftovers(results: Output, units: Sequence[TruthShard]) -> None:
-    """Drop tables of an earlier cut of the ground truth, which nobody would tell from this one's."""
-    current = {unit.part_id for unit in units}
-    for folder, suffix in ((IMAGES, ".parquet"), (PARTS, ".json")):
-        for name in results.names(folder, suffix):
-            if name not in current:
-                results.remove(f"{folder}/{name}{suffix}")

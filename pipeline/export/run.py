@@ -14,6 +14,7 @@ from pipeline.decode import FORMATS as IMAGE_FORMATS
 from pipeline.decode import decode_image
 from pipeline.errors import UsageError
 from pipeline.export.coco import export_coco, export_panoptic, export_results
+from pipeline.export.destination import claim_destination
 from pipeline.export.fiftyone import export_fiftyone
 from pipeline.export.hugging_face import export_hugging_face
 from pipeline.export.label_maps import export_png
@@ -91,9 +92,8 @@ def export_run(
         raise UsageError(f"images-per-file does not apply to {settings.file_format!r}, only to: {splittable}")
     results = open_results(output_uri, settings.storage_options)
     per_file = settings.images_per_file or file_format.images_per_file
-    with Target(results, destination, per_file, settings.storage_options) as target:
-        if not settings.overwrite and not target.is_empty():
-            raise UsageError(f"{destination} is not empty; choose another place or give --overwrite")
+    protected = claim_destination(results, destination, settings.overwrite, settings.storage_options)
+    with Target(results, destination, per_file, settings.storage_options, protected) as target:
         with_images = file_format.with_images if settings.images is None else settings.images
         stream = _Stream(results, settings, with_images, on_shard)
         images = iter(stream)

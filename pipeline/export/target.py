@@ -8,7 +8,7 @@ import io
 import json
 import re
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,8 +18,9 @@ from typing import IO, Any
 
 from fsspec import AbstractFileSystem
 
+from pipeline.errors import UsageError
 from pipeline.results import Results
-from pipeline.storage import StorageOptions, is_local, open_atomic, open_filesystem, with_retries
+from pipeline.storage import StorageOptions, is_local, open_atomic, open_filesystem, public_uri, with_retries
 
 WRITERS = 8
 WAITING_FILES = 64
@@ -47,7 +48,7 @@ class Target:
     """The folder or bucket prefix of one export.
 
     Small files are written by a few threads; ``with`` waits for them. images_per_file: of formats that put many images
-    into one file, None for a single file.
+    into one file, None for a single file. protected: names of files there that are not replaced.
     """
 
     def __init__(
@@ -56,7 +57,9 @@ class Target:
         uri: str,
         images_per_file: int | None = None,
         storage_options: StorageOptions | None = None,
+        protected: Collection[str] = (),
     ) -> None:
+        self.protected = protected
         self.results = results
         self.uri = uri.rstrip("/")
         self.images_per_file = images_per_file
@@ -79,18 +82,20 @@ class Target:
         """The file system path of ``name`` below the target."""
         return f"{self._root.rstrip('/')}/{name}"
 
-    def is_empty(self) -> bool:
-        """Whether nothing is there yet."""
-        try:
-            return not self._fs.ls(self._root, detail=False)
-        except FileNotFoundError:
-            return True
+    def _free_path(self, name: str) -> str:
+        """The path of a file to be written. Raises UsageError where a file of other origin has its name."""
+        if name in self.protected:
+            raise UsageError(
+                f"{public_uri(self.uri)}/{name} is there and was not written by `maskmill export`; it is not replaced. "
+                "Choose another place, or move it away"
+            )
+        return self.path(name)
 
     def write(self, name: str, data: bytes) -> None:
         """Write a small file soon. Raises what an earlier such write raised."""
         while self._waiting and (self._waiting[0].done() or len(self._waiting) >= WAITING_FILES):
             self._waiting.popleft().result()
-        self._waiting.append(self._pool.submit(self._write, self.path(name), data))
+        self._waiting.append(self._pool.submit(self._write, self._free_path(name), data))
 
     def _write(self, path: str, data: bytes) -> None:
         # Without the synchronising of a run's own files: an export that was cut short is simply made again.
@@ -105,7 +110,7 @@ class Target:
     @contextmanager
     def open(self, name: str) -> Iterator[IO[bytes]]:
         """A large file to be streamed; it appears when the block ends without an error."""
-        with open_atomic(self._fs, self.path(name)) as stream:
+        with open_atomic(self._fs, self._free_path(name)) as stream:
             yield stream
 
     def parts(self, images: Iterator[LabelledImage]) -> Iterator[tuple[int, Iterator[LabelledImage]]]:

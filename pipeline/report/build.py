@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.beside_run import check_beside_run
+from pipeline.errors import UsageError
 from pipeline.figures import Figures, read_figures
 from pipeline.images import ImageFinder
-from pipeline.output import errors_name
+from pipeline.output import Output, errors_name
 from pipeline.report.cards import Card, make_cards
 from pipeline.report.charts import run_plots
 from pipeline.report.evaluation import EvaluationView, read_evaluation
@@ -18,10 +20,13 @@ from pipeline.report.page import Page, render_page
 from pipeline.report.sample import SHARDS, Key, Sample, choose_gallery, choose_review, read_sample
 from pipeline.results import Results, open_results
 from pipeline.sources.shard import ReadLimits
-from pipeline.storage import StorageOptions, is_local, open_filesystem, with_retries, write_atomic
+from pipeline.storage import StorageOptions, is_local, open_filesystem, public_uri, with_retries, write_atomic
+from pipeline.writable import check_writable
 
 EXAMPLES_PER_ERROR = 3
 PAGE_NAME = "index.html"
+GENERATOR = b'<p class="brand">maskmill report</p>'
+"""What every report has had in it, so that one can be told from other pages."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,10 +41,23 @@ class ReportSettings:
 def write_report(output_uri: str, settings: ReportSettings = ReportSettings()) -> str:
     """Write the report and return where it is. Raises UsageError where there is no run."""
     results = open_results(output_uri, settings.storage_options)
+    _check_place(results, settings)
     html = render_page(collect(results, settings.price_per_hour))
     folder = settings.to or f"{results.output.uri}/report"
     _write_page(folder.rstrip("/"), html.encode("utf-8"), settings.storage_options)
     return f"{folder.rstrip('/')}/{PAGE_NAME}"
+
+
+def _check_place(results: Results, settings: ReportSettings) -> None:
+    """Raise UsageError where the page would replace a file of other origin, lie among images, or cannot be written."""
+    folder = settings.to or f"{results.output.uri}/report"
+    check_beside_run(results, folder, what="the report")
+    check_writable(folder, settings.storage_options, what="the report")
+    output = Output(folder, settings.storage_options)
+    if output.exists(PAGE_NAME) and GENERATOR not in output.read_bytes(PAGE_NAME):
+        raise UsageError(
+            f"{public_uri(folder)}/{PAGE_NAME} is no report of maskmill and is not replaced; choose another place"
+        )
 
 
 def collect(results: Results, price_per_hour: float | None = None) -> Page:

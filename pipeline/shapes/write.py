@@ -16,9 +16,12 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from pipeline.errors import UsageError
+from pipeline.output import Output
+from pipeline.ownership import CLAIM, claim, is_claimed, some_names
 from pipeline.shapes.draw import draw
 from pipeline.shapes.world import ALLOWED, classes_document
-from pipeline.storage import StorageOptions, is_local, open_atomic, open_filesystem, write_atomic
+from pipeline.storage import StorageOptions, is_local, open_atomic, open_filesystem, public_uri, write_atomic
+from pipeline.writable import check_writable
 
 JPEG_QUALITY = 95
 PARQUET_SCHEMA = pa.schema(
@@ -29,6 +32,7 @@ PARQUET_SCHEMA = pa.schema(
     ]
 )
 _ROW_GROUP_ROWS = 250
+CLASSES_FILE, COMMAND = "classes.json", "shapes"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,15 +94,17 @@ def write_shapes(
 ) -> None:
     """Write the data set and its ``classes.json`` under ``destination``, any fsspec URI.
 
-    on_progress is called with the number of images written so far. Raises UsageError where ``destination`` already
-    holds files that this call would not write again, since they would be taken for part of the data.
+    on_progress is called with the number of images written so far. Raises UsageError where ``destination`` cannot be
+    written to, or already holds files that this call would not write again, since they would be taken for part of the
+    data, or files of the same names that no call of this function has written.
     """
     fs, root = open_filesystem(destination, storage_options)
     root = root.rstrip("/")
-    _refuse_strangers(fs, root, settings)
+    check_writable(destination, storage_options, what="the data set")
+    _refuse_strangers(Output(destination, storage_options), settings)
     _WRITERS[settings.file_format](fs, root, settings, on_progress)
     document = json.dumps(classes_document(), indent=1) + "\n"
-    write_atomic(fs, posixpath.join(root, "classes.json"), document.encode())
+    write_atomic(fs, posixpath.join(root, CLASSES_FILE), document.encode())
 
 
 def _shard_names(settings: ShapesSettings) -> Iterator[tuple[str, range]]:
@@ -107,19 +113,34 @@ def _shard_names(settings: ShapesSettings) -> Iterator[tuple[str, range]]:
         yield f"{number:05d}.{extension}", indices
 
 
-def _refuse_strangers(fs: fsspec.AbstractFileSystem, root: str, settings: ShapesSettings) -> None:
-    ours = {"classes.json"}
+def _refuse_strangers(output: Output, settings: ShapesSettings) -> None:
+    ours = {CLASSES_FILE, CLAIM}
     if settings.file_format == "folder":
         for index in range(settings.images):
             ours |= {f"{index:06d}.jpg", f"{index:06d}.seg.png"}
     else:
         ours |= {name for name, _ in _shard_names(settings)}
-    present = {posixpath.relpath(path, root) for path in fs.find(root)} if fs.exists(root) else set()
+    present = set(output.all_names())
     strangers = sorted(present - ours)
     if strangers:
         raise UsageError(
-            f"{root} already holds {len(strangers)} other files, such as {strangers[0]!r}; choose an empty place"
+            f"{public_uri(output.uri)} already holds {len(strangers)} other files ({some_names(strangers)}); choose an "
+            "empty place"
         )
+    # Data sets of earlier versions have no claim; their classes.json, which comes last, tells.
+    if present and not is_claimed(output, COMMAND) and not _is_our_classes_file(output):
+        raise UsageError(
+            f"{public_uri(output.uri)} holds files of names that would be written ({some_names(sorted(present))}), and "
+            "they are not known to be drawn ones; choose an empty place"
+        )
+    claim(output, COMMAND)
+
+
+def _is_our_classes_file(output: Output) -> bool:
+    try:
+        return output.read_json(CLASSES_FILE) == json.loads(json.dumps(classes_document()))
+    except ValueError:
+        return False
 
 
 def _write_tars(

@@ -13,6 +13,7 @@ import torch
 from model.clip import load_clip, save_clip
 from pipeline.shapes.write import ShapesSettings, write_shapes
 from pipeline.training.grouping import describe
+from pipeline.training.place import claim_training
 from pipeline.training.recipes import load_config
 from pipeline.training.run import CONFIGS, TrainRequest, run_training
 
@@ -105,6 +106,7 @@ class Course:
             config=config.model_dump(mode="json"),
             validation=None if validation is None else str(validation),
         )
+        claim_training(request)
         log.info("training %s in %s", kind, out)
         run_training(request, torch.device("cpu"))
         return out

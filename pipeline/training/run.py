@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from pydantic import BaseModel
 
+from pipeline.addresses import absolute, absolute_if_local
 from pipeline.errors import UsageError
 from pipeline.training.baseline import BaselineTraining, PerPixelConfig
 from pipeline.training.classes import read_classes
@@ -46,6 +47,11 @@ class TrainRequest:
     def __post_init__(self) -> None:
         if "://" in self.out:
             raise UsageError(f"--out {self.out}: checkpoints go to a folder of a mounted file system, not to a URI")
+        # Workers have a current folder of their own.
+        for name in ("data", "out", "validation", "cache"):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, absolute(value))
+        object.__setattr__(self, "classes", absolute_if_local(self.classes))
 
 
 def run_training(request: TrainRequest, device: torch.device) -> dict[str, float]:

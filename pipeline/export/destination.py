@@ -1,0 +1,36 @@
+"""Where an export goes: a place apart from the run, in which nothing of other origin is replaced."""
+
+from __future__ import annotations
+
+from pipeline.beside_run import check_beside_run
+from pipeline.errors import UsageError
+from pipeline.output import Output
+from pipeline.ownership import claim, is_claimed, some_names
+from pipeline.results import Results
+from pipeline.storage import StorageOptions, public_uri
+from pipeline.writable import check_writable
+
+COMMAND = "export"
+
+
+def claim_destination(
+    results: Results, destination: str, overwrite: bool, storage_options: StorageOptions
+) -> frozenset[str]:
+    """Check the destination, mark it as an export's, and return the names of the files there that must not be replaced.
+
+    Raises UsageError if it lies among the run's files or images, cannot be written to, or holds something and
+    ``overwrite`` is not given. With it, what earlier exports wrote is replaced, and nothing else.
+    """
+    check_beside_run(results, destination, what="the export", is_folder=True)
+    check_writable(destination, storage_options, what="the export")
+    output = Output(destination, storage_options)
+    entries = sorted(output.entries())
+    if entries and not overwrite:
+        raise UsageError(
+            f"{public_uri(destination)} is not empty ({some_names(entries)}); choose another place, or give "
+            "--overwrite to write beside what lies there and replace what earlier exports wrote"
+        )
+    protected = frozenset() if not entries or is_claimed(output, COMMAND) else frozenset(output.all_names())
+    if not protected:
+        claim(output, COMMAND)
+    return protected

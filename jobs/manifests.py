@@ -11,6 +11,7 @@ import yaml
 
 from pipeline.config import LabelConfig
 from pipeline.errors import UsageError
+from pipeline.text_files import decode_text
 
 MOUNT = "/etc/maskmill"
 CONFIG_MAP_BYTES = 1_000_000
@@ -94,7 +95,10 @@ def job_settings(job: Path, config: LabelConfig, one_pod: bool) -> tuple[dict[st
             raise UsageError(f"{job}: {field} {value} lies on this machine; give a URI, or a path inside of the image")
     if not one_pod and (config.propose_actors is None or config.propose_gpus is None):
         raise UsageError(f"{job}: say propose-actors and propose-gpus; the cluster starts empty and grows to them")
-    given = {str(key).replace("-", "_"): value for key, value in yaml.safe_load(job.read_text()).items()}
+    given = {
+        str(key).replace("-", "_"): value
+        for key, value in yaml.safe_load(decode_text(job.read_bytes(), str(job))).items()
+    }
     settings = {"incremental": config.limit is None, "log_format": "json", **given}
     attachments = {}
     classes = Path(config.classes)

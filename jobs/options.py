@@ -111,11 +111,14 @@ _StrictLoader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:t
 def _read_config(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
+    from pipeline.text_files import decode_text  # it loads fsspec, which most calls of --help do without
+
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)  # noqa: S506 (a SafeLoader)
+        text = decode_text(path.read_bytes(), f"--config: {path}")
+        content = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 (a SafeLoader)
     except OSError as error:
         raise UsageError(f"--config: cannot read {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise UsageError(f"--config: {path} is not valid YAML: {' '.join(str(error).split())}") from error
     if content is None:
         return {}

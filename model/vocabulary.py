@@ -41,6 +41,8 @@ class ClassEntry:
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not all(isinstance(synonym, str) for synonym in self.synonyms):
             raise ValueError(f"Class names must be text, got {self.name!r} with synonyms {self.synonyms!r}")
+        if not all(_is_unicode(text) for text in (self.name, *self.synonyms)):
+            raise ValueError(f"Class {self.name!a} holds half a surrogate pair, which no file can hold")
         names = self.names
         if not all(names):
             raise ValueError(f"Class {self.name!r} has an empty name or synonym")
@@ -193,6 +195,14 @@ class Vocabulary:
 
     def __repr__(self) -> str:
         return f"Vocabulary({list(self.names)!r})"
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_colour(value: Sequence[object]) -> bool:

@@ -37,7 +37,7 @@ class LabelConfig(BaseModel):
 
     input: str = Field(description="Images: tars, Parquet, a folder or a manifest; any fsspec URI, globs and {a..b}.")
     output: str = Field(description="Where the run's files go: a folder or any writable fsspec URI.")
-    classes: str = Field(description="Class names: a file (.txt .json .yaml) or a comma-separated list.")
+    classes: str = Field(description="Class names: a file (text, .csv, .tsv, .json, .yaml) or a comma-separated list.")
 
     preset: str = Field("bundled", description="A whole model by name; `maskmill models` lists them.")
     weights: str | None = Field(None, description="ZegFormer weights instead of the preset's (file, folder or URI).")

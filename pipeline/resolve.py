@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import posixpath
-from collections.abc import Mapping
-from typing import Any
-
-import yaml
-
 from model import ModelSpec, Vocabulary
 from model.presets import training_classes
 from pipeline.addresses import absolute, absolute_if_local
+from pipeline.class_files import parse_classes
 from pipeline.config import LabelConfig
 from pipeline.errors import UsageError
-from pipeline.storage import is_missing, open_filesystem, read_bytes
 from pipeline.weights import local_spec
 
 MODEL_SETTINGS = (
@@ -38,7 +31,6 @@ MODEL_SETTINGS = (
 )
 FILE_SETTINGS = ("classes", "weights", "clip")
 """Settings that may name a file or folder."""
-CLASS_FILES = (".txt", ".json", ".yaml", ".yml")
 
 
 def with_absolute_addresses(config: LabelConfig) -> LabelConfig:
@@ -63,29 +55,7 @@ def read_vocabulary(config: LabelConfig, spec: ModelSpec) -> Vocabulary:
     Raises UsageError where there is no such file, or no class, or the same class twice.
     """
     try:
-        vocabulary = _parse(config.classes, config.storage_option)
-        return vocabulary.with_training_classes(training_classes(local_spec(spec, config.storage_option)))
-    except (ValueError, yaml.YAMLError) as error:
+        vocabulary = parse_classes(config.classes, config.storage_option)
+    except (ValueError, UsageError) as error:
         raise UsageError(f"classes: {error}") from error
-
-
-def _parse(classes: str, storage_option: Mapping[str, Any]) -> Vocabulary:
-    suffix = posixpath.splitext(classes)[1].lower()
-    if suffix not in CLASS_FILES and "://" not in classes:
-        return Vocabulary([name.strip() for name in classes.split(",")])
-    text = _read_text(classes, storage_option)
-    if suffix == ".json":
-        return Vocabulary.from_data(json.loads(text))
-    if suffix in (".yaml", ".yml"):
-        return Vocabulary.from_data(yaml.safe_load(text))
-    return Vocabulary.from_text(text)
-
-
-def _read_text(uri: str, storage_option: Mapping[str, Any]) -> str:
-    fs, path = open_filesystem(uri, storage_option)
-    try:
-        return read_bytes(fs, path).decode("utf-8-sig")
-    except OSError as error:
-        if is_missing(error):
-            raise UsageError(f"classes: there is no file {uri}") from error
-        raise
+    return vocabulary.with_training_classes(training_classes(local_spec(spec, config.storage_option)))

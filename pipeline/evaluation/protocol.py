@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import posixpath
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -11,10 +12,10 @@ from importlib.resources import files
 from typing import Any, Literal
 
 import numpy as np
-import yaml
 
 from pipeline.errors import UsageError
-from pipeline.storage import StorageOptions, open_filesystem, read_bytes
+from pipeline.storage import StorageOptions, public_uri, without_query
+from pipeline.text_files import parse_data, read_text, suffix_of
 
 IdKind = Literal["evaluation", "raw"]
 Setting = Literal["gzs3", "zs3"]
@@ -114,19 +115,15 @@ def load_protocol(name: str, *, setting: Setting = "gzs3", storage_options: Stor
     if name in bundled_protocols():
         text = (files("pipeline.evaluation") / "protocols" / f"{name}.json").read_text(encoding="utf-8")
         return protocol_from_data(json.loads(text), name=name, setting=setting)
-    if not name.lower().endswith((".json", ".yaml", ".yml")):
+    if suffix_of(name) not in (".json", ".yaml", ".yml"):
         raise UsageError(
             f"unknown protocol {name!r}. Choose from: {', '.join(bundled_protocols())}, or give a .json or .yaml file"
         )
-    fs, path = open_filesystem(name, storage_options)
     try:
-        content = read_bytes(fs, path).decode("utf-8")
-        data = json.loads(content) if name.lower().endswith(".json") else yaml.safe_load(content)
-    except FileNotFoundError as error:
-        raise UsageError(f"protocol file {name!r} does not exist") from error
-    except (ValueError, yaml.YAMLError) as error:
-        raise UsageError(f"protocol file {name!r} cannot be parsed: {' '.join(str(error).split())}") from error
-    stem = path.rsplit("/", 1)[-1].rsplit(".", 1)[0]
+        data = parse_data(read_text(name, storage_options), public_uri(name))
+    except UsageError as error:
+        raise UsageError(f"protocol: {error}") from error
+    stem = posixpath.splitext(posixpath.basename(without_query(name)))[0]
     return protocol_from_data(data, name=stem, setting=setting)
 
 

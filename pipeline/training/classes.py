@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import yaml
 
 from model.vocabulary import Vocabulary
 from pipeline.errors import UsageError
-from pipeline.storage import open_filesystem
+from pipeline.storage import public_uri
+from pipeline.text_files import parse_data, read_text
 
 DEFAULT_IGNORE = 255
 
@@ -52,16 +51,14 @@ def read_classes(uri: str, storage_options: Mapping[str, Any] | None = None) -> 
 
     A class without a "seen" flag may be trained on. Raises UsageError for a file that is not one.
     """
-    fs, path = open_filesystem(uri, storage_options)
-    if not fs.exists(path):
-        raise UsageError(f"no class file at {uri}")
-    text = fs.cat_file(path).decode("utf-8-sig")
+    shown = public_uri(uri)
+    text = read_text(uri, storage_options)
     try:
-        document = json.loads(text) if path.endswith(".json") else yaml.safe_load(text)
+        document = parse_data(text, shown)
         vocabulary = Vocabulary.from_data(document)
-    except (json.JSONDecodeError, yaml.YAMLError, ValueError) as error:
-        raise UsageError(f"{uri} is not a class file: {error}") from error
+    except (ValueError, UsageError) as error:
+        raise UsageError(f"{shown} is not a class file: {error}") from error
     ignore = document.get("ignore_label", DEFAULT_IGNORE) if isinstance(document, dict) else DEFAULT_IGNORE
     if type(ignore) is not int:
-        raise UsageError(f"{uri}: ignore_label must be an integer, got {ignore!r}")
+        raise UsageError(f"{shown}: ignore_label must be an integer, got {ignore!r}")
     return TrainingClasses(vocabulary=vocabulary, ignore=ignore)

@@ -93,10 +93,10 @@ def test_unknown_name_lists_the_known_ones() -> None:
 
 
 def test_missing_and_damaged_files(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="does not exist"):
+    with pytest.raises(UsageError, match="there is no file"):
         load_protocol(str(tmp_path / "no.json"))
     (tmp_path / "bad.json").write_text("{")
-    with pytest.raises(UsageError, match="cannot be parsed"):
+    with pytest.raises(UsageError, match="is not valid"):
         load_protocol(str(tmp_path / "bad.json"))
 
 

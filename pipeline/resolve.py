@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from model import ModelSpec, Vocabulary
 from model.presets import training_classes
 from pipeline.addresses import absolute, absolute_if_local
@@ -36,7 +38,12 @@ FILE_SETTINGS = ("classes", "weights", "clip")
 def with_absolute_addresses(config: LabelConfig) -> LabelConfig:
     """The same settings with every local address as an absolute path: they identify the run and are kept in it."""
     places = {name: absolute(getattr(config, name)) for name in ("input", "output")}
-    files = {name: absolute_if_local(value) for name in FILE_SETTINGS if (value := getattr(config, name)) is not None}
+    files = {
+        name: absolute_if_local(value)
+        for name in FILE_SETTINGS
+        # A folder may bear the name of a class; only a file is a list of classes.
+        if (value := getattr(config, name)) is not None and (name != "classes" or os.path.isfile(value))
+    }
     return config.model_copy(update={**places, **files})
 
 

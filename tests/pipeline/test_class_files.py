@@ -13,8 +13,10 @@ from jobs.main import app
 from model import Vocabulary
 from model.vocabulary import ClassEntry
 from pipeline.class_files import parse_classes
+from pipeline.config import LabelConfig
 from pipeline.errors import UsageError
 from pipeline.evaluation.protocol import load_protocol
+from pipeline.resolve import with_absolute_addresses
 from pipeline.training.classes import read_classes
 from tests.faults.images import small_jpeg
 
@@ -94,6 +96,13 @@ def test_a_file_inside_of_a_list_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("classes", ["cat", "black/white", "St. Bernard, dog", "3.5 mm jack", "R2.D2", "猫,犬"])
 def test_names_stay_names(classes: str) -> None:
     assert parse_classes(classes).names == tuple(name.strip() for name in classes.split(","))
+
+
+def test_a_folder_may_bear_the_name_of_a_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cat").mkdir()
+    config = with_absolute_addresses(LabelConfig(input="in", output="out", classes="cat"))
+    assert parse_classes(config.classes).names == ("cat",)
 
 
 def test_a_class_file_in_a_bucket(s3_bucket: Any) -> None:

@@ -76,14 +76,32 @@ def local_ray(shared_ray: SharedRay) -> None:
     shared_ray.join()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
+def tiny_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs in this process use the model of tests/faults/tiny_model.py, for which any four classes will do."""
+    use_tiny_model(monkeypatch)
+
+
+def use_tiny_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put the tiny model in place of the fused stage for as long as ``monkeypatch`` lasts."""
+    import pipeline.flow
+    from tests.faults.tiny_model import NoModel, TinyStage
+
+    monkeypatch.setattr(pipeline.flow, "SegmentStage", TinyStage)
+    monkeypatch.setattr(pipeline.flow, "StageModel", NoModel)
+
+
+@pytest.fixture
 def no_ray() -> Iterator[None]:
-    """This process is on no Ray when the tests of a file begin, nor on one that they started when they end."""
+    """This process is on no Ray when the test begins; afterwards it is where it was."""
     import ray
 
+    address = ray.get_runtime_context().gcs_address if ray.is_initialized() else None
     ray.shutdown()
     yield
     ray.shutdown()
+    if address is not None:
+        ray.init(address=address, log_to_driver=False)
 
 
 @dataclass(frozen=True)

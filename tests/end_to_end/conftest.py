@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
+from jobs.main import app
 from pipeline.config import LabelConfig
 from pipeline.plan import plan_run
 from pipeline.run import RunResult, run_plan
 from pipeline.shapes.write import ShapesSettings, write_shapes
+from tests.shared_ray import SharedRay
 
 IMAGES = 50
 SHARD_SIZE = 10
@@ -38,19 +43,38 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def label(local_ray: None, shapes: Path) -> Label:
-    """``label(input, output, **settings)``: a run in this process on the file's Ray, on CPUs if nothing is said."""
+    """``label(input, output, **settings)``: a run in this process, on CPUs if nothing is said.
 
-    def run(source: str | Path, output: str | Path, **settings: Any) -> RunResult:
-        defaults = {
-            "classes": str(shapes / "wds" / "classes.json"),
-            "propose_gpus": 0,
-            "propose_actors": 1,
-            "classify_gpus": None,
-        }
-        config = LabelConfig(input=str(source), output=str(output), **{**defaults, **settings})
-        return run_plan(plan_run(config), lambda progress: None)
+    The model is the bundled one, or with the fixture ``tiny_model`` one that costs nothing.
+    """
 
-    return run
+    return partial(run_here, shapes)
+
+
+@pytest.fixture(scope="session")
+def reference(
+    shared_ray: SharedRay, shapes: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, dict[str, Any]]:
+    """The rows of ``shapes`` by image, labelled by the bundled model with the settings it has by default."""
+    shared_ray.join()
+    output = tmp_path_factory.mktemp("reference")
+    run_here(shapes, shapes / "wds", output, propose_actors=None)
+    rows = by_image(read_rows(output))
+    assert len(rows) == IMAGES
+    assert sum(len(row["class_ids"]) for row in rows.values()) > IMAGES
+    return rows
+
+
+def run_here(shapes: Path, source: str | Path, output: str | Path, **settings: Any) -> RunResult:
+    """Label in this process, with the classes of ``shapes``."""
+    defaults = {
+        "classes": str(shapes / "wds" / "classes.json"),
+        "propose_gpus": 0,
+        "propose_actors": 1,
+        "classify_gpus": None,
+    }
+    config = LabelConfig(input=str(source), output=str(output), **{**defaults, **settings})
+    return run_plan(plan_run(config), lambda progress: None)
 
 
 def read_rows(output: str | Path, kind: str = "labels") -> list[dict[str, Any]]:
@@ -63,6 +87,17 @@ def by_image(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     found = {row["image_id"].rsplit("/", 1)[-1]: row for row in rows}
     assert len(found) == len(rows)
     return found
+
+
+def command_here(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run ``maskmill`` in this process, on the Ray that it is on."""
+    handlers, level = logging.root.handlers[:], logging.root.level
+    words = [str(argument) for argument in arguments]
+    try:
+        done = CliRunner().invoke(app, words, catch_exceptions=False)
+    finally:
+        logging.root.handlers[:], logging.root.level = handlers, level
+    return subprocess.CompletedProcess(words, done.exit_code, done.stdout, done.stderr)
 
 
 def command(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.conftest import IMAGES, SHARD_SIZE, Label, command, read_rows
+from tests.end_to_end.conftest import IMAGES, SHARD_SIZE, Label, command_here, read_rows
+
+pytestmark = pytest.mark.usefixtures("tiny_model", "local_ray")
 
 
 def good_images(shapes: Path) -> dict[str, bytes]:
@@ -58,11 +60,11 @@ def test_each_row_is_in_labels_or_in_errors(label: Label, mixed: Path, tmp_path:
 
 
 def test_exit_codes_tell_whether_too_many_failed(mixed: Path, shapes: Path, tmp_path: Path) -> None:
-    arguments = ("label", mixed, tmp_path / "out", "--classes", shapes / "wds" / "classes.json", "--cpus", "2")
-    over = command(*arguments)
+    arguments = ("label", mixed, tmp_path / "out", "--classes", shapes / "wds" / "classes.json")
+    over = command_here(*arguments)
     assert over.returncode == 3, over.stderr
     assert "5 failed" in over.stdout
-    under = command(*arguments, "--max-failed", "0.2")
+    under = command_here(*arguments, "--max-failed", "0.2")
     assert under.returncode == 0, under.stderr
 
 

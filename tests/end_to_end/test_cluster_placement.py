@@ -39,7 +39,8 @@ class Nodes:
 
 
 @pytest.fixture(scope="module")
-def nodes(no_ray: None) -> Iterator[Nodes]:
+def nodes() -> Iterator[Nodes]:
+    ray.shutdown()  # tests of other files share a Ray
     cluster = Cluster()
     cluster.add_node(num_cpus=0, num_gpus=0, object_store_memory=STORE, include_dashboard=True, dashboard_port=0)
     found = Nodes(cluster)

@@ -14,8 +14,8 @@ import pytest
 
 from pipeline.shapes.write import ShapesSettings, write_shapes
 from tests.conftest import Bucket
-from tests.end_to_end.conftest import MASKMILL, command
-from tests.end_to_end.test_resume import kill_leftovers
+from tests.end_to_end.conftest import MASKMILL, command, command_here
+from tests.faults.attempts import kill_leftovers
 
 SHARD_IMAGES = 5
 NIGHTS = (4, 16, 3)
@@ -48,7 +48,7 @@ def committed_at(bucket: Bucket) -> dict[str, float]:
 
 
 def history(bucket: Bucket) -> list[dict[str, Any]]:
-    shown = command("history", f"{bucket.uri}/out", "--json")
+    shown = command_here("history", f"{bucket.uri}/out", "--json")
     assert shown.returncode == 0, shown.stderr
     return [json.loads(line) for line in shown.stdout.splitlines()]
 
@@ -65,7 +65,7 @@ def run_and_kill_after(bucket: Bucket, arguments: list[str], commits: int) -> No
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    kill_leftovers(process)
+    kill_leftovers(process.pid)
 
 
 @pytest.mark.slow
@@ -109,13 +109,16 @@ def test_three_nights_the_second_killed(s3_bucket: Bucket, tars: list[Path]) -> 
     assert summary["attempt_images"] == attempts[2]["images"] == attempts[2]["shards_done"] * SHARD_IMAGES
 
 
+@pytest.mark.usefixtures("tiny_model", "local_ray")
 def test_a_night_without_news(s3_bucket: Bucket, tars: list[Path]) -> None:
+    # The workers of a Ray that runs already do not have this process's environment.
+    options = [word for pair in s3_bucket.storage_options.items() for word in ("--storage-option", "=".join(pair))]
     arrive(s3_bucket, tars[:2])
-    ended = command(*nightly(s3_bucket, tars, "--price-per-gpu-hour", "1.5"))
+    ended = command_here(*nightly(s3_bucket, tars, *options, "--price-per-gpu-hour", "1.5"))
     assert ended.returncode == 0, ended.stderr
     before = {key: s3_bucket.get(key) for key in s3_bucket.keys("out/")}
-    assert command(*nightly(s3_bucket, tars)).returncode == 0
-    quiet = command(*nightly(s3_bucket, tars, "--if-nothing-new", "exit-code"))
+    assert command_here(*nightly(s3_bucket, tars, *options)).returncode == 0
+    quiet = command_here(*nightly(s3_bucket, tars, *options, "--if-nothing-new", "exit-code"))
     assert quiet.returncode == 4, quiet.stderr
     assert "nothing new" in quiet.stderr
     after = {key: s3_bucket.get(key) for key in s3_bucket.keys("out/")}

@@ -12,11 +12,10 @@ def test_the_measured_precision_is_recorded_and_kept(label: Callable[..., Any], 
     def recorded() -> dict[str, Any]:
         return json.loads((tmp_path / "run.json").read_text())["measured_dtype"]
 
-    label(shapes / "wds" / "*.tar", tmp_path, dtype="auto")
+    label(shapes / "wds" / "*.tar", tmp_path, dtype="auto", limit=1)
     first = recorded()
     assert set(first["seconds_per_image"]) == {"float32", "bfloat16"}
     assert first["dtype"] in first["seconds_per_image"]
-    (tmp_path / "stats").joinpath(next(path.name for path in (tmp_path / "stats").iterdir())).unlink()
-    result = label(shapes / "wds" / "*.tar", tmp_path, dtype="auto")
+    result = label(shapes / "wds" / "*.tar", tmp_path, dtype="auto", limit=2)
     assert result.summary["attempt_images"] > 0
     assert recorded() == first

@@ -2,40 +2,36 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import signal
-import subprocess
-import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 
-from pipeline.shapes.write import ShapesSettings, write_shapes
-from tests.end_to_end.conftest import MASKMILL, command, read_rows, summary
+from tests.end_to_end.conftest import command_here, read_rows, summary
+from tests.faults.attempts import Attempt, kill_leftovers, kill_tree, wait_for_markers
+from tests.faults.held import IMAGES, MODEL, SHARDS
+from tests.faults.images import write_tars
 
-IMAGES = 400
-SHARDS = 20
+CLASSES = "dark,dim,light,bright"
+LONGEST_S = 240.0
+"""Bound of every wait, all of which take a few seconds on a quiet machine."""
+
+pytestmark = pytest.mark.usefixtures("tiny_model", "local_ray")  # for the second attempt, which is in this process
 
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("many")
-    write_shapes(str(root), ShapesSettings(images=IMAGES, seed=3, file_format="wds", shard_size=IMAGES // SHARDS))
-    return root
+    return write_tars(tmp_path_factory.mktemp("many") / "in", IMAGES, IMAGES // SHARDS)
 
 
-def start_and_wait_for_markers(source: Path, output: Path, markers: int) -> subprocess.Popen[bytes]:
-    arguments = [*MASKMILL, "label", source, output, "--classes", source / "classes.json", "--cpus", "2"]
-    process = subprocess.Popen(
-        list(map(str, arguments)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    deadline = time.monotonic() + 180
-    while len(list(output.glob("stats/*.json"))) < markers:
-        assert process.poll() is None, "ended before it could be stopped"
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+def start_and_wait_for_markers(source: Path, output: Path, markers: int) -> BaseProcess:
+    """Start the command in a process of its own, with a Ray of its own, on a model that cannot reach the end."""
+    words = ["label", str(source), str(output), "--classes", CLASSES, "--cpus", "2", "--gpus", "0"]
+    process = Attempt(arguments=words, log=output.with_suffix(".log"), model=MODEL).start()
+    assert wait_for_markers(output, markers, process, LONGEST_S), "ended before it could be stopped"
     return process
 
 
@@ -48,18 +44,13 @@ def assert_whole(output: Path) -> None:
     assert not (output / "_staging").exists()
 
 
-def kill_leftovers(process: subprocess.Popen[bytes]) -> None:
-    """End the local Ray of a killed driver, which dies of it by itself a little later."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-
-
 def test_killed_half_way(many: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     process = start_and_wait_for_markers(many, output, SHARDS // 4)
-    process.kill()
-    process.wait()
-    kill_leftovers(process)
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    kill_leftovers(process.pid)
     done = {path: path.stat().st_mtime_ns for path in output.glob("stats/*.json")}
     assert 0 < len(done) < SHARDS
     labels = {
@@ -67,7 +58,7 @@ def test_killed_half_way(many: Path, tmp_path: Path) -> None:
         for path in output.glob("labels/*")
         if output / "stats" / f"{path.stem}.json" in done
     }
-    again = command("label", many, output, "--classes", many / "classes.json", "--cpus", "2")
+    again = command_here("label", many, output, "--classes", CLASSES)
     assert again.returncode == 0, again.stderr
     # Commits that were under way in workers may still have finished after the driver was gone.
     todo = re.search(rf"(\d+) of {SHARDS} shards to do", again.stderr)
@@ -84,11 +75,13 @@ def test_killed_half_way(many: Path, tmp_path: Path) -> None:
 def test_interrupted(many: Path, tmp_path: Path, number: signal.Signals, code: int) -> None:
     output = tmp_path / "out"
     process = start_and_wait_for_markers(many, output, 2)
-    sent_at = time.monotonic()
-    process.send_signal(number)
-    assert process.wait(timeout=60) == code
-    assert time.monotonic() - sent_at < 40
+    assert process.pid is not None
+    os.kill(process.pid, number)
+    process.join(LONGEST_S)
+    ended = process.exitcode
+    kill_tree(process.pid)
+    assert ended == code
     assert not (output / "_lease.json").exists()
     assert 2 <= len(list(output.glob("stats/*.json"))) < SHARDS
-    assert command("label", many, output, "--classes", many / "classes.json", "--cpus", "2").returncode == 0
+    assert command_here("label", many, output, "--classes", CLASSES).returncode == 0
     assert_whole(output)

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from jobs.main import app
-from tests.end_to_end.conftest import command
+from tests.end_to_end.conftest import command_here
 
 
 @pytest.mark.parametrize(
@@ -34,10 +34,11 @@ def test_is_refused_in_seconds(shapes: Path, tmp_path: Path, arguments: list[str
     assert not list((tmp_path / "out").rglob("*"))
 
 
+@pytest.mark.usefixtures("no_ray")
 def test_more_actors_than_the_machine_has_room_for(shapes: Path, tmp_path: Path) -> None:
     classes = shapes / "wds" / "classes.json"
     actors = ("--cpus", "2", "--propose-actors", "99")
-    result = command("label", shapes / "wds", tmp_path / "out", "--classes", classes, *actors)
+    result = command_here("label", shapes / "wds", tmp_path / "out", "--classes", classes, *actors)
     assert result.returncode == 2, result.stderr
     assert "propose_actors" in result.stderr
     assert "Traceback" not in result.stderr
@@ -55,13 +56,14 @@ def test_wrong_classes(shapes: Path, tmp_path: Path, classes: str, message: str)
     assert message in result.stderr
 
 
+@pytest.mark.usefixtures("tiny_model", "local_ray")
 def test_another_run_in_the_output_is_named(shapes: Path, tmp_path: Path) -> None:
-    arguments = ("label", shapes / "wds", tmp_path / "out", "--cpus", "2")
-    assert command(*arguments, "--classes", "red circle,grass", "--limit", "1").returncode == 0
-    refused = command(*arguments, "--classes", "red circle,sand", "--region", "crop")
+    arguments = ("label", shapes / "wds", tmp_path / "out")
+    assert command_here(*arguments, "--classes", "red circle,grass,sky,sea", "--limit", "1").returncode == 0
+    refused = command_here(*arguments, "--classes", "red circle,sand,sky,sea", "--region", "crop")
     assert refused.returncode == 2
     assert "region, vocabulary changed" in refused.stderr
-    anew = command(*arguments, "--classes", "red circle,sand", "--limit", "1", "--overwrite")
+    anew = command_here(*arguments, "--classes", "red circle,sand,sky,sea", "--limit", "1", "--overwrite")
     assert anew.returncode == 0, anew.stderr
     assert "sand" in (tmp_path / "out" / "classes.json").read_text()
 

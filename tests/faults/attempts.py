@@ -89,6 +89,12 @@ def kill_tree(pid: int | None) -> int:
     return 0
 
 
+def kill_leftovers(pid: int) -> None:
+    """End the Ray of a killed driver that led a process group; it would end by itself a little later."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+
+
 def workers_below(pid: int) -> Iterator[tuple[psutil.Process, str]]:
     """The workers below a process, without Ray's own, and what each does now: "ray::" and a task's or actor's name."""
     with contextlib.suppress(psutil.NoSuchProcess):

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-import pipeline.flow
 from pipeline.config import LabelConfig
 from pipeline.plan import plan_run
 from pipeline.run import RunResult, run_plan
+from tests.faults import held
 from tests.faults.kill_matrix import Expected, Place, Setting
-from tests.faults.tiny_model import CLASSES, NoModel, TinyStage
+from tests.faults.tiny_model import CLASSES
 from tests.shared_ray import SharedRay
 
 Label = Callable[..., RunResult]
@@ -26,10 +26,8 @@ def place(shared_ray: SharedRay) -> Place:
 
 
 @pytest.fixture
-def label(local_ray: None, monkeypatch: pytest.MonkeyPatch) -> Label:
+def label(local_ray: None, tiny_model: None) -> Label:
     """``label(input, output, **settings)`` in this process, with the tiny model."""
-    monkeypatch.setattr(pipeline.flow, "SegmentStage", TinyStage)
-    monkeypatch.setattr(pipeline.flow, "StageModel", NoModel)
 
     def run(source: str | Path, output: str | Path, **settings: Any) -> RunResult:
         config = LabelConfig(input=str(source), output=str(output), classes=",".join(CLASSES), **settings)
@@ -41,7 +39,8 @@ def label(local_ray: None, monkeypatch: pytest.MonkeyPatch) -> Label:
 @pytest.fixture(scope="session")
 def setting(tmp_path_factory: pytest.TempPathFactory) -> Setting:
     """A folder with 400 images, for runs in processes of their own."""
-    setting = Setting(folder=tmp_path_factory.mktemp("attempts"), images=400, shard=20)
+    folder = tmp_path_factory.mktemp("attempts")
+    setting = Setting(folder=folder, images=held.IMAGES, shard=held.IMAGES // held.SHARDS)
     setting.prepare()
     return setting
 

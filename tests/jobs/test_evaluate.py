@@ -44,14 +44,18 @@ def maskmill(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_evaluate_and_compare_by_relative_paths(data: Path) -> None:
+@pytest.mark.usefixtures("local_ray")
+def test_evaluate_and_compare_by_relative_paths(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = maskmill(data, "grass", "images/*.tar", "--protocol", "shapes", "--workers", "2")
     assert first.returncode == 0, first.stderr
     assert "mIoU, new_shape" in first.stdout
     assert "evaluating: 3/3 shards  10 images" in first.stderr
 
-    second = maskmill(data, "right", "images/*.tar", "--protocol", "shapes", "--compare", "grass")
-    assert second.returncode == 0, second.stderr
+    monkeypatch.chdir(data)
+    second = CliRunner().invoke(
+        app, ["evaluate", "right", "images/*.tar", "--protocol", "shapes", "--compare", "grass"]
+    )
+    assert second.exit_code == 0, second.stderr
     assert "difference over 10 images of both" in second.stdout
     found = json.loads((data / "right/evaluation/evaluation.json").read_text())
     assert found["miou"] == found["miou_harmonic"] == found["pixel_accuracy"] == found["boundary_f"] == 100

@@ -13,7 +13,7 @@ import pytest
 
 from pipeline import notify as module
 from pipeline.notify import ended_message, notify
-from tests.end_to_end.conftest import command
+from tests.end_to_end.conftest import command, command_here
 
 
 class Hook:
@@ -92,7 +92,7 @@ def test_wrong_usage_of_an_unattended_run_is_told_too(hook: Hook, tmp_path: Path
 
 
 def test_a_bad_address_is_refused_without_repeating_it(tmp_path: Path) -> None:
-    done = command("label", tmp_path, tmp_path / "out", "--classes", "cat", "--notify-url", "hooks.example/s3cret")
+    done = command_here("label", tmp_path, tmp_path / "out", "--classes", "cat", "--notify-url", "hooks.example/s3cret")
     assert done.returncode == 2
     assert "--notify-url must begin with http:// or https://" in done.stderr
     assert "s3cret" not in done.stderr

@@ -145,7 +145,7 @@ class Output:
         A later attempt, which has taken over, keeps its own. What another process is still writing to is left there
         with a warning: nothing depends on it. Files of other names than this program gives stay.
         """
-        staged = [each for each in self.names(STAGING, "") if each <= attempt]
+        staged = [name for name, is_folder in self.entries(STAGING).items() if is_folder and name <= attempt]
         folders = [f"{STAGING}/{each}/{kind}" for each in staged for kind in ("labels", "errors")]
         orphans = [f"{each}/{name}.parquet" for each in folders for name in self.names(each, ".parquet")]
         if storage.is_local(self._fs):  # elsewhere a file is there when it is whole
@@ -195,7 +195,7 @@ class Output:
             if name in done or self._is_table_of(name, f"{folder}/{name}.parquet")
         ]
         self.remove_many(ours)
-        self.remove_orphans(max(self.names(STAGING, ""), default=""))
+        self.remove_orphans(max(self.entries(STAGING), default=""))
         self._remove_empty("labels", "errors", "stats")
 
     def _is_table_of(self, shard_id: str, name: str) -> bool:

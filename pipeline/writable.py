@@ -34,6 +34,8 @@ def check_writable(uri: str, storage_options: StorageOptions | None = None, *, w
     """
     if not uri.strip():
         raise UsageError(f"{what} is empty; give a folder or a writable address")
+    if uri.startswith(("http://", "https://")):
+        raise UsageError(f"{what} {public_uri(uri)} cannot be written to: web addresses can only be read")
     fs, path = open_filesystem(uri, storage_options)
     if is_local(fs):
         _probe_local(path, f"{what} {public_uri(uri)}")

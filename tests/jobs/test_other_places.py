@@ -154,7 +154,7 @@ def test_a_training_replaces_only_a_training_s_files(tmp_path: Path, name: str) 
     out = tmp_path / "weights"
     out.mkdir()
     (out / name).write_text('{"mine": 1}\n')
-    words = ["train", "grouping", "--data", str(data), "--classes", "c.json", "--workers", "0"]
+    words = ["train", "grouping", "--data", str(data), "--classes", "c.json", "--set", "clip=c", "--workers", "0"]
     assert f"holds files of other origin under names that a training uses: {name}" in refused(
         told(*words, "--out", out)
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
 import threading
 import warnings
@@ -11,38 +12,31 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import (
-    BmpImagePlugin,
-    GifImagePlugin,
-    Image,
-    JpegImagePlugin,
-    PngImagePlugin,
-    TiffImagePlugin,
-    UnidentifiedImageError,
-    WebPImagePlugin,
-)
+from PIL import Image, ImageFile, JpegImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
+from pipeline import big_tiff
+from pipeline.decoders import BUILT_IN, missing_decoder
 from pipeline.errors import BadImageError
+from pipeline.formats import Format, ends_early, jpeg_variant, recognise
+from pipeline.jpeg_xl import jpeg_xl_size
+from pipeline.png_chunks import pixel_chunks
+from pipeline.rgb import rgb_array
+from pipeline.samples import FULL_BITS, with_fewer_bits
 
 MAX_PIXELS = 178_000_000
 """Default limit, a little below Pillow's own hard limit of 178,956,970 pixels."""
 
-_PLUGINS = (BmpImagePlugin, GifImagePlugin, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin)
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
-"""What is decoded. Pillow knows some fifty more; each is code that reads untrusted bytes, so they stay off."""
+FORMATS = BUILT_IN
+"""What other programs can be expected to read as well."""
+DECODE_VERSION = 2
+"""Part of a run's fingerprint. It grows when the same bytes give other pixels, so that no run mixes the two."""
 
 _PILLOW_LIMIT = threading.Lock()
 _ORIENTATION_TAG = 0x0112
-_BAND_PIXELS = 8_000_000
-_OTHER_FORMATS = (
-    (b"%PDF", "a PDF"),
-    (b"\x1f\x8b", "gzip data"),
-    (b"PK\x03\x04", "a zip archive"),
-    (b"8BPS", "a Photoshop file"),
-    (b"\x00\x00\x00\x0cjP", "JPEG 2000"),
-    (b"\xff\x4f\xff\x51", "JPEG 2000"),
-    (b"\xff\x0a", "JPEG XL"),
-)
+_TURNED = (5, 6, 7, 8)
+"""EXIF orientations that swap rows and columns."""
+_SUBFILE_TYPE_TAG, _COMPRESSION_TAG, _SUB_IFDS_TAG, _DNG_VERSION_TAG = 254, 259, 330, 50706
+_FOREIGN_COMPRESSIONS = {34676: "LogLuv", 34677: "LogLuv", 50001: "WebP"}
 
 
 REDUCED_AT_LEAST = 2
@@ -60,38 +54,99 @@ class DecodedImage:
     width: int
 
 
-def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """Decode JPEG, PNG, WebP, TIFF, BMP or GIF (its first frame) to (H, W, 3) uint8 RGB, upright.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Decoding:
+    """How to decode. max_pixels: a larger image is an error. sample_bits: 8 to 16, of 16-bit samples those in use."""
 
-    EXIF orientation is applied; transparency is laid over white; 16-bit samples keep their upper byte; grey, palette
-    and CMYK images are converted. ``max_pixels`` is checked before any pixel is decoded.
+    max_pixels: int = MAX_PIXELS
+    sample_bits: int = FULL_BITS
 
-    Raises BadImageError (stage "decode") with error_class "empty", "not_an_image", "markup" (XML, SVG, HTML),
+
+DEFAULT = Decoding()
+SizeWanted = Callable[[int, int], tuple[int, int]]
+"""From (height, width) of the upright image to the (height, width) that it is to be used at."""
+
+
+def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS, sample_bits: int = FULL_BITS) -> np.ndarray:
+    """Decode the first picture in ``data`` to (H, W, 3) uint8 RGB in sRGB, upright; docs/images.md lists the formats.
+
+    EXIF orientation is applied; transparency is laid over white; 16-bit samples keep the upper 8 of their
+    ``sample_bits``; grey, palette and CMYK images are converted, by their colour profile where they have one.
+    ``max_pixels`` is checked before any pixel is decoded.
+
+    Raises BadImageError (stage "decode") with error_class "empty", "not_an_image", "markup" (XML, HTML),
     "unsupported", "too_many_pixels", "truncated" or "corrupt". Nothing else escapes but MemoryError.
     """
-    return decode_for(data, None, max_pixels=max_pixels).pixels
+    return decode_for(data, None, Decoding(max_pixels=max_pixels, sample_bits=sample_bits)).pixels
 
 
-def decode_for(
-    data: bytes, size_wanted: Callable[[int, int], tuple[int, int]] | None, *, max_pixels: int = MAX_PIXELS
-) -> DecodedImage:
+def decode_for(data: bytes, size_wanted: SizeWanted | None, how: Decoding = DEFAULT) -> DecodedImage:
     """Decode as :func:`decode_image` for a use at ``size_wanted(height, width)``; None for the full size.
 
     JPEGs much larger than that are decoded at a half, quarter or eighth of their scale, which takes a fraction of time
     and memory, and stay at least ``REDUCED_AT_LEAST`` times as large as wanted. Raises as :func:`decode_image`.
     """
+    with _opened(data, how) as image:
+        return _decode(data, image, size_wanted, how)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageHeader:
+    """What a file says of its image. file_format: Pillow's name, such as "JPEG". height, width: upright, in pixels.
+
+    is_upright: whether EXIF leaves the stored pixels as they are.
+    """
+
+    file_format: str
+    height: int
+    width: int
+    is_upright: bool
+
+
+def read_header(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageHeader:
+    """Read what :func:`decode_image` reads before any pixel; metadata that is damaged turns nothing, as there.
+
+    Raises BadImageError as :func:`decode_image`, for what the header tells.
+    """
+    with _opened(data, Decoding(max_pixels=max_pixels)) as image:
+        orientation = _orientation(image)
+        # Pillow gives the size of a TIFF as turned.
+        is_swapped = orientation in _TURNED and not isinstance(image, TiffImagePlugin.TiffImageFile)
+        width, height = image.size[::-1] if is_swapped else image.size
+        return ImageHeader(str(image.format), height=height, width=width, is_upright=orientation not in range(2, 9))
+
+
+@contextmanager
+def _opened(data: bytes, how: Decoding) -> Iterator[ImageFile.ImageFile]:
+    """Give the image with its header read and its size checked; whatever Pillow raises becomes a BadImageError."""
     if not data:
         raise _bad("empty", "no bytes")
+    found = _decodable(data)
     try:
-        with _pillow_limited(max_pixels):
-            return _decode(data, max_pixels, size_wanted)
+        with _pillow_limited(how.max_pixels), _open(data, found, how) as image:
+            _check_size(*image.size, how)
+            yield image
     except (BadImageError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
-        raise _bad("too_many_pixels", f"more than the limit of {max_pixels} pixels") from error
+        raise _bad("too_many_pixels", f"more than the limit of {how.max_pixels} pixels") from error
     except Exception as error:
         # A pure function of the bytes: whatever Pillow raises, the reason lies in them.
-        raise _damage(error) from error
+        raise _damage(error, data, found) from error
+
+
+def _decodable(data: bytes) -> Format:
+    """Return the format of ``data``. Raises BadImageError where it is none that can be decoded here."""
+    found = recognise(data)
+    if found is None:
+        raise _bad("not_an_image", f"no image format begins with the bytes {data[:8].hex()}")
+    if found.kind == "markup":
+        raise _bad("markup", f"{found.name}, which is no image")
+    if found.decoder is None:
+        raise _bad("unsupported", f"{found.name} is not among the formats that are decoded")
+    if (reason := missing_decoder(found.decoder)) is not None:
+        raise _bad("unsupported", reason)
+    return found
 
 
 @contextmanager
@@ -115,39 +170,77 @@ def _bad(error_class: str, message: str) -> BadImageError:
     return BadImageError("decode", error_class, message)
 
 
-def _damage(error: Exception) -> BadImageError:
+_UNSUPPORTED_WORDS = re.compile(
+    "unsupported|not supported|cannot handle|not available|unknown pixel mode|unknown data organization"
+)
+"""What Pillow says of sound files that use something it has no code for."""
+
+
+def _damage(error: Exception, data: bytes, found: Format) -> BadImageError:
     text = str(error) or type(error).__name__
+    if found.decoder == "JPEG" and (variant := jpeg_variant(data)):
+        return _bad("unsupported", f"{variant} cannot be decoded")
+    if found.decoder == "TIFF" and isinstance(error.__cause__, KeyError):
+        return _bad("unsupported", f"TIFF of compression {text} cannot be decoded")
+    if _UNSUPPORTED_WORDS.search(text.lower()):
+        return _bad("unsupported", f"this kind of {found.name} cannot be decoded: {text}")
     truncated = isinstance(error, EOFError) or "truncated" in text.lower() or "unexpected end" in text.lower()
-    return _bad("truncated" if truncated else "corrupt", text)
+    return _bad("truncated" if truncated or ends_early(data) else "corrupt", f"{found.name}: {text}")
 
 
-def _decode(data: bytes, max_pixels: int, size_wanted: Callable[[int, int], tuple[int, int]] | None) -> DecodedImage:
-    try:
-        image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except UnidentifiedImageError as error:
-        raise _not_an_image(data) from error
-    with image:
-        width, height = image.size
-        if width * height > max_pixels:
-            raise _bad("too_many_pixels", f"{width} x {height} is more than the limit of {max_pixels} pixels")
-        if size_wanted is not None and image.format == "JPEG":
-            wanted = size_wanted(width, height)[::-1] if _is_turned(image) else size_wanted(height, width)
-            image.draft(None, (REDUCED_AT_LEAST * wanted[1], REDUCED_AT_LEAST * wanted[0]))
-        image.load()
-        turned = _is_turned(image)
-        pixels = upright(_rgb_array(image), _orientation(image))
-    return DecodedImage(pixels, *((width, height) if turned else (height, width)))
-
-
-def _rgb_array(image: Image.Image) -> np.ndarray:
-    """Convert in bands, so that a large image needs little memory beyond itself and the result."""
+def _decode(data: bytes, image: ImageFile.ImageFile, size_wanted: SizeWanted | None, how: Decoding) -> DecodedImage:
     width, height = image.size
-    pixels = np.empty((height, width, 3), dtype=np.uint8)
-    rows = max(1, _BAND_PIXELS // width)
-    for top in range(0, height, rows):
-        band = image if rows >= height else image.crop((0, top, width, min(top + rows, height)))
-        pixels[top : top + rows] = np.asarray(_to_rgb(band))
-    return pixels
+    # An MPO, several JPEGs in one file, is a JPEG to Pillow too.
+    if size_wanted is not None and isinstance(image, JpegImagePlugin.JpegImageFile):
+        turned = _orientation(image) in _TURNED
+        wanted = size_wanted(width, height)[::-1] if turned else size_wanted(height, width)
+        image.draft(None, (REDUCED_AT_LEAST * wanted[1], REDUCED_AT_LEAST * wanted[0]))
+    loaded = with_fewer_bits(data, image, how.sample_bits)
+    loaded.load()
+    # Pillow turns TIFFs while it loads them, and gives their size as turned from the beginning.
+    orientation = _orientation(image)
+    pixels = upright(rgb_array(loaded, image, how.sample_bits), orientation)
+    return DecodedImage(pixels, *((width, height) if orientation in _TURNED else (height, width)))
+
+
+def _open(data: bytes, found: Format, how: Decoding) -> ImageFile.ImageFile:
+    """Read the header with the decoder of the format found, and no other."""
+    assert found.decoder is not None
+    if found.decoder == "PNG":
+        data = pixel_chunks(data)
+    if data.startswith(big_tiff.BEGINNING):
+        data = big_tiff.as_classic_tiff(data)
+    if found.decoder == "JXL":
+        size = jpeg_xl_size(data)
+        if size is None:
+            raise _bad("corrupt", "JPEG XL without a header")
+        _check_size(*size, how)
+    try:
+        image = Image.open(io.BytesIO(data), formats=(found.decoder,))
+    except UnidentifiedImageError:
+        # Pillow tries format after format and keeps their reasons to itself; asked alone, this one gives its own.
+        factory, _ = Image.OPEN[found.decoder]
+        image = factory(io.BytesIO(data), "")
+    assert isinstance(image, ImageFile.ImageFile)
+    if isinstance(image, TiffImagePlugin.TiffImageFile) and (name := _foreign_tiff(image)):
+        raise _bad("unsupported", f"{name} is not among the formats that are decoded")
+    return image
+
+
+def _foreign_tiff(image: TiffImagePlugin.TiffImageFile) -> str | None:
+    """Return what the TIFF is where libtiff lacks its compression, or where it is a preview of a camera's raw data."""
+    tags = image.tag_v2
+    if (compression := tags.get(_COMPRESSION_TAG)) in _FOREIGN_COMPRESSIONS:
+        return f"TIFF of {_FOREIGN_COMPRESSIONS[compression]} compression"
+    if _DNG_VERSION_TAG in tags:
+        return "DNG (raw)"
+    is_preview = bool(tags.get(_SUBFILE_TYPE_TAG, 0) & 1)
+    return "a camera's raw file (NEF, ARW, PEF, ...)" if is_preview and _SUB_IFDS_TAG in tags else None
+
+
+def _check_size(width: int, height: int, how: Decoding) -> None:
+    if width * height > how.max_pixels:
+        raise _bad("too_many_pixels", f"{width} x {height} is more than the limit of {how.max_pixels} pixels")
 
 
 def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
@@ -164,61 +257,12 @@ def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(pixels)
 
 
-def _not_an_image(data: bytes) -> BadImageError:
-    head = data[:512].lstrip(b"\xef\xbb\xbf \t\r\n")
-    if head.startswith((b"<", b"\xff\xfe<\x00", b"\xfe\xff\x00<")):
-        return _bad("markup", "XML, SVG or HTML; markup is never rendered")
-    if data[4:8] == b"ftyp":
-        return _bad("unsupported", f"an ISO media file of brand {data[8:12]!r} (AVIF, HEIC, video, ...)")
-    for magic, name in _OTHER_FORMATS:
-        if data.startswith(magic):
-            return _bad("unsupported", f"{name} is not among {', '.join(FORMATS)}")
-    for magic in (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"II*\x00", b"MM\x00*", b"BM"):
-        if data.startswith(magic):
-            return _bad("corrupt", f"begins like an image but cannot be opened (first bytes {data[:8].hex()})")
-    if head.startswith(b"RIFF") and data[8:12] == b"WEBP":
-        return _bad("corrupt", "begins like WebP but cannot be opened")
-    return _bad("not_an_image", f"no image format begins with the bytes {data[:8].hex()}")
-
-
 def _orientation(image: Image.Image) -> int:
+    if image.format == "JXL" and not getattr(image, "jpeg", False):
+        # The decoder has turned the pixels already, unless the file is a JPEG packed tighter.
+        return 1
     try:
         return image.getexif().get(_ORIENTATION_TAG, 1)
     except (SyntaxError, ValueError, OSError, LookupError, TypeError, struct.error):
         # Unreadable metadata says nothing of the pixels, which are fine: the image is taken as stored.
         return 1
-
-
-def _is_turned(image: Image.Image) -> bool:
-    """Whether the EXIF orientation swaps rows and columns."""
-    return _orientation(image) in (5, 6, 7, 8)
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image
-    if image.mode.startswith("I") or image.mode == "F":
-        return _deep_grey_to_rgb(image)
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        return _over_white(image.convert("RGBA"))
-    return image.convert("RGB")
-
-
-def _over_white(image: Image.Image) -> Image.Image:
-    canvas = Image.new("RGB", image.size, (255, 255, 255))
-    canvas.paste(image, mask=image.getchannel("A"))
-    return canvas
-
-
-def _deep_grey_to_rgb(image: Image.Image) -> Image.Image:
-    """Convert grey of more than 8 bits: 16-bit integers keep their upper byte, floats are taken as 0..1."""
-    samples = np.asarray(image)
-    if samples.dtype.kind == "f":
-        if not (np.isfinite(samples).all() and samples.min() >= 0 and samples.max() <= 1):
-            raise _bad("unsupported", "floating-point samples outside 0..1 have no defined brightness")
-        grey = np.rint(samples * 255)
-    else:
-        if samples.min() < 0 or samples.max() > 0xFFFF:
-            raise _bad("unsupported", "integer samples of more than 16 bits have no defined brightness")
-        grey = samples >> 8
-    return Image.fromarray(grey.astype(np.uint8)).convert("RGB")

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from model.resize import output_size, resize
-from pipeline.decode import decode_for
+from pipeline.decode import Decoding, decode_for
 from pipeline.errors import BadImageError
 from pipeline.guard import run_guarded
 from pipeline.quarantine import Run, no_quarantine
@@ -108,7 +108,7 @@ class DecodeStage:
         return [self._decode_one(row["data"]) for row in rows]
 
     def _decode_one(self, data: bytes) -> Row:
-        decoded = decode_for(data, self._model_size, max_pixels=self.max_pixels)
+        decoded = decode_for(data, self._model_size, Decoding(max_pixels=self.max_pixels))
         image = decoded.pixels
         height, width = self._model_size(decoded.height, decoded.width)
         if (height, width) != image.shape[:2]:

@@ -6,8 +6,6 @@ import gzip
 import io
 import pickle
 import random
-import struct
-import zlib
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -18,52 +16,9 @@ from PIL import Image, ImageOps, TiffImagePlugin
 
 from pipeline.decode import decode_image
 from pipeline.errors import BadImageError
+from tests.pipeline.odd_images import PIXELS, SMOOTH, encoded, png, tiff
 
-PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
-SMOOTH = np.full((20, 30, 3), 90, dtype=np.uint8)
-SMOOTH[..., 0], SMOOTH[..., 1] = np.arange(0, 240, 8)[None, :], np.arange(0, 240, 12)[:, None]
 ERROR_CLASSES = {"empty", "not_an_image", "markup", "unsupported", "too_many_pixels", "truncated", "corrupt"}
-
-
-def encoded(image: Image.Image | np.ndarray, file_format: str, **options: Any) -> bytes:
-    stream = io.BytesIO()
-    picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
-    picture.save(stream, file_format, **options)
-    return stream.getvalue()
-
-
-def png(width: int, height: int, colour_type: int, bits: int, rows: bytes) -> bytes:
-    """A PNG by hand, for the kinds Pillow does not write."""
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    header = struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        [chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")]
-    )
-
-
-def tiff_of_16_bit_rgb(pixels: np.ndarray) -> bytes:
-    """A little-endian TIFF of one uncompressed strip of (H, W, 3) uint16."""
-    height, width, _ = pixels.shape
-    data = pixels.astype("<u2").tobytes()
-    bits_at = 8
-    strip_at = bits_at + 6
-    entries = [
-        (256, 3, 1, width),
-        (257, 3, 1, height),
-        (258, 3, 3, bits_at),
-        (259, 3, 1, 1),
-        (262, 3, 1, 2),
-        (273, 4, 1, strip_at),
-        (277, 3, 1, 3),
-        (278, 3, 1, height),
-        (279, 4, 1, len(data)),
-    ]
-    directory = struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", *entry) for entry in entries)
-    head = struct.pack("<2sHI", b"II", 42, strip_at + len(data))
-    return head + struct.pack("<HHH", 16, 16, 16) + data + directory + struct.pack("<I", 0)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +73,7 @@ def test_16_bit_samples_keep_their_upper_byte() -> None:
     upper = (deep_rgb >> 8).astype(np.uint8)
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in deep_rgb)
     assert np.array_equal(decode_image(png(7, 5, colour_type=2, bits=16, rows=rows)), upper)
-    assert np.array_equal(decode_image(tiff_of_16_bit_rgb(deep_rgb)), upper)
+    assert np.array_equal(decode_image(tiff(deep_rgb)), upper)
 
 
 def test_float_tiff_of_0_to_1_and_no_other() -> None:
@@ -196,19 +151,19 @@ BAD: dict[str, tuple[Callable[[], bytes], str]] = {
     "text": (lambda: b"this is no picture, whatever its name says\n" * 3, "not_an_image"),
     "one byte": (lambda: b"\xff", "not_an_image"),
     "zeros": (lambda: bytes(5000), "not_an_image"),
-    "svg": (lambda: b"<svg xmlns='http://www.w3.org/2000/svg'/>", "markup"),
+    "svg": (lambda: b"<?xml version='1.0'?><svg xmlns='http://www.w3.org/2000/svg'/>", "unsupported"),
     "xml with byte order mark": (lambda: b"\xef\xbb\xbf<?xml version='1.0'?><a/>", "markup"),
     "html": (lambda: b"\n<!DOCTYPE html><p>404 not found</p>", "markup"),
     "pdf": (lambda: b"%PDF-1.7\n", "unsupported"),
     "gzip": (lambda: gzip.compress(b"x" * 100), "unsupported"),
-    "heic": (lambda: b"\0\0\0\x18ftypheic" + bytes(40), "unsupported"),
-    "format Pillow knows but we do not want": (lambda: encoded(PIXELS, "PPM"), "not_an_image"),
+    "heic header only": (lambda: b"\0\0\0\x18ftypheic" + bytes(40), "corrupt"),
+    "format Pillow knows but we do not want": (lambda: encoded(PIXELS, "PPM"), "unsupported"),
     "truncated jpeg": (lambda: encoded(PIXELS, "JPEG")[:-200], "truncated"),
     "truncated progressive jpeg": (lambda: encoded(PIXELS, "JPEG", progressive=True)[:-200], "truncated"),
     "truncated png": (lambda: encoded(PIXELS, "PNG")[:-200], "truncated"),
     "truncated gif": (lambda: encoded(PIXELS, "GIF")[:-400], "truncated"),
     "truncated bmp": (lambda: encoded(PIXELS, "BMP")[:-200], "truncated"),
-    "truncated webp": (lambda: encoded(PIXELS, "WEBP")[:-200], "corrupt"),
+    "truncated webp": (lambda: encoded(PIXELS, "WEBP")[:-200], "truncated"),
     "truncated tiff": (lambda: encoded(PIXELS, "TIFF")[:200], "truncated"),
     "png header only": (lambda: b"\x89PNG\r\n\x1a\n", "corrupt"),
     "jpeg header only": (lambda: b"\xff\xd8\xff\xe0", "corrupt"),

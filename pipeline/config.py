@@ -18,6 +18,7 @@ OUTPUT_SETTINGS = (
     "segments",
     "shard_size",
     "max_pixels",
+    "sample_bits",
     "max_image_bytes",
     "image_column",
     "min_score",
@@ -82,6 +83,9 @@ class LabelConfig(BaseModel):
     image_column: str | None = Field(None, description="Parquet column with image bytes or URIs; found if not given.")
     limit: int | None = Field(None, ge=1, description="Only the first N shards.")
     max_pixels: int = Field(178_000_000, ge=1, description="Images with more pixels become errors, undecoded.")
+    sample_bits: int = Field(
+        16, ge=8, le=16, description="Bits in use of 16-bit samples; 12 where a camera stored 12 bits in 16."
+    )
     max_image_bytes: int = Field(512 * 2**20, ge=1, description="Files larger than this become errors, unread.")
     storage_option: dict[str, Any] = Field(
         default_factory=dict, description="key=value for fsspec (client_kwargs.endpoint_url=...); never stored."

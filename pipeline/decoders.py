@@ -44,14 +44,10 @@ def missing_decoder(decoder: str) -> str | None:
 @cache
 def _heif() -> bool:
     try:
-        import pillow_heif as plugin
+        from pillow_heif import register_heif_opener
     except ImportError:
-        try:
-            # The same library without encoders, which are under the GPL.
-            import pi_heif as plugin
-        except ImportError:
-            return False
-    plugin.register_heif_opener(thumbnails=False, decode_threads=1)
+        return False
+    register_heif_opener(thumbnails=False, decode_threads=1)
     return True
 
 

@@ -18,6 +18,7 @@ from model.presets import ModelSpec
 from pipeline.cluster import connect, joins_running
 from pipeline.commit import commit_shard
 from pipeline.config import LabelConfig
+from pipeline.decode import Decoding
 from pipeline.errors import UsageError
 from pipeline.input_stages import DecodeStage, ReadStage, ShardTask
 from pipeline.metrics import MeteredRun, metered_encoding, metered_reading
@@ -172,7 +173,8 @@ def build_dataset(job: Job, pools: Pools) -> tuple[Dataset, RemoteTrail]:
     def quarantine(stage: str) -> Run:
         return MeteredRun(stage, Quarantine(trail, stage, config.batch_timeout_s, config.worker_memory_bytes))
 
-    decode = DecodeStage(config.max_pixels, job.spec.short_side, job.spec.max_long_side, quarantine("decode"))
+    how = Decoding(max_pixels=config.max_pixels, sample_bits=config.sample_bits)
+    decode = DecodeStage(how, job.spec.short_side, job.spec.max_long_side, quarantine("decode"))
     shard_ids = [task.shard.shard_id for task in job.tasks]
     thresholds = Thresholds(score=config.min_score, stability=config.min_stability, area=config.min_area)
     stage = StageStage(job.output, job.attempt, shard_ids, job.vocabulary.names, thresholds)

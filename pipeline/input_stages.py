@@ -94,9 +94,9 @@ def _meta(task: ShardTask, row: int, image_id: str, uri: str) -> Row:
 class DecodeStage:
     """Encoded images in, RGB pixels resized for the model out."""
 
-    def __init__(self, max_pixels: int, short_side: int | None, max_long_side: int, run: Run = no_quarantine) -> None:
+    def __init__(self, how: Decoding, short_side: int | None, max_long_side: int, run: Run = no_quarantine) -> None:
         self.run = run
-        self.max_pixels = max_pixels
+        self.how = how
         self.short_side = short_side
         self.max_long_side = max_long_side
 
@@ -108,7 +108,7 @@ class DecodeStage:
         return [self._decode_one(row["data"]) for row in rows]
 
     def _decode_one(self, data: bytes) -> Row:
-        decoded = decode_for(data, self._model_size, Decoding(max_pixels=self.max_pixels))
+        decoded = decode_for(data, self._model_size, self.how)
         image = decoded.pixels
         height, width = self._model_size(decoded.height, decoded.width)
         if (height, width) != image.shape[:2]:

@@ -15,6 +15,7 @@ from model import Vocabulary
 from model.presets import ModelSpec, spec_fingerprint
 from pipeline.addresses import absolute
 from pipeline.config import URIS, LabelConfig, output_settings
+from pipeline.decode import DECODE_VERSION
 from pipeline.errors import UsageError
 from pipeline.output import Output
 from pipeline.schema import SCHEMA_VERSION
@@ -67,6 +68,7 @@ def fingerprint(config: LabelConfig, spec: ModelSpec, vocabulary: Vocabulary) ->
         **settings,
         # A signature in the address is made anew for each attempt; the input is the same.
         "input": digest(public_uri(config.input)),
+        "decoding": str(DECODE_VERSION),
         "schema_version": str(SCHEMA_VERSION),
     }
 

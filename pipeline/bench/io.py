@@ -13,12 +13,12 @@ import pyarrow as pa
 from model import Vocabulary
 from model.presets import ModelSpec
 from pipeline.bench.record import environment
+from pipeline.decode import Decoding
 from pipeline.input_stages import DecodeStage, ReadStage, ShardTask
 from pipeline.model_stages import ClassifyStage, ProposeStage, StageModel
 from pipeline.sources import ReadLimits, list_shards
 from pipeline.weights import local_spec
 
-MAX_PIXELS = 178_000_000
 MAX_IMAGE_BYTES = 512 * 2**20
 TRAVELLED_IMAGES = 32
 
@@ -36,7 +36,7 @@ class IoBench:
 def measure_io(bench: IoBench, vocabulary: Vocabulary) -> dict[str, Any]:
     """Seconds and bytes per image of reading and of decoding on one core, and bytes per image after each stage."""
     assert bench.spec.max_long_side is not None
-    decode = DecodeStage(MAX_PIXELS, bench.spec.short_side, bench.spec.max_long_side)
+    decode = DecodeStage(Decoding(), bench.spec.short_side, bench.spec.max_long_side)
     read_s = decode_s = 0.0
     images = 0
     first: pa.Table | None = None

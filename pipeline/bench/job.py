@@ -21,6 +21,7 @@ import pyarrow as pa
 from pipeline.bench.processes import ProcessMonitor, QueueMonitor
 from pipeline.bench.record import environment
 from pipeline.config import LabelConfig
+from pipeline.decode import Decoding
 from pipeline.errors import UsageError
 from pipeline.input_stages import DecodeStage, ReadStage
 from pipeline.model_stages import StageModel
@@ -157,7 +158,8 @@ def bare_images_per_s(bench: JobBench, source: Path, core: int, wait_for_all: Ca
 def _decoded(plan: Plan) -> Iterator[pa.Table]:
     assert plan.spec.max_long_side is not None
     read = ReadStage(ReadLimits(max_image_bytes=plan.config.max_image_bytes), plan.config.storage_option)
-    decode = DecodeStage(plan.config.max_pixels, plan.spec.short_side, plan.spec.max_long_side)
+    how = Decoding(max_pixels=plan.config.max_pixels, sample_bits=plan.config.sample_bits)
+    decode = DecodeStage(how, plan.spec.short_side, plan.spec.max_long_side)
     for task in plan.tasks:
         for table in read(pa.table({"task": [pickle.dumps(task)]})):
             yield decode(table)

@@ -92,7 +92,7 @@ def test_a_jpeg_packed_as_jpeg_xl_is_turned_as_the_jpeg(tmp_path: Path) -> None:
 @pytest.fixture
 def no_plugins(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """An installation without the optional decoders."""
-    for name in ("pillow_heif", "pi_heif", "pillow_jxl"):
+    for name in ("pillow_heif", "pillow_jxl"):
         monkeypatch.setitem(sys.modules, name, None)
     decoders._heif.cache_clear()
     decoders._jpeg_xl.cache_clear()

@@ -87,6 +87,8 @@ def show_evaluation(evaluation: Evaluation, console: Console) -> None:
     """The figures, the classes with the most ground truth, warnings, and where the files are."""
     from rich.text import Text
 
+    from pipeline.evaluation.coverage import coverage_counts
+
     figures = evaluation.figures
     protocol = figures["protocol"]
     console.print(Text(f"{protocol['title']}, {protocol['setting'].upper()}"), soft_wrap=True)
@@ -96,10 +98,7 @@ def show_evaluation(evaluation: Evaluation, console: Console) -> None:
         console.print(Text(f"warning: {warning}"), soft_wrap=True)
     counts = figures["counts"]
     console.print(
-        Text(
-            f"{counts['images']:,} images compared, {counts['images_without_prediction']:,} without prediction, "
-            f"{counts['images_without_ground_truth']:,} without ground truth; files: {evaluation.results.uri}"
-        ),
+        Text(f"{counts['images']:,} images compared, {coverage_counts(counts)}; files: {evaluation.results.uri}"),
         soft_wrap=True,
     )
 

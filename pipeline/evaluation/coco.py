@@ -2,31 +2,41 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-from pycocotools import mask as coco_mask
 
-from pipeline.evaluation.index import without_suffix
+from pipeline.evaluation.coco_files import (
+    CategoryEntry,
+    ImageEntry,
+    PanopticFile,
+    ResultsFile,
+    SegmentAnnotation,
+    SegmentFile,
+    parse_coco,
+)
+from pipeline.evaluation.namesakes import without_suffix
 from pipeline.evaluation.protocol import EvaluationError, Protocol, normalised_name
-from pipeline.storage import StorageOptions, open_filesystem, read_bytes
+from pipeline.storage import StorageOptions, open_filesystem, public_uri, read_bytes
 
 _EXAMPLES = 8
+ListedId = int | str | None
 
 
 @dataclass(slots=True)
 class SegmentEntry:
     """The segments of one image as they stand in the file; lists are parallel, category ids are the file's own.
 
-    texts: compressed RLE counts. scores: empty where the file has none.
+    image_id: the file name without its ending, else the id as text. listed_id: the id the file gives the image, and
+    file_name its name, where it gives them. texts: compressed RLE counts. scores: empty where the file has none.
     """
 
     image_id: str
     height: int
     width: int
+    listed_id: ListedId = None
+    file_name: str = ""
     categories: list[int] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
     scores: list[float] = field(default_factory=list)
@@ -35,96 +45,130 @@ class SegmentEntry:
 
 @dataclass(frozen=True, slots=True)
 class PanopticEntry:
-    """One image of panoptic annotations: the PNG's name, and id, category id and crowd flag of every segment in it."""
+    """One image of panoptic annotations: the PNG's name, and id, category id and crowd flag of every segment in it.
+
+    listed_id, photo: the image's id, and its file name in the table of images; None and "" where there are none.
+    """
 
     image_id: str
     file_name: str
     segment_ids: list[int]
     categories: list[int]
     crowd: list[bool]
+    listed_id: ListedId = None
+    photo: str = ""
 
 
-def load_json(uri: str, storage_options: StorageOptions | None) -> Any:
-    """Parse a JSON file. Raises EvaluationError where it is missing or damaged."""
+def load_coco(uri: str, storage_options: StorageOptions | None) -> SegmentFile | PanopticFile:
+    """Read and check a COCO file. Raises EvaluationError where it is missing, damaged or not as it should be."""
     fs, path = open_filesystem(uri, storage_options)
     try:
-        return json.loads(read_bytes(fs, path))
+        data = read_bytes(fs, path)
     except FileNotFoundError as error:
-        raise EvaluationError(f"{uri} does not exist") from error
-    except ValueError as error:
-        raise EvaluationError(f"{uri} is no valid JSON: {error}") from error
+        raise EvaluationError(f"{public_uri(uri)} does not exist") from error
+    return parse_coco(data, public_uri(uri))
 
 
-def is_panoptic(data: Any) -> bool:
-    """Whether parsed JSON holds panoptic annotations."""
-    annotations = data.get("annotations") if isinstance(data, Mapping) else None
-    return bool(annotations) and isinstance(annotations, list) and "segments_info" in annotations[0]
+def segment_entries(file: SegmentFile, uri: str) -> list[SegmentEntry]:
+    """Group the RLEs of a file by image, in order of appearance; images are told apart by id, else by file name.
 
-
-def segment_entries(data: Any, uri: str) -> list[SegmentEntry]:
-    """Group the RLEs of a COCO annotation file (a mapping) or results file (a list) by image, in order of appearance.
-
-    Raises EvaluationError for entries that lack an image, a category or an RLE, and for polygons.
+    Raises EvaluationError for segments of no image and of another size than their image.
     """
-    annotations = data.get("annotations") if isinstance(data, Mapping) else data
-    if not isinstance(annotations, list) or not all(isinstance(entry, Mapping) for entry in annotations):
-        raise EvaluationError(f"{uri} is no COCO file: expected a list of results, or 'images' and 'annotations'")
-    listed = data.get("images", []) if isinstance(data, Mapping) else []
-    names = {image["id"]: _key(image) for image in listed}
-    entries: dict[str, SegmentEntry] = {
-        _key(image): SegmentEntry(_key(image), image["height"], image["width"])
-        for image in listed
-        if "height" in image and "width" in image
-    }
-    for number, annotation in enumerate(annotations):
-        where = f"{uri}, entry {number}"
-        image_id = names.get(annotation.get("image_id")) or _key(annotation, where)
-        height, width, text = _rle(annotation.get("segmentation"), where)
-        entry = entries.setdefault(image_id, SegmentEntry(image_id, height, width))
+    entries: dict[int | str, SegmentEntry] = {}
+    listed_id: ListedId
+    listed: dict[int | str, ImageEntry] = {image.id: image for image in file.images}
+    for image in file.images:
+        if image.height is not None and image.width is not None:
+            entries[image.id] = _entry(image.id, image.file_name, image.height, image.width)
+    id_of = {image.file_name: image.id for image in file.images if image.file_name is not None}
+    for number, annotation in enumerate(file.annotations):
+        where = f"{uri}: {'' if isinstance(file, ResultsFile) else 'annotations'}[{number}]"
+        height, width, text = annotation.segmentation
+        if listed:
+            image = listed[_listed_image(annotation, id_of, where)]
+            key, listed_id, file_name = image.id, image.id, image.file_name
+        else:
+            key, listed_id, file_name = _own_image(annotation, where)
+        entry = entries.get(key)
+        if entry is None:
+            entry = entries[key] = _entry(listed_id, file_name, height, width)
         if (entry.height, entry.width) != (height, width):
             raise EvaluationError(
-                f"{where}: an RLE of {height}x{width} for image {image_id!r} of {entry.height}x{entry.width}"
+                f"{where}.segmentation: an RLE of {height}x{width} for image {entry.image_id!r} of "
+                f"{entry.height}x{entry.width}"
             )
-        entry.categories.append(_integer(annotation, "category_id", where))
+        entry.categories.append(annotation.category_id)
         entry.texts.append(text)
-        entry.crowd.append(bool(annotation.get("iscrowd", False)))
-        if annotation.get("score") is not None:
-            entry.scores.append(float(annotation["score"]))
+        entry.crowd.append(annotation.iscrowd)
+        if annotation.score is not None:
+            entry.scores.append(annotation.score)
     return list(entries.values())
 
 
-def panoptic_entries(data: Mapping[str, Any], uri: str) -> list[PanopticEntry]:
-    """The images of panoptic annotations. Raises EvaluationError for incomplete ones."""
-    entries = []
-    for number, annotation in enumerate(data["annotations"]):
-        where = f"{uri}, annotation {number}"
-        segments = annotation.get("segments_info")
-        if not isinstance(segments, list) or not isinstance(annotation.get("file_name"), str):
-            raise EvaluationError(f"{where} needs 'file_name' and 'segments_info'")
-        entries.append(
-            PanopticEntry(
-                image_id=without_suffix(annotation["file_name"]),
-                file_name=annotation["file_name"],
-                segment_ids=[_integer(segment, "id", where) for segment in segments],
-                categories=[_integer(segment, "category_id", where) for segment in segments],
-                crowd=[bool(segment.get("iscrowd", False)) for segment in segments],
-            )
+def _entry(listed_id: ListedId, file_name: str | None, height: int, width: int) -> SegmentEntry:
+    name = id_key(listed_id) if file_name is None else without_suffix(file_name)
+    return SegmentEntry(name, height, width, listed_id, file_name or "")
+
+
+def id_key(listed_id: ListedId) -> str:
+    """An image's id as text: numbers have twelve digits, as in the names of COCO's files."""
+    return f"{listed_id:012d}" if isinstance(listed_id, int) else str(listed_id)
+
+
+def _listed_image(annotation: SegmentAnnotation, id_of: Mapping[str, int | str], where: str) -> int | str:
+    """The id, in the table of images, of the image that an annotation is of."""
+    if annotation.image_id is not None:
+        return annotation.image_id
+    if annotation.file_name is not None:
+        return id_of[annotation.file_name]
+    raise EvaluationError(f"{where} has neither 'file_name' nor 'image_id'")
+
+
+def _own_image(annotation: SegmentAnnotation, where: str) -> tuple[int | str, ListedId, str | None]:
+    """What tells the image of an annotation from others in a file without a table, its id and its file name."""
+    if annotation.file_name is not None:
+        return f"file {annotation.file_name}", None, annotation.file_name
+    if annotation.image_id is not None:
+        key = annotation.image_id if isinstance(annotation.image_id, int) else f"id {annotation.image_id}"
+        return key, annotation.image_id, None
+    raise EvaluationError(f"{where} has neither 'file_name' nor 'image_id'")
+
+
+def panoptic_entries(file: PanopticFile) -> list[PanopticEntry]:
+    """The images of panoptic annotations."""
+    photos = {image.id: image.file_name or "" for image in file.images}
+    return [
+        PanopticEntry(
+            image_id=without_suffix(annotation.file_name),
+            file_name=annotation.file_name,
+            segment_ids=[segment.id for segment in annotation.segments_info],
+            categories=[segment.category_id for segment in annotation.segments_info],
+            crowd=[segment.iscrowd for segment in annotation.segments_info],
+            listed_id=annotation.image_id,
+            photo="" if annotation.image_id is None else photos.get(annotation.image_id, ""),
         )
-    return entries
+        for annotation in file.annotations
+    ]
 
 
 def category_table(
-    data: Any, used: Iterable[int], protocol: Protocol, table: np.ndarray, uri: str, *, by_name: bool
+    listed: Iterable[CategoryEntry],
+    used: Iterable[int],
+    protocol: Protocol,
+    table: np.ndarray,
+    uri: str,
+    *,
+    by_name: bool,
 ) -> dict[int, int]:
     """Map the file's category ids to evaluation ids (C: ignored or unlabelled).
 
-    table: (65536,) evaluation ids of the numbers in use. by_name: go by the names in the file's "categories" where it
-    lists them. Raises EvaluationError for categories in use that the protocol does not have.
+    listed: the file's "categories". table: (65536,) evaluation ids of the numbers in use. by_name: go by the names of
+    ``listed`` where there are any. Raises EvaluationError for categories in use that the protocol does not have.
     """
     used = sorted(set(used))
-    listed = data.get("categories") if isinstance(data, Mapping) else None
-    if listed and by_name:
-        return _by_name(protocol, used, {category["id"]: category["name"] for category in listed}, table, uri)
+    names = {category.id: category.name for category in listed}
+    if names and by_name:
+        return _by_name(protocol, used, names, table, uri)
     mapped = {category: int(table[category]) if 0 <= category < table.size else len(protocol) + 1 for category in used}
     unknown = [category for category, value in mapped.items() if value > len(protocol)]
     if unknown:
@@ -157,36 +201,3 @@ def _by_name(
             "id, and what is no class is ignored"
         )
     return mapped
-
-
-def _key(entry: Mapping[str, Any], where: str = "an image") -> str:
-    if isinstance(entry.get("file_name"), str):
-        return without_suffix(entry["file_name"])
-    image_id = entry.get("image_id", entry.get("id"))
-    if isinstance(image_id, str):
-        return image_id
-    if isinstance(image_id, int):
-        return f"{image_id:012d}"  # as COCO names its files
-    raise EvaluationError(f"{where} has neither 'file_name' nor 'image_id'")
-
-
-def _integer(entry: Mapping[str, Any], key: str, where: str) -> int:
-    value = entry.get(key)
-    if not isinstance(value, int):
-        raise EvaluationError(f"{where}: {key!r} must be an integer, got {value!r}")
-    return value
-
-
-def _rle(segmentation: Any, where: str) -> tuple[int, int, str]:
-    """Height, width and compressed counts of one segmentation."""
-    if not isinstance(segmentation, Mapping) or "counts" not in segmentation or "size" not in segmentation:
-        raise EvaluationError(f"{where}: 'segmentation' must be an RLE with 'size' and 'counts'; polygons are not read")
-    size, counts = segmentation["size"], segmentation["counts"]
-    if len(size) != 2 or not all(isinstance(edge, int) and edge > 0 for edge in size):
-        raise EvaluationError(f"{where}: an RLE's size must be [height, width], got {size!r}")
-    height, width = size
-    if isinstance(counts, list):
-        if sum(counts) != height * width:
-            raise EvaluationError(f"{where}: an RLE covers {sum(counts)} pixels of {height}x{width}")
-        counts = coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)["counts"].decode()
-    return height, width, counts

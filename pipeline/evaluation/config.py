@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from pipeline.evaluation.boundary import TOLERANCE
 from pipeline.evaluation.protocol import IdKind, Setting
 
+SwappedSides = Literal["refuse", "skip", "right", "left", "resize"]
+
 
 class EvaluationConfig(BaseModel):
     """Settings of ``maskmill evaluate``."""
@@ -28,6 +30,7 @@ class EvaluationConfig(BaseModel):
     )
     reduce_zero_label: bool = Field(False, description="Ground truth counts from one; zero is ignored.")
     ground_truth_suffix: str = Field("", description="Taken off the ends of ground truth names before matching.")
+    prediction_suffix: str = Field("", description="Taken off the ends of the predictions' names before matching.")
     ground_truth_column: str | None = Field(None, description="Parquet column with label maps; found if not given.")
     panoptic_maps: str | None = Field(
         None, description="Folder of the PNGs of a panoptic JSON (default: named like it, without .json)."
@@ -40,7 +43,14 @@ class EvaluationConfig(BaseModel):
     boundary_tolerance: Annotated[float, Field(gt=0, le=0.1)] = Field(
         TOLERANCE, description="Share of the image diagonal within which a border counts as found."
     )
-    allow_missing: bool = Field(False, description="Evaluate the images both sides have, and count the others.")
+    allow_missing: bool = Field(
+        False, description="Evaluate the images both sides have; count and name those missing or ambiguous."
+    )
+    swapped_sides: SwappedSides = Field(
+        "refuse",
+        description="Ground truth as high as its image is wide and the other way round (EXIF): refuse it, skip it, "
+        "turn it right (orientation 6) or left (8), or resize it.",
+    )
     compare: str | None = Field(None, description="Another evaluated output to set against this one, image by image.")
     resamples: int = Field(1000, ge=100, description="Bootstrap resamples of a comparison.")
     results: str | None = Field(None, description="Where the figures go (default: OUTPUT/evaluation).")

@@ -69,7 +69,7 @@ _evaluators: dict[str, UnitEvaluator] = {}
 
 
 def _evaluate(evaluator: type[UnitEvaluator], comparison: Comparison, unit: TruthShard) -> int:
-    key = f"{comparison.results.uri} {comparison.fingerprint}"
+    key = f"{comparison.results.uri} {comparison.fingerprint} {hash(comparison.shared)}"
     if key not in _evaluators:
         _evaluators.clear()
         _evaluators[key] = evaluator(comparison)

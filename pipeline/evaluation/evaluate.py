@@ -6,13 +6,12 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
-
-import numpy as np
 
 from pipeline.addresses import absolute
 from pipeline.evaluation.config import EvaluationConfig
+from pipeline.evaluation.coverage import add_up, check_coverage
 from pipeline.evaluation.figures import figures
 from pipeline.evaluation.foreign import maps_inventory, results_inventory
 from pipeline.evaluation.ground_truth import TruthShard, find_ground_truth
@@ -21,7 +20,7 @@ from pipeline.evaluation.place import claim_results, remove_leftovers
 from pipeline.evaluation.protocol import EvaluationError, Protocol, load_protocol
 from pipeline.evaluation.run_labels import run_inventory
 from pipeline.evaluation.sums import Sums
-from pipeline.evaluation.unit import EXAMPLES, Comparison, UnitEvaluator, read_part
+from pipeline.evaluation.unit import Comparison, UnitEvaluator, read_part
 from pipeline.evaluation.write import FIGURES, write_results
 from pipeline.output import Output
 from pipeline.storage import StorageOptions, public_uri
@@ -67,7 +66,7 @@ def evaluate(
     config = _with_absolute_paths(config)
     protocol = load_protocol(config.protocol, setting=config.setting, storage_options=config.storage_option)
     results, inventory = _predictions(config, protocol)
-    units, truth = find_ground_truth(config, protocol)
+    units, truth = find_ground_truth(config, protocol, inventory.ids)
     comparison = Comparison(
         results=results,
         predictions=inventory.source,
@@ -75,6 +74,7 @@ def evaluate(
         things=protocol.things,
         boundary_tolerance=config.boundary_tolerance if config.boundary else None,
         with_panoptic=config.panoptic == "on" or (config.panoptic == "auto" and inventory.has_instances),
+        swapped_sides=config.swapped_sides,
         fingerprint=_fingerprint(config, protocol, inventory),
     )
     pending = [unit for unit in units if config.overwrite or read_part(comparison, unit) is None]
@@ -84,9 +84,15 @@ def evaluate(
         for count in evaluate_units(comparison, pending):
             done, images = done + 1, images + count
             on_progress(Progress(len(units), done, images, time.monotonic() - started_at))
-    total = _add_up(comparison, units, len(inventory.index))
-    coverage = _check_coverage(config, inventory, total)
-    document = figures(total.sums, protocol, comparison, coverage, inventory)
+    total = add_up(comparison, units, len(inventory.index))
+    if total.stale and (config.allow_missing or not total.shared.size):
+        # Which predictions several images match is known only now, so the units that counted one are done again.
+        comparison = replace(comparison, shared=frozenset(total.shared.tolist()))
+        for _ in evaluate_units(comparison, total.stale):
+            pass
+        total = add_up(comparison, units, len(inventory.index))
+    coverage, left_out = check_coverage(config, inventory, total)
+    document = figures(total.sums, protocol, comparison, coverage, inventory, left_out)
     write_results(results, document, total.sums, protocol)
     remove_leftovers(results, {unit.part_id for unit in units})
     return Evaluation(
@@ -138,7 +144,7 @@ def _predictions(config: EvaluationConfig, protocol: Protocol) -> tuple[Output, 
     results = Output(config.results or _default_results(config.output, run is not None), config.storage_option)
     claim_results(results, config, of_run=run is not None)
     if run is not None:
-        return results, run_inventory(output, run, protocol, results)
+        return results, run_inventory(output, run, protocol, results, config.prediction_suffix)
     list_others = results_inventory if is_json else maps_inventory
     return results, list_others(config, protocol, results)
 
@@ -149,6 +155,7 @@ def _fingerprint(config: EvaluationConfig, protocol: Protocol, inventory: Invent
             "ground_truth_ids",
             "reduce_zero_label",
             "ground_truth_suffix",
+            "prediction_suffix",
             "ground_truth_column",
             "panoptic_maps",
             "panoptic",
@@ -156,71 +163,14 @@ def _fingerprint(config: EvaluationConfig, protocol: Protocol, inventory: Invent
             "boundary_tolerance",
         }
     )
-    content = [CODE_VERSION, relevant, protocol.digest(), inventory.source.version, inventory.has_instances]
+    # Refusing and skipping ground truth on its side count the same images.
+    relevant["swapped_sides"] = "skip" if config.swapped_sides == "refuse" else config.swapped_sides
+    content = [
+        CODE_VERSION,
+        relevant,
+        inventory.ids,
+        protocol.digest(),
+        inventory.source.version,
+        inventory.has_instances,
+    ]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Total:
-    """All parts together. uses: (predictions,) how many ground truth images matched each."""
-
-    sums: Sums
-    uses: np.ndarray
-    missing: int
-    missing_examples: list[str]
-
-
-def _add_up(comparison: Comparison, units: Sequence[TruthShard], predictions: int) -> Total:
-    sums = Sums.zeros(comparison.truth.classes)
-    uses = np.zeros(predictions, dtype=np.int32)
-    missing, examples = 0, []
-    for unit in units:
-        part = read_part(comparison, unit)
-        if part is None:
-            raise EvaluationError(
-                f"the counts of unit {unit.part_id} are not those just made: is another evaluation writing to "
-                f"{public_uri(comparison.results.uri)}?"
-            )
-        sums += part.sums
-        np.add.at(uses, part.matched, 1)
-        missing += part.missing
-        examples += part.missing_examples
-    return Total(sums=sums, uses=uses, missing=missing, missing_examples=sorted(examples)[:EXAMPLES])
-
-
-def _check_coverage(config: EvaluationConfig, inventory: Inventory, total: Total) -> dict[str, int]:
-    """Count what has no partner on the other side; raise EvaluationError where that is not allowed."""
-    twice, unused = np.flatnonzero(total.uses > 1), np.flatnonzero(total.uses == 0)
-    if twice.size:
-        raise EvaluationError(
-            f"{twice.size} predictions match more than one ground truth image, such as "
-            f"{inventory.image_id(int(twice[0]))!r}: the image ids of both sides must agree"
-        )
-    matched = total.sums.count("images")
-    if matched == 0:
-        found = f"ground truth such as {', '.join(map(repr, total.missing_examples[:2]))}" if total.missing else "none"
-        own = f"such as {inventory.image_id(0)!r}" if len(inventory.index) else "none"
-        raise EvaluationError(
-            f"no prediction has ground truth: {len(inventory.index)} predictions ({own}), {total.missing} images with "
-            f"ground truth ({found})"
-        )
-    problems = []
-    if total.missing:
-        reasons = [f"{inventory.failed} are in the run's errors tables"] if inventory.failed else []
-        reasons += [f"{inventory.pending_shards} of its shards are not finished"] if inventory.pending_shards else []
-        why = f" ({'; '.join(reasons)})" if reasons else ""
-        problems.append(
-            f"{total.missing} images have ground truth but no prediction, such as {total.missing_examples[0]!r}{why}"
-        )
-    if unused.size:
-        problems.append(
-            f"{unused.size} images have a prediction but no ground truth, such as "
-            f"{inventory.image_id(int(unused[0]))!r}"
-        )
-    if problems and not config.allow_missing:
-        raise EvaluationError(f"{'; '.join(problems)}. --allow-missing evaluates the {matched} images both sides have")
-    return {
-        "images_without_prediction": total.missing,
-        "images_without_ground_truth": int(unused.size),
-        "images_failed_in_labelling": inventory.failed,
-    }

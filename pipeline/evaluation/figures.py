@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -28,7 +28,9 @@ CONVENTIONS = (
     "Pixels ignored in ground truth count nowhere. Unlabelled pixels are wrong for their true class and for no other.",
     "miou_harmonic is 2SU/(S+U) of miou_seen and miou_unseen.",
     "Images that lack a prediction or ground truth are left out and counted; without --allow-missing that is an error.",
-    "Ground truth of another size than its prediction is brought to that size by nearest neighbour, and counted.",
+    "Ground truth of another size than its prediction is brought to that size by nearest neighbour, and counted. Where "
+    "its sides are swapped, that is an error unless --swapped-sides says what to do.",
+    "Images that nothing tells from others of the same id are left out and counted like missing ones.",
     "Boundary F: a border pixel is found if one of its class lies within the tolerance; precision and recall are over "
     "the summed border pixels of a class, the mean is over classes.",
     "Recall and best IoU take the segments that were written, whatever their names, against the true segments.",
@@ -44,9 +46,17 @@ PANOPTIC_CONVENTIONS = (
 
 
 def figures(
-    sums: Sums, protocol: Protocol, comparison: Comparison, coverage: Mapping[str, int], inventory: Inventory
+    sums: Sums,
+    protocol: Protocol,
+    comparison: Comparison,
+    coverage: Mapping[str, int],
+    inventory: Inventory,
+    left_out: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Divide everything. Keys of figures come first, then counts, bins and what they were made from."""
+    """Divide everything. Keys of figures come first, then counts, bins and what they were made from.
+
+    coverage: counts of what was left out, and left_out: a sentence about each kind that there is.
+    """
     document = {
         **pixel_figures(sums.confusion, protocol),
         **_image_figures(sums),
@@ -72,7 +82,7 @@ def figures(
             "digest": protocol.digest(),
         },
         "conventions": [*CONVENTIONS, *(PANOPTIC_CONVENTIONS if comparison.with_panoptic else ())],
-        "warnings": [*inventory.warnings, *_resize_warning(sums)],
+        "warnings": [*inventory.warnings, *left_out, *_resize_warning(sums)],
         "predictions": inventory.description,
         "fingerprint": comparison.fingerprint,
         "schema_version": SCHEMA_VERSION,

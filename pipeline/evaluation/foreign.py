@@ -8,9 +8,10 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.evaluation import coco
+from pipeline.evaluation.coco_files import PanopticFile
 from pipeline.evaluation.config import EvaluationConfig
-from pipeline.evaluation.index import without_suffix
-from pipeline.evaluation.inventory import LISTS, FileList, Inventory, write_lists
+from pipeline.evaluation.inventory import LISTS, FileList, IdForm, Inventory, write_lists
+from pipeline.evaluation.namesakes import without_suffix
 from pipeline.evaluation.protocol import EvaluationError, Protocol, prediction_table
 from pipeline.output import Output
 from pipeline.sources.listing import list_files
@@ -35,7 +36,9 @@ def results_inventory(config: EvaluationConfig, protocol: Protocol, results: Out
     Raises EvaluationError for what is no such file, and for categories the protocol does not have.
     """
     uri = public_uri(config.output)
-    data = coco.load_json(config.output, config.storage_option)
+    data = coco.load_coco(config.output, config.storage_option)
+    if isinstance(data, PanopticFile):
+        raise EvaluationError(f"{uri} holds panoptic annotations, which are read as ground truth only")
     entries = coco.segment_entries(data, uri)
     if not entries:
         raise EvaluationError(f"{uri} holds no result")
@@ -44,7 +47,8 @@ def results_inventory(config: EvaluationConfig, protocol: Protocol, results: Out
         raise EvaluationError(f"{uri}: image {bad.image_id!r} has scores for some of its segments only")
     table = prediction_table(protocol, config.prediction_ids)
     used = (category for entry in entries for category in entry.categories)
-    categories = coco.category_table(data, used, protocol, table, uri, by_name=config.prediction_ids == "evaluation")
+    by_name = config.prediction_ids == "evaluation"
+    categories = coco.category_table(data.categories, used, protocol, table, uri, by_name=by_name)
     pieces = [entries[at : at + config.shard_size] for at in range(0, len(entries), config.shard_size)]
     names = [f"{number:06d}.parquet" for number in range(len(pieces))]
     for name, piece in zip(names, pieces, strict=True):
@@ -56,6 +60,8 @@ def results_inventory(config: EvaluationConfig, protocol: Protocol, results: Out
         names=names,
         image_ids=([entry.image_id for entry in piece] for piece in pieces),
         versions=[file_version(with_retries(lambda: file_info(fs, path)))],
+        uris=lambda number: [entry.file_name for entry in pieces[number]],
+        suffix=config.prediction_suffix,
     )
     source, index = write_lists(files, np.arange(len(protocol) + 1), protocol, results)
     return Inventory(
@@ -63,8 +69,16 @@ def results_inventory(config: EvaluationConfig, protocol: Protocol, results: Out
         index=index,
         files=names,
         has_instances=any(len(set(entry.categories)) < len(entry.categories) for entry in entries),
+        ids=_id_form(entries),
         description={"kind": "COCO results", "name": uri.rsplit("/", 1)[-1]},
     )
+
+
+def _id_form(entries: Sequence[coco.SegmentEntry]) -> IdForm:
+    """How the file names its images: by file name if any has one, else by what all of them have."""
+    if any(entry.file_name for entry in entries):
+        return "names"
+    return "numbers" if all(isinstance(entry.listed_id, int) for entry in entries) else "texts"
 
 
 def _piece_table(entries: Sequence[coco.SegmentEntry], categories: Mapping[int, int]) -> pa.Table:
@@ -95,6 +109,8 @@ def maps_inventory(config: EvaluationConfig, protocol: Protocol, results: Output
         names=names,
         image_ids=([without_suffix(name)] for name in names),
         versions=[file.version for file in listing.files],
+        uris=lambda number: [names[number]],
+        suffix=config.prediction_suffix,
     )
     source, index = write_lists(files, prediction_table(protocol, config.prediction_ids), protocol, results)
     return Inventory(

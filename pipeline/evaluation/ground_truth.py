@@ -14,10 +14,14 @@ import pyarrow as pa
 
 from pipeline.errors import UsageError
 from pipeline.evaluation import coco
+from pipeline.evaluation.coco_files import PanopticFile
 from pipeline.evaluation.config import EvaluationConfig
+from pipeline.evaluation.index import Wanted
+from pipeline.evaluation.inventory import IdForm
+from pipeline.evaluation.namesakes import without_suffix
 from pipeline.evaluation.protocol import EvaluationError, Protocol, label_table
 from pipeline.evaluation.rle_columns import paint, parse_column
-from pipeline.evaluation.truth import GroundTruth, from_label_map, from_panoptic, from_segments
+from pipeline.evaluation.truth import AbsentTruth, GroundTruth, from_label_map, from_panoptic, from_segments
 from pipeline.evaluation.truth_tables import has_rles, id_column, label_column, read_schema, read_segment_table
 from pipeline.sources import ImageRecord, Shard, list_shards, read_shard
 from pipeline.sources.files import READ_THREADS, ordered_map
@@ -49,7 +53,8 @@ class TruthReader:
     """How to read units of work; plain values for remote tasks.
 
     label_table: (65536,) evaluation ids of pixel values and class ids. categories: those of a COCO JSON's categories.
-    maps: folder of a panoptic JSON's PNGs. suffix: taken off the ends of names.
+    maps: folder of a panoptic JSON's PNGs. suffix: taken off the ends of names. ids: how the predictions name their
+    images. allow_missing: ground truth whose file is not there is told instead of refused.
     """
 
     label_table: np.ndarray
@@ -58,27 +63,51 @@ class TruthReader:
     storage_options: StorageOptions
     categories: dict[int, int]
     maps: str
+    ids: IdForm = "names"
+    allow_missing: bool = False
 
-    def read(self, unit: TruthShard) -> Iterator[GroundTruth]:
-        """Yield every image of the unit that has ground truth.
+    def read(self, unit: TruthShard) -> Iterator[GroundTruth | AbsentTruth]:
+        """Yield every image of the unit that has ground truth, or should have.
 
         Raises EvaluationError where it does not fit the protocol or cannot be read, and ShardError for a damaged
         archive.
         """
         readers = {"maps": self._maps, "rles": self._rles, "segments": self._segments, "panoptic": self._panoptic}
         for truth in readers[unit.kind](unit):
-            yield replace(truth, image_id=truth.image_id.removesuffix(self.suffix))
+            image_id = truth.image_id.removesuffix(self.suffix)
+            if isinstance(truth, GroundTruth) and not truth.wanted.names:
+                truth = replace(truth, wanted=replace(truth.wanted, names=(image_id,)))
+            yield replace(truth, image_id=image_id)
 
-    def _maps(self, unit: TruthShard) -> Iterator[GroundTruth]:
+    def _wanted(self, entry: coco.SegmentEntry | coco.PanopticEntry, photo: str) -> Wanted:
+        """What an entry of a COCO file says of its image. photo: the image's own file name, where it is known.
+
+        If the predictions go by number, so does an entry that has one: a number says nothing about file names.
+        """
+        names = dict.fromkeys(
+            name.removesuffix(self.suffix) for name in (entry.image_id, without_suffix(photo)) if name
+        )
+        number = coco.id_key(entry.listed_id)
+        if self.ids == "numbers" and isinstance(entry.listed_id, int):
+            names = {number: None}
+        elif self.ids == "texts" and isinstance(entry.listed_id, str):
+            names = {number: None, **names}
+        return Wanted(tuple(names), file_name=photo)
+
+    def _maps(self, unit: TruthShard) -> Iterator[GroundTruth | AbsentTruth]:
         assert unit.shard is not None
         in_table = unit.shard.kind == "parquet"  # then the column of label maps is read as if it were the images
         is_list = unit.shard.kind == "manifest"  # of images with x.seg.png beside them, or of label maps
         for record in read_shard(unit.shard, self.storage_options, with_segmentation=is_list or in_table):
             beside = record.segmentation if is_list else None
+            if self.allow_missing and record.error is not None and record.error.error_class == "not_found":
+                yield AbsentTruth(image_id=record.image_id, file=record.uri)
+                continue
             data = _own_label_map(record, in_table) if beside is None else beside
             if data is not None:
                 image_id = record.image_id.removesuffix(".seg") if is_list else record.image_id
-                yield from_label_map(data, image_id, record.uri, self.label_table, self.classes)
+                truth = from_label_map(data, image_id, record.uri, self.label_table, self.classes)
+                yield replace(truth, wanted=Wanted((), record.uri))
 
     def _rles(self, unit: TruthShard) -> Iterator[GroundTruth]:
         assert unit.shard is not None
@@ -93,7 +122,7 @@ class TruthReader:
             texts = pa.array([entry.texts for entry in entries], pa.list_(pa.string()))
             runs = parse_column(texts, counts, pixels, names.__getitem__)
             for i, entry in enumerate(entries):
-                yield from_segments(
+                truth = from_segments(
                     index=paint(runs, i, int(pixels[i]), int(counts[i]), names[i]),
                     shape=(entry.height, entry.width),
                     classes=self._categories(entry.categories),
@@ -101,18 +130,24 @@ class TruthReader:
                     ignored=self.classes,
                     image_id=entry.image_id,
                 )
+                yield replace(truth, wanted=self._wanted(entry, entry.file_name))
 
-    def _panoptic(self, unit: TruthShard) -> Iterator[GroundTruth]:
+    def _panoptic(self, unit: TruthShard) -> Iterator[GroundTruth | AbsentTruth]:
         fs, root = open_filesystem(self.maps, self.storage_options)
 
-        def load(entry: coco.PanopticEntry) -> bytes:
+        def load(entry: coco.PanopticEntry) -> bytes | None:
             try:
                 return read_bytes(fs, f"{root.rstrip('/')}/{entry.file_name}")
             except FileNotFoundError as error:
+                if self.allow_missing:
+                    return None
                 raise EvaluationError(f"panoptic PNG {entry.file_name!r} went away during the evaluation") from error
 
         for entry, data in ordered_map(load, unit.entries, 1 if is_local(fs) else READ_THREADS):
-            yield from_panoptic(
+            if data is None:
+                yield AbsentTruth(image_id=entry.image_id, file=entry.file_name)
+                continue
+            truth = from_panoptic(
                 data,
                 image_id=entry.image_id,
                 name=entry.file_name,
@@ -121,6 +156,7 @@ class TruthReader:
                 crowd=np.array(entry.crowd, dtype=bool),
                 ignored=self.classes,
             )
+            yield replace(truth, wanted=self._wanted(entry, entry.photo))
 
     def _categories(self, categories: Sequence[int]) -> np.ndarray:
         return np.array([self.categories[category] for category in categories], dtype=np.int64)
@@ -138,8 +174,10 @@ def _own_label_map(record: ImageRecord, in_table: bool) -> bytes | None:
     raise EvaluationError(f"ground truth {record.uri!r} cannot be read: {record.error.message}")
 
 
-def find_ground_truth(config: EvaluationConfig, protocol: Protocol) -> tuple[list[TruthShard], TruthReader]:
-    """Cut the ground truth into units of work and say how to read them.
+def find_ground_truth(
+    config: EvaluationConfig, protocol: Protocol, ids: IdForm = "names"
+) -> tuple[list[TruthShard], TruthReader]:
+    """Cut the ground truth into units of work and say how to read them. ids: how the predictions name their images.
 
     Raises UsageError where there is none, or its categories are not the protocol's.
     """
@@ -151,6 +189,8 @@ def find_ground_truth(config: EvaluationConfig, protocol: Protocol) -> tuple[lis
         storage_options=options,
         categories={},
         maps=maps_folder(config),
+        ids=ids,
+        allow_missing=config.allow_missing,
     )
     if config.ground_truth.lower().endswith(".json"):
         units, categories = _json_units(config, protocol, reader.label_table)
@@ -180,26 +220,30 @@ def _json_units(
     config: EvaluationConfig, protocol: Protocol, table: np.ndarray
 ) -> tuple[list[TruthShard], dict[int, int]]:
     uri = public_uri(config.ground_truth)
-    data = coco.load_json(config.ground_truth, config.storage_option)
-    kind: Literal["segments", "panoptic"] = "panoptic" if coco.is_panoptic(data) else "segments"
-    entries: list[Any] = coco.panoptic_entries(data, uri) if kind == "panoptic" else coco.segment_entries(data, uri)
+    data = coco.load_coco(config.ground_truth, config.storage_option)
+    kind: Literal["segments", "panoptic"] = "panoptic" if isinstance(data, PanopticFile) else "segments"
+    entries: list[Any] = (
+        coco.panoptic_entries(data) if isinstance(data, PanopticFile) else coco.segment_entries(data, uri)
+    )
     if not entries:
         raise EvaluationError(f"{uri} holds no image")
     used = chain.from_iterable(entry.categories for entry in entries)
     by_name = config.ground_truth_ids == "evaluation"
-    categories = coco.category_table(data, used, protocol, table, uri, by_name=by_name)
+    categories = coco.category_table(data.categories, used, protocol, table, uri, by_name=by_name)
     versions = _png_versions(config, entries) if kind == "panoptic" else {}
     units = []
     for start in range(0, len(entries), config.shard_size):
         own = tuple(entries[start : start + config.shard_size])
-        content = [(repr(entry), versions[entry.file_name] if versions else "") for entry in own]
+        content = [
+            (repr(entry), versions.get(entry.file_name, "missing") if kind == "panoptic" else "") for entry in own
+        ]
         version = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
         units.append(TruthShard(part_id=shard_id(uri, start=start), kind=kind, version=version, entries=own))
     return units, categories
 
 
 def _png_versions(config: EvaluationConfig, entries: Sequence[coco.PanopticEntry]) -> dict[str, str]:
-    """The version of every PNG of panoptic annotations. Raises EvaluationError where some are missing."""
+    """The version of every PNG of panoptic annotations. Raises EvaluationError where some are missing and may not."""
     folder = maps_folder(config)
     try:
         listing = list_files(folder, config.storage_option)
@@ -207,10 +251,10 @@ def _png_versions(config: EvaluationConfig, entries: Sequence[coco.PanopticEntry
         raise EvaluationError(f"no panoptic PNGs: {error}; name their folder with --panoptic-maps") from error
     versions = {file.name: file.version for file in listing.files}
     missing = [entry.file_name for entry in entries if entry.file_name not in versions]
-    if missing:
+    if missing and not config.allow_missing:
         raise EvaluationError(
             f"{len(missing)} of {len(entries)} panoptic PNGs are not in {public_uri(folder)}, such as {missing[0]!r}; "
-            "name their folder with --panoptic-maps"
+            "name their folder with --panoptic-maps; --allow-missing leaves out the images whose PNG is missing"
         )
     return versions
 

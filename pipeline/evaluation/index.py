@@ -5,17 +5,18 @@ Sixteen bytes an image: ids are kept as 64-bit hashes, and whoever reads a predi
 
 from __future__ import annotations
 
-import hashlib
-import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
 
-from pipeline.evaluation.protocol import EvaluationError
+from pipeline.evaluation.namesakes import PlaceIndex, hashes_of, without_suffix
 
-_SUFFIX = re.compile(r"(\.seg\.png|\.(jpe?g|png|webp|tiff?|bmp|gif))$", re.IGNORECASE)
+MISSING = -1
+"""There is no prediction."""
+AMBIGUOUS = -2
+"""There are several predictions, and nothing tells which one is meant."""
 
 
 def stem(image_id: str) -> str:
@@ -23,17 +24,21 @@ def stem(image_id: str) -> str:
     return without_suffix(image_id.rsplit("/", 1)[-1])
 
 
-def without_suffix(name: str) -> str:
-    """A file name or path without the ending of an image file or ``.seg.png``, if it has one."""
-    return _SUFFIX.sub("", name)
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is known of a ground truth image to find its prediction by.
+
+    names: what its id may be, the most certain first. uri: where its label map lies. file_name: of the image itself.
+    The last two decide between predictions of one id.
+    """
+
+    names: tuple[str, ...]
+    uri: str = ""
+    file_name: str = ""
 
 
-def _hash(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
-
-
-def _hashes(texts: Iterable[str]) -> np.ndarray:
-    return np.fromiter((_hash(text) for text in texts), dtype=np.uint64)
+NOTHING_KNOWN = Wanted(())
+_NO_PLACES = PlaceIndex(np.zeros(0, np.uint64), np.zeros(0, np.int64))
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +46,7 @@ class PredictionIndex:
     """Where predictions lie. N of them, in the order of their files and rows.
 
     file, row: (N,) int32. ids, stems: (N,) uint64 hashes. by_id, by_stem: (N,) int64, the order that sorts each.
+    places: of those that share their id with others.
     """
 
     file: np.ndarray
@@ -49,31 +55,24 @@ class PredictionIndex:
     stems: np.ndarray
     by_id: np.ndarray
     by_stem: np.ndarray
+    places: PlaceIndex = _NO_PLACES
 
     @classmethod
     def build(cls, ids_per_file: Iterable[Sequence[str]]) -> PredictionIndex:
-        """Index the image ids of every file. Raises EvaluationError for an id that occurs twice."""
+        """Index the image ids of every file."""
         ids, stems, files, rows = [], [], [], []
         for number, names in enumerate(ids_per_file):
-            ids.append(_hashes(names))
-            stems.append(_hashes(map(stem, names)))
+            ids.append(hashes_of(names))
+            stems.append(hashes_of(map(stem, names)))
             files.append(np.full(len(names), number, dtype=np.int32))
             rows.append(np.arange(len(names), dtype=np.int32))
         empty = np.zeros(0, dtype=np.int32)
-        index = cls.from_columns(
+        return cls.from_columns(
             np.concatenate([empty, *files]),
             np.concatenate([empty, *rows]),
             np.concatenate([np.zeros(0, np.uint64), *ids]),
             np.concatenate([np.zeros(0, np.uint64), *stems]),
         )
-        repeated = index.repeated_ids()
-        if repeated.size:
-            position = int(repeated[0])
-            raise EvaluationError(
-                f"{repeated.size} predictions have an image id that an earlier one has, the first in row "
-                f"{index.row[position]} of file {index.file[position]}; evaluation needs one prediction an image"
-            )
-        return index
 
     @classmethod
     def from_columns(cls, file: np.ndarray, row: np.ndarray, ids: np.ndarray, stems: np.ndarray) -> PredictionIndex:
@@ -83,31 +82,40 @@ class PredictionIndex:
     def __len__(self) -> int:
         return self.ids.size
 
+    def with_places(self, places: PlaceIndex) -> PredictionIndex:
+        """The same index, able to tell predictions of one id apart."""
+        return replace(self, places=places)
+
     def repeated_ids(self) -> np.ndarray:
-        """Positions whose id an earlier position has."""
+        """Positions of all predictions that share their id with another one, ascending."""
         ordered = self.ids[self.by_id]
-        return np.sort(self.by_id[1:][ordered[1:] == ordered[:-1]])
+        same = ordered[1:] == ordered[:-1]
+        return np.sort(self.by_id[np.append(same, False) | np.insert(same, 0, False)]) if ordered.size else self.by_id
 
-    def find(self, image_ids: Sequence[str]) -> np.ndarray:
-        """Return (len(image_ids),) int64 positions, -1 where there is no prediction.
-
-        Raises EvaluationError where only the file name agrees and several predictions have it.
-        """
-        found, _ = _search(self.ids, self.by_id, _hashes(image_ids))
-        missing = np.flatnonzero(found < 0).tolist()
-        if missing:
-            names = [stem(image_ids[i]) for i in missing]
-            found[missing], uses = _search(self.stems, self.by_stem, _hashes(names))
-            if (uses > 1).any():
-                first = int(np.flatnonzero(uses > 1)[0])
-                raise EvaluationError(
-                    f"ground truth {image_ids[missing[first]]!r} matches no prediction by its whole id, and "
-                    f"{uses[first]} by its file name {names[first]!r}: the ids of both sides must agree here"
-                )
+    def find(self, wanted: Sequence[Wanted]) -> np.ndarray:
+        """Return (len(wanted),) int64 positions, MISSING or AMBIGUOUS. Whole ids come before file names."""
+        found = np.full(len(wanted), MISSING, dtype=np.int64)
+        most = max((len(each.names) for each in wanted), default=0)
+        passes: tuple[tuple[np.ndarray, np.ndarray, Callable[[str], str]], ...] = (
+            (self.ids, self.by_id, str),
+            (self.stems, self.by_stem, stem),
+        )
+        for values, order, key in passes:
+            for number in range(most):
+                waiting = [i for i in np.flatnonzero(found == MISSING).tolist() if number < len(wanted[i].names)]
+                if not waiting:
+                    continue
+                hashes = hashes_of(key(wanted[i].names[number]) for i in waiting)
+                for i, value, start, stop in zip(waiting, hashes, *_search(values, order, hashes), strict=True):
+                    if stop - start == 1:
+                        found[i] = order[start]
+                    elif stop > start:
+                        place = self.places.find(wanted[i].uri, wanted[i].file_name, values, value)
+                        found[i] = AMBIGUOUS if place is None else place
         return found
 
     def to_table(self) -> pa.Table:
-        """As columns for a Parquet file."""
+        """As columns for a Parquet file, without the places."""
         return pa.table({"file": self.file, "row": self.row, "id": self.ids, "stem": self.stems})
 
     @classmethod
@@ -117,9 +125,6 @@ class PredictionIndex:
 
 
 def _search(values: np.ndarray, order: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For each wanted value its position (-1: none) and how many positions have it."""
+    """For each wanted value, the run of ``order`` that holds its positions; an empty run where there are none."""
     ordered = values[order]
-    low, high = np.searchsorted(ordered, wanted, "left"), np.searchsorted(ordered, wanted, "right")
-    found = np.full(wanted.size, -1, dtype=np.int64)
-    found[high > low] = order[low[high > low]]
-    return found, high - low
+    return np.searchsorted(ordered, wanted, "left"), np.searchsorted(ordered, wanted, "right")

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
-from pipeline.evaluation.index import PredictionIndex, without_suffix
-from pipeline.evaluation.predictions import FILES, INDEX, PredictionSource
+from pipeline.evaluation.index import PredictionIndex
+from pipeline.evaluation.namesakes import PlaceIndex, without_suffix
+from pipeline.evaluation.predictions import FILES, INDEX, PLACES, PredictionSource
 from pipeline.evaluation.protocol import Protocol
 from pipeline.output import Output
 
+IdForm = Literal["names", "numbers", "texts"]
 LISTS = "_parts/predictions"
 """Folder, below the results, of the index and of what had to be rewritten to be read in parts."""
 
@@ -24,7 +26,8 @@ class Inventory:
     """What there is to evaluate.
 
     index: where each image's prediction lies, files: what its file numbers mean. failed: images in errors tables.
-    has_instances: an image may hold several segments of one class. description: what made the predictions.
+    has_instances: an image may hold several segments of one class. ids: how the predictions name their images, which
+    is by names unless a results file has only numbers or texts under "image_id". description: what made them.
     """
 
     source: PredictionSource
@@ -33,6 +36,7 @@ class Inventory:
     failed: int = 0
     pending_shards: int = 0
     has_instances: bool = False
+    ids: IdForm = "names"
     description: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
@@ -47,13 +51,19 @@ class Inventory:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FileList:
-    """The files of one set of predictions, relative to ``data``, with the image ids in each and their versions."""
+    """The files of one set of predictions, relative to ``data``, with the image ids in each and their versions.
+
+    uris: where the images of one file (by its number) lie, or their file names; asked for only where ids repeat.
+    suffix: taken off the ends of image ids.
+    """
 
     kind: Literal["labels", "maps"]
     data: Output
     names: Sequence[str]
     image_ids: Iterable[Sequence[str]]
     versions: Sequence[str]
+    uris: Callable[[int], Sequence[str]]
+    suffix: str = ""
 
 
 def write_lists(
@@ -61,11 +71,13 @@ def write_lists(
 ) -> tuple[PredictionSource, PredictionIndex]:
     """Index the files and leave index and names where remote tasks find them.
 
-    class_table: evaluation id of each class id in the files. Raises EvaluationError for repeated image ids.
+    class_table: evaluation id of each class id in the files.
     """
     lists = Output(f"{results.uri}/{LISTS}", results.storage_options)
-    index = PredictionIndex.build(files.image_ids)
+    index = PredictionIndex.build([name.removesuffix(files.suffix) for name in names] for names in files.image_ids)
+    index = index.with_places(PlaceIndex.build(_shared_ids(index, files)))
     lists.write_table(INDEX, index.to_table())
+    lists.write_table(PLACES, index.places.to_table())
     lists.write_table(FILES, pa.table({"name": pa.array(files.names, pa.string())}))
     digest = hashlib.sha256()
     for text in (*files.names, *files.versions, class_table.tobytes().hex()):
@@ -76,6 +88,16 @@ def write_lists(
         lists=lists,
         class_table=class_table,
         classes=len(protocol),
+        suffix=files.suffix,
         version=digest.hexdigest()[:16],
     )
     return source, index
+
+
+def _shared_ids(index: PredictionIndex, files: FileList) -> Iterator[tuple[int, Sequence[np.uint64], str]]:
+    """Position, hashes of the id and its last part, and URI of every prediction that shares its id with others."""
+    repeated = index.repeated_ids()
+    for number in np.unique(index.file[repeated]).tolist():
+        uris = files.uris(number)
+        for position in repeated[index.file[repeated] == number].tolist():
+            yield position, (index.ids[position], index.stems[position]), uris[int(index.row[position])]

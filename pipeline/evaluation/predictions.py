@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 
-from pipeline.evaluation.index import PredictionIndex, stem, without_suffix
+from pipeline.evaluation.index import PredictionIndex, Wanted, stem
 from pipeline.evaluation.label_maps import decode_label_map, refuse_invalid
+from pipeline.evaluation.namesakes import PlaceIndex, without_suffix
 from pipeline.evaluation.overlaps import SegmentMap
 from pipeline.evaluation.protocol import EvaluationError
 from pipeline.evaluation.rle_columns import paint, parse_column
@@ -20,6 +21,7 @@ from pipeline.output import Output
 COLUMNS = ["image_id", "width", "height", "class_ids", "scores", "rles"]
 INDEX = "index.parquet"
 FILES = "files.parquet"
+PLACES = "places.parquet"
 _CACHED_TABLES = 4
 _RANGE_HINT = "is this the protocol the predictions were made for? (--prediction-ids raw reads a dataset's own ids)"
 
@@ -29,8 +31,9 @@ class PredictionSource:
     """Where predictions lie and how to read them; plain values for remote tasks.
 
     kind: "labels" are Parquet files with at least COLUMNS, "maps" one label map a file. data: the folder of the files.
-    lists: the folder with INDEX and FILES (the names of the files, relative to data). class_table: evaluation id of
-    each id in the files; C is unlabelled, C + 1 invalid. classes: C. version: changes when the predictions do.
+    lists: the folder with INDEX, PLACES and FILES (the names of the files, relative to data). suffix: taken off the
+    ends of image ids. class_table: evaluation id of each id in the files; C is unlabelled, C + 1 invalid. classes: C.
+    version: changes when the predictions do.
     """
 
     kind: Literal["labels", "maps"]
@@ -39,6 +42,7 @@ class PredictionSource:
     class_table: np.ndarray
     classes: int
     version: str
+    suffix: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,24 +61,25 @@ class PredictionReader:
 
     def __init__(self, source: PredictionSource) -> None:
         self._source = source
-        self._index = PredictionIndex.from_table(source.lists.read_table(INDEX))
+        places = PlaceIndex.from_table(source.lists.read_table(PLACES))
+        self._index = PredictionIndex.from_table(source.lists.read_table(INDEX)).with_places(places)
         self._files: pa.ChunkedArray = source.lists.read_table(FILES)["name"]
         self._tables: OrderedDict[int, pa.Table] = OrderedDict()
 
-    def read(self, image_ids: Sequence[str]) -> Iterator[Prediction | None]:
-        """Yield the prediction of every image, None where there is none.
+    def find(self, wanted: Sequence[Wanted]) -> np.ndarray:
+        """Return (len(wanted),) int64 positions of predictions, MISSING or AMBIGUOUS."""
+        return self._index.find(wanted)
+
+    def read(self, positions: Sequence[int], wanted: Sequence[Wanted]) -> Iterator[Prediction]:
+        """Yield the predictions at ``positions``, which :meth:`find` gave for ``wanted``.
 
         Raises EvaluationError for what cannot be read: class ids out of range, damaged or overlapping segments.
         """
-        positions = self._index.find(image_ids)
-        load: Callable[[list[int]], Iterator[Prediction]] = (
-            self._load_maps if self._source.kind == "maps" else self._load_rows
-        )
-        present = load([int(position) for position in positions if position >= 0])
-        for image_id, position in zip(image_ids, positions, strict=True):
-            prediction = None if position < 0 else next(present)
-            if prediction is not None and stem(prediction.image_id) != stem(image_id):
-                raise RuntimeError(f"the hashes of {image_id!r} and {prediction.image_id!r} collide")
+        load = self._load_maps if self._source.kind == "maps" else self._load_rows
+        for prediction, each in zip(load(list(positions)), wanted, strict=True):
+            own = stem(prediction.image_id.removesuffix(self._source.suffix))
+            if own not in {stem(name) for name in each.names}:
+                raise RuntimeError(f"the hashes of {each.names[0]!r} and {prediction.image_id!r} collide")
             yield prediction
 
     def _load_maps(self, positions: list[int]) -> Iterator[Prediction]:

@@ -21,8 +21,10 @@ _READ_THREADS = 16
 _FOREIGN_PROPOSALS = ("hf:", "sam:")
 
 
-def run_inventory(output: Output, run: Mapping[str, Any], protocol: Protocol, results: Output) -> Inventory:
-    """List the labels of every finished shard (one with a marker). run: the parsed run.json.
+def run_inventory(
+    output: Output, run: Mapping[str, Any], protocol: Protocol, results: Output, suffix: str = ""
+) -> Inventory:
+    """List the labels of every finished shard (one with a marker). run: the parsed run.json. suffix: taken off ids.
 
     Raises EvaluationError where the run is not whole, has no finished shard, or has other classes than the protocol.
     """
@@ -35,13 +37,15 @@ def run_inventory(output: Output, run: Mapping[str, Any], protocol: Protocol, re
     if not shards:
         raise EvaluationError(f"{uri} holds no finished shard yet")
     with ThreadPoolExecutor(_READ_THREADS) as pool:
-        columns = list(pool.map(lambda shard: _image_ids(output, labels_name(shard)), shards))
+        columns = list(pool.map(lambda shard: _text_column(output, labels_name(shard), "image_id"), shards))
     files = FileList(
         kind="labels",
         data=output,
         names=[labels_name(shard) for shard in shards],
         image_ids=(ids for ids, _ in columns),
         versions=[version for _, version in columns],
+        uris=lambda number: _text_column(output, labels_name(shards[number]), "uri")[0],
+        suffix=suffix,
     )
     source, index = write_lists(files, class_table, protocol, results)
     finished = set(shards)
@@ -65,13 +69,13 @@ def run_inventory(output: Output, run: Mapping[str, Any], protocol: Protocol, re
     )
 
 
-def _image_ids(output: Output, name: str) -> tuple[list[str], str]:
-    """The image ids of one labels file, without reading the rest of it, and the file's version."""
+def _text_column(output: Output, name: str, column: str) -> tuple[list[str], str]:
+    """One column of a labels file, without reading the rest of it, and the file's version."""
     fs, path = open_filesystem(f"{output.uri}/{name}", output.storage_options)
     info = with_retries(lambda: file_info(fs, path))
     with open_stream(fs, path, info) as stream:
-        table: pa.Table = pq.ParquetFile(stream, pre_buffer=False).read(columns=["image_id"])
-    return table["image_id"].to_pylist(), file_version(info)
+        table: pa.Table = pq.ParquetFile(stream, pre_buffer=False).read(columns=[column])
+    return table[column].to_pylist(), file_version(info)
 
 
 def _warnings(

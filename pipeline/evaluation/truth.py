@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy import ndimage
 
+from pipeline.evaluation.index import NOTHING_KNOWN, Wanted
 from pipeline.evaluation.label_maps import decode_label_map, decode_segment_ids, refuse_invalid, resize_nearest
 from pipeline.evaluation.overlaps import LIMIT, SegmentMap
 from pipeline.evaluation.protocol import EvaluationError
@@ -19,11 +20,19 @@ _HINT = (
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class AbsentTruth:
+    """An image whose ground truth is listed, but whose file is not there."""
+
+    image_id: str
+    file: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class GroundTruth:
     """index: (H, W) uint16 segment of every pixel, S where ignored. classes: (S,) int64. crowd: (S,) bool or None.
 
     For plain label maps the segments are the protocol's classes, of which an image has a few; ``has_instances`` tells
-    true instances from such regions.
+    true instances from such regions. wanted: how to find the image's prediction.
     """
 
     image_id: str
@@ -31,16 +40,21 @@ class GroundTruth:
     classes: np.ndarray
     crowd: np.ndarray | None = None
     has_instances: bool = False
+    wanted: Wanted = field(default=NOTHING_KNOWN)
 
     def fitted(self, height: int, width: int) -> GroundTruth:
         """Return the same in another size, by nearest neighbour."""
-        return GroundTruth(
-            image_id=self.image_id,
-            index=resize_nearest(self.index, height, width),
-            classes=self.classes,
-            crowd=self.crowd,
-            has_instances=self.has_instances,
-        )
+        return replace(self, index=resize_nearest(self.index, height, width))
+
+    def has_swapped_sides(self, height: int, width: int) -> bool:
+        """Whether the map, in any scale, is as high as an image of this size is wide, and as wide as it is high."""
+        own_height, own_width = self.index.shape
+        upright = abs(own_height * width - own_width * height) <= max(height, width)
+        return not upright and abs(own_height * height - own_width * width) <= max(height, width)
+
+    def turned(self, quarters: int) -> GroundTruth:
+        """Return the same turned by quarters of a circle against the clock."""
+        return replace(self, index=np.rot90(self.index, quarters))
 
     def segments(self) -> SegmentMap:
         """Return the map in column-major order."""
@@ -70,7 +84,7 @@ class GroundTruth:
             np.copyto(index[box], (parts + np.int32(len(classes) - 1)).astype(np.uint16), where=mask)
             classes += [class_id] * count
         index[index == LIMIT - 1] = len(classes)
-        return GroundTruth(image_id=self.image_id, index=index, classes=np.array(classes, dtype=np.int64))
+        return replace(self, index=index, classes=np.array(classes, dtype=np.int64), crowd=None)
 
 
 def from_label_map(data: bytes, image_id: str, name: str, label_table: np.ndarray, classes: int) -> GroundTruth:

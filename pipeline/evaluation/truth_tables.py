@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 
 from pipeline.errors import UsageError
+from pipeline.evaluation.index import Wanted
 from pipeline.evaluation.protocol import EvaluationError
 from pipeline.evaluation.rle_columns import paint, parse_column
 from pipeline.evaluation.truth import GroundTruth, from_segments
@@ -77,8 +79,13 @@ def read_segment_table(
             name = id_column(file.schema_arrow, shard.uri)
             groups = list(range(shard.start, shard.stop or file.metadata.num_row_groups))
             columns = [name, *RLE_COLUMNS]
+            has_uris = "uri" in file.schema_arrow.names
+            names = ["image_id", *RLE_COLUMNS, *(["uri"] if has_uris else [])]
+            if has_uris:
+                columns.append("uri")
             for batch in file.iter_batches(_BATCH_ROWS, row_groups=groups, columns=columns, use_threads=False):
-                table = pa.Table.from_batches([batch]).rename_columns(["image_id", *RLE_COLUMNS])
+                # The rows of a batch come in the order of the file's columns, not in the order asked for.
+                table = pa.Table.from_batches([batch]).select(columns).rename_columns(names)
                 yield from _images(table, label_table, classes)
                 rows_read += batch.num_rows
         except (DamagedError, pa.ArrowInvalid) as error:
@@ -88,13 +95,14 @@ def read_segment_table(
 def _images(table: pa.Table, label_table: np.ndarray, classes: int) -> Iterator[GroundTruth]:
     heights, widths = (table[name].to_numpy().astype(np.int64) for name in ("height", "width"))
     image_ids, class_ids = table["image_id"].to_pylist(), table["class_ids"].to_pylist()
+    uris = table["uri"].to_pylist() if "uri" in table.column_names else [""] * table.num_rows
     counts = np.array([len(ids) for ids in class_ids], dtype=np.int64)
     names = [f"ground truth {image_id!r}" for image_id in image_ids]
     runs = parse_column(table["rles"].combine_chunks(), counts, heights * widths, names.__getitem__)
     for i, image_id in enumerate(image_ids):
         height, width = int(heights[i]), int(widths[i])
         mapped = np.array([map_id(label_table, value, classes, image_id) for value in class_ids[i]], dtype=np.int64)
-        yield from_segments(
+        truth = from_segments(
             index=paint(runs, i, height * width, mapped.size, names[i]),
             shape=(height, width),
             classes=mapped,
@@ -102,6 +110,7 @@ def _images(table: pa.Table, label_table: np.ndarray, classes: int) -> Iterator[
             ignored=classes,
             image_id=str(image_id),
         )
+        yield replace(truth, wanted=Wanted((), str(uris[i] or "")))
 
 
 def map_id(label_table: np.ndarray, value: int, classes: int, image_id: str) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,18 +11,22 @@ import pyarrow as pa
 
 from pipeline.evaluation.boundary import COLUMNS as BOUNDARY_COLUMNS
 from pipeline.evaluation.boundary import boundary_counts, f_measure, tolerance_radius
+from pipeline.evaluation.config import SwappedSides
 from pipeline.evaluation.confusion import ImageCounts, image_counts
 from pipeline.evaluation.ground_truth import TruthReader, TruthShard
+from pipeline.evaluation.index import AMBIGUOUS, MISSING
 from pipeline.evaluation.overlaps import OverlapsBuilder, SegmentMap
+from pipeline.evaluation.part import Named, Part, nothing_left_out
 from pipeline.evaluation.predictions import Prediction, PredictionReader, PredictionSource
 from pipeline.evaluation.protocol import EvaluationError
-from pipeline.evaluation.sums import ImageBorders, Sums, sums_of
-from pipeline.evaluation.truth import GroundTruth
+from pipeline.evaluation.sums import ImageBorders, sums_of
+from pipeline.evaluation.truth import AbsentTruth, GroundTruth
 from pipeline.output import Output
 
 PARTS = "_parts"
 IMAGES = "images"
-EXAMPLES = 5
+_QUARTERS = {"right": 3, "left": 1, "resize": 0}
+"""Quarters of a circle against the clock."""
 _CHUNK = 32
 """Images whose RLEs are parsed together: enough to amortise numpy's calls, small enough for the cache."""
 _CHUNK_PIXELS = 2**24
@@ -51,8 +55,10 @@ IMAGES_SCHEMA = pa.schema(
 class Comparison:
     """What is compared with what, in plain values for remote tasks.
 
-    things: (C,) bool. boundary_tolerance: share of the diagonal, None for no boundary figures. fingerprint: of all
-    that can change a figure, except the unit of ground truth.
+    things: (C,) bool. boundary_tolerance: share of the diagonal, None for no boundary figures. swapped_sides: what is
+    done with ground truth that lies on its side. shared: positions of predictions that several ground truth images
+    match, which are left out. fingerprint: of all that can change a figure, except the unit of ground truth and
+    ``shared``.
     """
 
     results: Output
@@ -61,17 +67,9 @@ class Comparison:
     things: np.ndarray
     boundary_tolerance: float | None
     with_panoptic: bool
+    swapped_sides: SwappedSides = "refuse"
+    shared: frozenset[int] = frozenset()
     fingerprint: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Part:
-    """What one unit came to. matched: index positions of the predictions it used, missing: images without one."""
-
-    sums: Sums
-    matched: list[int]
-    missing: int
-    missing_examples: list[str]
 
 
 class UnitEvaluator:
@@ -85,14 +83,38 @@ class UnitEvaluator:
         """Evaluate a unit, write its image table and then its part, and return how many images it compared."""
         comparison = self._comparison
         tally = _Tally(comparison)
-        for truths in _chunks(comparison.truth.read(unit)):
-            predictions = self._predictions.read([truth.image_id for truth in truths])
-            for truth, prediction in zip(truths, predictions, strict=True):
-                tally.add(truth, prediction)
+        for truths in _chunks(self._present(unit, tally)):
+            self._compare(truths, tally)
         part, table = tally.finish()
         comparison.results.write_table(f"{IMAGES}/{unit.part_id}.parquet", table)
-        comparison.results.write_json(part_name(unit), _to_dict(part, part_fingerprint(comparison, unit)))
+        comparison.results.write_json(part_name(unit), part.to_dict(part_fingerprint(comparison, unit)))
         return part.sums.count("images")
+
+    def _present(self, unit: TruthShard, tally: _Tally) -> Iterator[GroundTruth]:
+        for truth in self._comparison.truth.read(unit):
+            if isinstance(truth, AbsentTruth):
+                tally.left_out["ground_truth_files_missing"].add(truth.file)
+            else:
+                yield truth
+
+    def _compare(self, truths: Sequence[GroundTruth], tally: _Tally) -> None:
+        """Count some images, or say why they are left out."""
+        positions = self._predictions.find([truth.wanted for truth in truths])
+        kept = []
+        for truth, position in zip(truths, positions.tolist(), strict=True):
+            if position == MISSING:
+                tally.left_out["images_without_prediction"].add(truth.image_id)
+            elif position == AMBIGUOUS:
+                tally.left_out["images_ambiguous"].add(truth.image_id)
+            elif position in self._comparison.shared:
+                tally.left_out["images_ambiguous"].add(truth.image_id)
+                tally.shared.append(position)
+            else:
+                kept.append((truth, position))
+        wanted = [truth.wanted for truth, _ in kept]
+        predictions = self._predictions.read([position for _, position in kept], wanted)
+        for (truth, _), prediction in zip(kept, predictions, strict=True):
+            tally.add(truth, prediction)
 
 
 @dataclass(slots=True)
@@ -105,20 +127,23 @@ class _Tally:
     borders: list[float] = field(default_factory=list)
     border_counts: np.ndarray = field(init=False)
     matched: list[int] = field(default_factory=list)
-    missing: int = 0
-    missing_examples: list[str] = field(default_factory=list)
+    shared: list[int] = field(default_factory=list)
+    left_out: dict[str, Named] = field(default_factory=nothing_left_out)
 
     def __post_init__(self) -> None:
         self.border_counts = np.zeros((self.comparison.things.size, len(BOUNDARY_COLUMNS)), dtype=np.int64)
 
-    def add(self, truth: GroundTruth, prediction: Prediction | None) -> None:
+    def add(self, truth: GroundTruth, prediction: Prediction) -> None:
         """Count one image."""
-        if prediction is None:
-            self.missing += 1
-            if len(self.missing_examples) < EXAMPLES:
-                self.missing_examples.append(truth.image_id)
-            return
         height, width = prediction.height, prediction.width
+        self.matched.append(prediction.position)
+        if truth.has_swapped_sides(height, width):
+            self.left_out["images_with_swapped_sides"].add(
+                f"{truth.image_id} (ground truth {truth.index.shape[1]}x{truth.index.shape[0]}, image {width}x{height})"
+            )
+            if self.comparison.swapped_sides in ("refuse", "skip"):
+                return
+            truth = truth.turned(_QUARTERS[self.comparison.swapped_sides])
         resized = truth.index.shape != (height, width)
         if resized:
             truth = truth.fitted(height, width)
@@ -127,7 +152,6 @@ class _Tally:
         segments = truth.segments()
         self.overlaps.add(segments, prediction.segments)
         self._add_borders(segments, prediction)
-        self.matched.append(prediction.position)
         self.rows.append({"image_id": truth.image_id, "width": width, "height": height, "resized": resized})
 
     def _add_borders(self, truth: SegmentMap, prediction: Prediction) -> None:
@@ -163,7 +187,7 @@ class _Tally:
             )
         except ValueError as error:  # scores that are no probabilities
             raise EvaluationError(f"predictions: {error}") from error
-        part = Part(sums=sums, matched=self.matched, missing=self.missing, missing_examples=self.missing_examples)
+        part = Part(sums=sums, matched=self.matched, shared=self.shared, left_out=self.left_out)
         return part, _image_table(self.rows, images, borders)
 
 
@@ -204,22 +228,7 @@ def read_part(comparison: Comparison, unit: TruthShard) -> Part | None:
     plain = comparison.results.read_json(part_name(unit))
     if plain is None or plain["fingerprint"] != part_fingerprint(comparison, unit):
         return None
-    return Part(
-        sums=Sums.from_dict(plain["sums"]),
-        matched=plain["matched"],
-        missing=plain["missing"],
-        missing_examples=plain["missing_examples"],
-    )
-
-
-def _to_dict(part: Part, fingerprint: str) -> dict[str, Any]:
-    return {
-        "fingerprint": fingerprint,
-        "missing": part.missing,
-        "missing_examples": part.missing_examples,
-        "matched": part.matched,
-        "sums": part.sums.to_dict(),
-    }
+    return Part.from_dict(plain)
 
 
 def _chunks(truths: Iterable[GroundTruth]) -> Iterator[list[GroundTruth]]:

@@ -129,7 +129,8 @@ def test_a_label_map_with_ids_out_of_range(
         ("{", "no valid JSON"),
         ("[]", "holds no result"),
         ('{"figures": 1}', "no COCO file"),
-        ('[{"category_id": 0}]', "neither 'file_name' nor 'image_id'"),
+        ('[{"category_id": 0}]', r"\[0\].segmentation is missing"),
+        ('[{"category_id": 0, "segmentation": {"size": [2, 2], "counts": [4]}}]', "neither 'file_name' nor 'image_id'"),
         ('[{"image_id": 1, "category_id": 0, "segmentation": {"size": [2], "counts": "4"}}]', r"\[height, width\]"),
         (
             '[{"image_id": 1, "category_id": 0, "segmentation": {"size": [2, 2], "counts": [5]}}]',

@@ -81,13 +81,24 @@ def test_two_truths_for_one_prediction(run: Run, tmp_path: Path, evaluated: Eval
     folder = write_folder(tmp_path / "twice", {"x/a": SKY, "y/a": SKY})
     with pytest.raises(EvaluationError, match="1 predictions match more than one ground truth image, such as 'a'"):
         evaluated(run.folder, folder)
+    run.add("s2", {"b": SKY})
+    write_folder(tmp_path / "twice", {"b": SKY})
+    for _ in range(2):  # from the parts as well
+        found = evaluated(run.folder, folder, allow_missing=True, shard_size=1).figures
+        assert (found["counts"]["images"], found["counts"]["images_ambiguous"]) == (1, 2)
+        assert any("'x/a', 'y/a'" in warning for warning in found["warnings"])
+    (folder / "y/a.png").unlink()
+    assert evaluated(run.folder, folder, shard_size=1).figures["counts"]["images"] == 2
 
 
 def test_one_image_labelled_twice(run: Run, truth: Path, evaluated: Evaluated) -> None:
     run.add("s1", {"a": SKY})
-    run.add("s2", {"a": SKY})
-    with pytest.raises(EvaluationError, match="one prediction an image"):
+    run.add("s2", {"a": SKY, "b": SKY, "c": SKY})
+    with pytest.raises(EvaluationError, match=r"1 ground truth images match several predictions, .*: 'a'"):
         evaluated(run.folder, truth)
+    found = evaluated(run.folder, truth, allow_missing=True).figures
+    assert (found["counts"]["images"], found["counts"]["images_ambiguous"]) == (2, 1)
+    assert any("match several predictions" in warning and "'a'" in warning for warning in found["warnings"])
 
 
 def test_other_classes(tmp_path: Path, truth: Path, evaluated: Evaluated) -> None:

@@ -1,0 +1,74 @@
+"""JSON that people and other programs write: parsed and checked in one pass, refused by file and entry."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, TypeVar
+
+from pydantic import PlainValidator, TypeAdapter, ValidationError
+
+from pipeline.errors import UsageError
+
+Model = TypeVar("Model")
+
+
+def parse_json(data: bytes, adapter: TypeAdapter[Model], name: str, error: type[UsageError] = UsageError) -> Model:
+    """Parse ``data`` and check it against the type of ``adapter``; UTF-8 with or without a mark, UTF-16 and UTF-32.
+
+    name: the file, for messages. Raises ``error``, naming the file and the first entry at fault, such as
+    ``annotations[17].image_id``. Lists that may be long should be marked with pydantic's FailFast, so that a file
+    that is wrong throughout makes one error and not millions.
+    """
+    try:
+        encoding = json.detect_encoding(data)
+        text: bytes | str = data if encoding == "utf-8" else data.decode(encoding)
+        return adapter.validate_json(text)
+    except UnicodeDecodeError as problem:
+        raise error(f"{name} is no valid JSON: {problem}") from problem
+    except ValidationError as problem:
+        raise error(f"{name}{explain(problem)}") from problem
+
+
+def explain(problem: ValidationError) -> str:
+    """Say in a few words where the first entry at fault is and what is wrong with it; follows the name of the file."""
+    first = problem.errors(include_url=False)[0]
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "json_invalid":
+        return f" is no valid JSON: {message.removeprefix('Invalid JSON: ')}"
+    place = entry_name(first["loc"])
+    if first["type"] == "missing":
+        return f": {place} is missing"
+    shown = "" if first["type"] == "value_error" else f", got {short(first['input'])}"
+    return f": {place}: {message[:1].lower()}{message[1:]}{shown}" if place else f": {message}{shown}"
+
+
+def entry_name(place: tuple[int | str, ...]) -> str:
+    """Write a path into a document as it is written in code: ``annotations[17].image_id``."""
+    text = ""
+    for part in place:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}"
+    return text.removeprefix(".")
+
+
+def short(value: Any, most: int = 60) -> str:
+    """A value as it is shown in messages, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def _identifier(value: Any) -> int | str:
+    if (isinstance(value, int) and not isinstance(value, bool)) or (isinstance(value, str) and value):
+        return value
+    raise ValueError(f"an id must be an integer or a text, got {short(value)}")
+
+
+def _flag(value: Any) -> bool:
+    if value is None or (isinstance(value, int) and value in (0, 1)):
+        return bool(value)
+    raise ValueError(f"must be 0 or 1, got {short(value)}")
+
+
+Identifier = Annotated[int | str, PlainValidator(_identifier)]
+"""An id as JSON files hold them: an integer or a text that is not empty; no truth value and no fraction."""
+Flag = Annotated[bool, PlainValidator(_flag)]
+"""A yes or no that is written as 0, 1, false or true; null is no."""

@@ -13,6 +13,7 @@ THREADS = 1
 def set_threads() -> None:
     """Set the threads of this process and of those it starts, whatever the environment says and a test has set."""
     os.environ["OMP_NUM_THREADS"] = str(THREADS)
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # where a test asks for two, one that waits leaves the core to others
     torch = sys.modules.get("torch")  # not imported here: many tests do without it
     if torch is not None and torch.get_num_threads() != THREADS:
         torch.set_num_threads(THREADS)

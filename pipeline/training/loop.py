@@ -21,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pipeline.errors import UsageError
+from pipeline.training.conditions import CONDITIONS, conditions, warn_of_changes
 from pipeline.training.metrics import MetricsLog, is_finished, last_metrics
 from pipeline.training.settings import LoopSettings, learning_rate_factor
 
@@ -111,6 +112,9 @@ def train(task: Task, settings: LoopSettings, out: Path, device: torch.device) -
     progress = _resume(task, optimiser, out)
     if progress["step"] == settings.last_step and is_finished(out):
         return last_metrics(out)
+    now = conditions(device, workers())
+    if progress["step"] and rank() == 0:
+        warn_of_changes(out / CHECKPOINT_FILE, progress.get(CONDITIONS, {}), now)
     model = DistributedDataParallel(task.module) if workers() > 1 else task.module
     loader = DataLoader(
         task.dataset,
@@ -139,7 +143,7 @@ def train(task: Task, settings: LoopSettings, out: Path, device: torch.device) -
                 )
         if rank() == 0 and (done % settings.checkpoint_every_steps == 0 or done == settings.last_step):
             spent = {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - started_cpu}
-            _save(task, optimiser, out, {"step": done, **spent})
+            _save(task, optimiser, out, {"step": done, **spent, CONDITIONS: now})
     return _finish(task, settings, out, log, metrics)
 
 
@@ -205,7 +209,7 @@ def _save(task: Task, optimiser: torch.optim.AdamW, out: Path, progress: dict[st
 
 
 def _resume(task: Task, optimiser: torch.optim.AdamW, out: Path) -> dict[str, Any]:
-    """Load the checkpoint in ``out`` if there is one; return the step to go on from and the seconds spent."""
+    """Load the checkpoint in ``out`` if there is one; return its progress: steps, seconds, conditions."""
     out.mkdir(parents=True, exist_ok=True)
     path = out / CHECKPOINT_FILE
     if not path.exists():

@@ -17,8 +17,9 @@ from pipeline.errors import UsageError
 from pipeline.training.baseline import BaselineTraining, PerPixelConfig
 from pipeline.training.classes import read_classes
 from pipeline.training.clip import ClipConfig, ClipTraining
+from pipeline.training.conditions import threads_of
 from pipeline.training.grouping import GroupingConfig, GroupingTraining
-from pipeline.training.loop import Task, train
+from pipeline.training.loop import CHECKPOINT_FILE, Task, train
 from pipeline.training.records import RecordStore, open_records
 from pipeline.training.settings import LoopSettings
 
@@ -63,9 +64,11 @@ def run_training(request: TrainRequest, device: torch.device) -> dict[str, float
     cache = Path(request.cache) if request.cache else out / "cache"
     records = _open_once(request.data, cache, request.storage_options)
     validation = _open_once(request.validation, cache, request.storage_options) if request.validation else None
-    torch.manual_seed(request.config["loop"]["seed"])
-    task, settings = _task(request, records, validation, out)
-    return train(task, settings, out, device)
+    # Making the task already computes: the names' embeddings are sums as well.
+    with threads_of(out / CHECKPOINT_FILE):
+        torch.manual_seed(request.config["loop"]["seed"])
+        task, settings = _task(request, records, validation, out)
+        return train(task, settings, out, device)
 
 
 def _open_once(data: str, cache: Path, storage_options: Mapping[str, Any]) -> RecordStore:

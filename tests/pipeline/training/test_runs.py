@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import signal
+import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from model.clip import load_clip
 from model.training_classes import checkpoint_seen_classes
 from pipeline.errors import UsageError
 from pipeline.shapes import CLASSES
+from pipeline.training.conditions import CONDITIONS, conditions
 from pipeline.training.launch import Workers, train_on_ray
 from pipeline.training.run import TrainRequest, run_training
 from tests.pipeline.training.tiny import CPU, TINY_BACKBONE, TINY_CLIP, metrics_of, tiny, tiny_request
@@ -66,27 +66,55 @@ def _fields(wanted: TrainRequest) -> dict[str, Any]:
 
 
 def test_a_killed_run_goes_on_to_the_same_weights(seen_drawings: Path, tiny_clip: Path, tmp_path: Path) -> None:
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    settings = tiny("grouping", steps=12)
-    run_training(tiny_request("grouping", seen_drawings, whole, settings, tiny_clip), CPU)
+    """It begins with two threads, goes on in a process that has one, and ends as a run with two threads does."""
+    single, whole, killed = (tmp_path / name for name in ("single", "whole", "killed"))
+    settings = tiny("grouping", steps=6)
+    for threads, out in ((1, single), (2, whole)):
+        torch.set_num_threads(threads)
+        run_training(tiny_request("grouping", seen_drawings, out, settings, tiny_clip), CPU)
+    weights = "zegformer.safetensors"
+    assert (single / weights).read_bytes() != (whole / weights).read_bytes(), "threads decide about the last bits"
     command = [
         *(sys.executable, "-m", "jobs.main", "train", "grouping", "--workers", "0"),
         *("--data", str(seen_drawings), "--classes", str(seen_drawings / "classes.json"), "--out", str(killed)),
         *(part for setting in [*settings, f"clip={tiny_clip}"] for part in ("--set", setting)),
     ]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 120
-    while not (killed / "checkpoint.pt").exists():
-        assert process.poll() is None, process.communicate()[1].decode()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "2"})
+    assert process.stderr is not None
+    while '"step": 3' not in (line := process.stderr.readline()):  # a line a step; a checkpoint every second step
+        assert line, "ended before it could be killed"
+    process.kill()
     process.communicate()
-    assert not (killed / "zegformer.safetensors").exists()
-    subprocess.run(command, check=True, capture_output=True, timeout=120)
-    assert (killed / "zegformer.safetensors").read_bytes() == (whole / "zegformer.safetensors").read_bytes()
+    assert not (killed / weights).exists()
+    resumed = subprocess.run(
+        command, check=True, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert "other conditions" not in resumed.stderr
+    assert (killed / weights).read_bytes() == (whole / weights).read_bytes()
     timeless = [{k: v for k, v in line.items() if "seconds" not in k} for line in metrics_of(killed)]
     assert timeless == [{k: v for k, v in line.items() if "seconds" not in k} for line in metrics_of(whole)]
+
+
+def test_what_a_resumed_run_cannot_take_over_is_named(
+    seen_drawings: Path, tiny_clip: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = tiny("baseline", steps=4)
+    run_training(tiny_request("baseline", seen_drawings, tmp_path, settings, tiny_clip), CPU)
+    path = tmp_path / "checkpoint.pt"
+    whole = (tmp_path / "baseline.safetensors").read_bytes()
+    state = torch.load(path, weights_only=True)
+    assert state["progress"][CONDITIONS] == conditions(CPU, workers=1)
+    state["progress"] |= {"step": 3, CONDITIONS: {**state["progress"][CONDITIONS], "torch": "1.0", "device": "abacus"}}
+    torch.save(state, path)
+    run_training(tiny_request("baseline", seen_drawings, tmp_path, settings, tiny_clip), CPU)
+    (record,) = [record for record in caplog.records if record.name == "pipeline.training.conditions"]
+    assert f"torch 1.0 before and {torch.__version__} now" in record.message
+    assert "device abacus before and" in record.message
+    assert "numpy" not in record.message
+    assert (tmp_path / "baseline.safetensors").read_bytes() != whole, "it went on"
+    caplog.clear()
+    run_training(tiny_request("baseline", seen_drawings, tmp_path, settings, tiny_clip), CPU)
+    assert not caplog.records, "a finished run is left alone"
 
 
 def test_a_checkpoint_of_other_settings_is_refused(seen_drawings: Path, tiny_clip: Path, tmp_path: Path) -> None:

@@ -25,6 +25,9 @@ def show(
     shard: Annotated[
         str | None, typer.Option(help="Shard of the image: faster, and needed where several have one of this id.")
     ] = None,
+    row: Annotated[
+        int | None, typer.Option(min=0, help="Its row in the shard: needed where a shard has several of one id.")
+    ] = None,
     side: Annotated[int, typer.Option(min=16, help="Longest side of the image in the picture, in pixels.")] = 1600,
     storage_option: StorageOption = None,
 ) -> None:
@@ -43,15 +46,15 @@ def show(
     place = out or Path(f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', image_id).strip('.')[-80:] or 'image'}.overlay.png")
     check_beside_run(results, str(place), what="the picture (--out)")
     check_file_writable(str(place), what="the picture")
-    row = find_row(results, image_id, shard)
+    labels = find_row(results, image_id, shard, row)
     try:
-        picture = show_image(results, row, side)
+        picture = show_image(results, labels, side)
     except BadImageError as error:
         typer.echo(f"error: the image can no longer be decoded: {error}", err=True)
         raise typer.Exit(1) from error
     write_atomic(*open_filesystem(str(place)), png_bytes(picture))
     console = Console()
-    console.print(segment_table(row))
+    console.print(segment_table(labels))
     console.print(Text(str(place)), soft_wrap=True)
 
 

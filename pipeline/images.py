@@ -6,29 +6,65 @@ file; a tar from its beginning to the last wanted member.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any, Literal
 
-from pipeline.errors import BadImageError
+import numpy as np
+
+from pipeline.decode import MAX_PIXELS, ImageHeader, decode_image, read_header
+from pipeline.errors import BadImageError, UsageError
 from pipeline.sources.files import READ_THREADS, Fetched, fetch, ordered_map
 from pipeline.sources.parquet import open_parquet, parquet_layout, read_parquet, row_group_rows
-from pipeline.sources.shard import DEFAULT_LIMITS, ReadLimits
+from pipeline.sources.shard import DEFAULT_LIMITS, DamagedError, ReadLimits, unprintable
 from pipeline.sources.stream import open_stream
 from pipeline.sources.tar import read_tar
 from pipeline.sources.version import file_info
-from pipeline.storage import StorageOptions, open_filesystem, with_retries
+from pipeline.storage import (
+    StorageOptions,
+    is_local,
+    is_missing,
+    is_permission,
+    is_transient,
+    open_filesystem,
+    with_retries,
+)
 
-_TAR = re.compile(r"^(.+?\.(?:tar|tar\.gz|tgz)(?:\?[^#]*)?)#", re.IGNORECASE | re.DOTALL)
+FORBIDDEN, UNREACHABLE = "forbidden", "unreachable"
+"""Error classes of images whose store refuses or does not answer: whoever meets many in a row may want to stop."""
+
+_TAR = re.compile(r"^(.+?\.(?:tar|tar\.gz|tgz)(?:\?[^#]*)?)#(.*)$", re.IGNORECASE | re.DOTALL)
 _PARQUET = re.compile(r"^(.+?\.(?:parquet|pq)(?:\?[^#]*)?)#row=(\d+)$", re.IGNORECASE | re.DOTALL)
-
 _GONE = BadImageError("read", "not_found", "the image is no longer where it was labelled")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the ``uri`` of a labels row points. location: the file. member: name in a tar or row of a table."""
+
+    kind: Literal["tar", "table", "file"]
+    location: str
+    member: str = ""
+
+
+def place_of(uri: str) -> Place:
+    """Take a URI of the labels apart. "?" and "#" are part of a name unless a tar or table stands before them."""
+    if table := _PARQUET.match(uri):
+        return Place("table", table[1], table[2])
+    # A local folder may be called "a.tar#b": what exists under the whole name is that file.
+    if (tar := _TAR.match(uri)) and not os.path.isfile(unprintable(uri)):
+        return Place("tar", tar[1], tar[2])
+    return Place("file", uri)
 
 
 class ImageFinder:
     """Reads source images of a run.
 
-    image_column: of Parquet inputs, as the run was told; None to find it. limits: bounds while reading.
+    image_column: of Parquet inputs, as the run was told; None to find it. limits: bounds while reading. max_pixels:
+    the run's own limit, within which every labelled image lies.
     """
 
     def __init__(
@@ -36,39 +72,79 @@ class ImageFinder:
         storage_options: StorageOptions | None = None,
         image_column: str | None = None,
         limits: ReadLimits = DEFAULT_LIMITS,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         self.storage_options = storage_options
         self.image_column = image_column
         self.limits = limits
+        self.max_pixels = max_pixels
+
+    def pixels(self, fetched: Fetched, row: Mapping[str, Any]) -> np.ndarray:
+        """Decode an image that :meth:`read` found, (H, W, 3) uint8, upright. row: of the labels.
+
+        Raises BadImageError where there is none, it cannot be decoded or its size is not that of the labels.
+        """
+        data = _data_of(fetched)
+        pixels = decode_image(data, max_pixels=self.max_pixels)
+        _check_size((pixels.shape[0], pixels.shape[1]), row)
+        return pixels
+
+    def header(self, fetched: Fetched, row: Mapping[str, Any]) -> tuple[bytes, ImageHeader]:
+        """The encoded image that :meth:`read` found, and what its header says. Raises as :meth:`pixels`."""
+        data = _data_of(fetched)
+        header = read_header(data, max_pixels=self.max_pixels)
+        _check_size((header.height, header.width), row)
+        return data, header
 
     def read(self, uris: Mapping[int, str], max_bytes: int | None = None) -> Iterator[tuple[int, Fetched]]:
         """Yield (row, encoded bytes or why there are none) for rows of one shard, in ascending order.
 
         uris: the labels' ``uri`` by ``row``. Reading of a tar or table ends early once ``max_bytes`` of its images
-        have passed; the rows left are not yielded. Storage errors are raised as they are; DamagedError where a tar or
-        table is.
+        have passed; the rows left are not yielded. What is wrong with a file, archive, table or store is the error of
+        every row that could not be read for it.
         """
         if not uris:
             return
         rows = sorted(uris)
-        first = uris[rows[0]]
-        if tar := _TAR.match(first):
-            yield from self._from_tar(tar[1], rows, uris, max_bytes)
-        elif table := _PARQUET.match(first):
-            yield from self._from_table(table[1], rows, uris, max_bytes)
-        else:
+        place = place_of(uris[rows[0]])
+        if place.kind == "file":
             yield from ordered_map(lambda row: self._fetch(uris[row]), rows, READ_THREADS)
+            return
+        read = self._from_tar if place.kind == "tar" else self._from_table
+        done = 0
+        try:
+            for row, fetched in read(place.location, rows, uris, max_bytes):
+                yield row, fetched
+                done += 1
+        except Exception as error:
+            if (told := _told(error)) is None:
+                raise
+            yield from ((row, Fetched(error=told)) for row in rows[done:])
 
     def _fetch(self, uri: str) -> Fetched:
-        return fetch(uri, self.storage_options, self.limits)
+        try:
+            fetched = fetch(uri, self.storage_options, self.limits)
+            if fetched.error is not None and fetched.error.error_class == "not_found" and unprintable(uri) != uri:
+                # The name on the disk is no UTF-8, and the labels hold its escapes.
+                fetched = fetch(unprintable(uri), self.storage_options, self.limits)
+            return fetched
+        except Exception as error:
+            if (told := _told(error)) is None:
+                raise
+            return Fetched(error=told)
+
+    def _open_location(self, location: str) -> tuple[Any, str, dict[str, Any]]:
+        fs, path = open_filesystem(location, self.storage_options)
+        if is_local(fs) and not os.path.exists(path):
+            path = unprintable(path)
+        return fs, path, with_retries(lambda: file_info(fs, path))
 
     def _from_tar(
         self, location: str, rows: Sequence[int], uris: Mapping[int, str], max_bytes: int | None
     ) -> Iterator[tuple[int, Fetched]]:
-        fs, path = open_filesystem(location, self.storage_options)
         passed_bytes = 0
         found = 0
-        with open_stream(fs, path, with_retries(lambda: file_info(fs, path))) as stream:
+        with open_stream(*self._open_location(location)) as stream:
             for record in read_tar(stream, location, self.limits):
                 if record.row == rows[found]:
                     same = record.uri == uris[record.row]
@@ -82,10 +158,9 @@ class ImageFinder:
     def _from_table(
         self, location: str, rows: Sequence[int], uris: Mapping[int, str], max_bytes: int | None
     ) -> Iterator[tuple[int, Fetched]]:
-        by_position = {int(uris[row].rpartition("=")[2]): row for row in rows}
-        fs, path = open_filesystem(location, self.storage_options)
+        by_position = {int(place_of(uris[row]).member): row for row in rows}
         passed_bytes = 0
-        with open_stream(fs, path, with_retries(lambda: file_info(fs, path))) as stream:
+        with open_stream(*self._open_location(location)) as stream:
             file = open_parquet(stream)
             layout = parquet_layout(file, self.image_column)
             start = 0
@@ -104,3 +179,35 @@ class ImageFinder:
                     if not wanted:
                         break
         yield from ((row, Fetched(error=_GONE)) for row in sorted(by_position.values()))
+
+
+def _data_of(fetched: Fetched) -> bytes:
+    if fetched.data is None:
+        raise fetched.error or _GONE
+    return fetched.data
+
+
+def _check_size(size: tuple[int, int], row: Mapping[str, Any]) -> None:
+    """size: (height, width), upright."""
+    if size != (row["height"], row["width"]):
+        raise BadImageError(
+            "read",
+            "changed",
+            f"the image has changed since it was labelled: {size[1]} x {size[0]} pixels now, {row['width']} x "
+            f"{row['height']} then",
+        )
+
+
+def _told(error: Exception) -> BadImageError | None:
+    """The error of an image whose file, archive, table or store fails; None where it is something else."""
+    if isinstance(error, DamagedError):
+        return BadImageError("read", "damaged_shard", str(error))
+    if isinstance(error, UsageError):
+        return BadImageError("read", "bad_uri", str(error))
+    if is_missing(error):
+        return BadImageError("read", "not_found", "there is no such file")
+    if is_permission(error):
+        return BadImageError("read", FORBIDDEN, f"the store refuses access ({type(error).__name__})")
+    if is_transient(error):
+        return BadImageError("read", UNREACHABLE, f"the store does not answer ({type(error).__name__})")
+    return None

@@ -13,9 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from pipeline.decode import decode_image
-from pipeline.errors import UsageError
-from pipeline.images import ImageFinder
+from pipeline.errors import BadImageError, UsageError
 from pipeline.lettering import Lettering
 from pipeline.palette import Colour
 from pipeline.results import Results, open_results
@@ -126,10 +124,13 @@ def overlay_grid(
 
 
 def _labelled_images(results: Results) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
-    """Pixels and labels row of each labelled image in the order of the output; images gone since are passed over."""
-    finder = ImageFinder(results.output.storage_options, results.run["config"]["image_column"])
+    """Pixels and labels row of each labelled image, in order; images gone or changed since are passed over."""
+    finder = results.finder()
     for shard_id in results.shard_ids:
         rows = {row["row"]: row for row in results.rows(shard_id, COLUMNS)}
         for number, fetched in finder.read({number: row["uri"] for number, row in rows.items()}):
-            if fetched.data is not None:
-                yield decode_image(fetched.data), rows[number]
+            try:
+                pixels = finder.pixels(fetched, rows[number])
+            except BadImageError:
+                continue
+            yield pixels, rows[number]

@@ -9,12 +9,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.decode import MAX_PIXELS
 from pipeline.errors import UsageError
+from pipeline.images import ImageFinder
 from pipeline.output import Output, labels_name
 from pipeline.palette import Colour, class_colours
+from pipeline.sources.shard import DEFAULT_LIMITS, ReadLimits
 from pipeline.storage import StorageOptions
 
 BATCH_ROWS = 256
+BATCH_BYTES = 32 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,11 +63,34 @@ class Results:
     def batches(
         self, shard_id: str, columns: Sequence[str] | None = None, batch_rows: int = BATCH_ROWS
     ) -> Iterator[pa.RecordBatch]:
-        """Yield the labels of one shard; memory holds the compressed file and one batch."""
+        """Yield the labels of one shard; memory holds the compressed file and one batch of about BATCH_BYTES."""
         data = self.output.read_bytes(labels_name(shard_id))
         file = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False)
-        yield from file.iter_batches(
-            batch_size=batch_rows, columns=None if columns is None else list(columns), use_threads=False
+        # One row group after the other: Arrow cannot read a batch across several that hold 2 GiB of RLEs.
+        for group in range(file.num_row_groups):
+            yield from file.iter_batches(
+                batch_size=_batch_rows(file.metadata.row_group(group), columns, batch_rows),
+                row_groups=[group],
+                columns=None if columns is None else list(columns),
+                use_threads=False,
+            )
+
+    def row(self, shard_id: str, position: int) -> dict[str, Any]:
+        """The labels of one image by its position in the shard's table."""
+        for batch in self.batches(shard_id):
+            if position < batch.num_rows:
+                return batch.slice(position, 1).to_pylist()[0]
+            position -= batch.num_rows
+        raise IndexError(f"the labels of shard {shard_id} end {position} rows before the one asked for")
+
+    def finder(self) -> ImageFinder:
+        """Opens the run's images by the run's own limits."""
+        config = self.run["config"]
+        return ImageFinder(
+            self.output.storage_options,
+            config["image_column"],
+            ReadLimits(max_image_bytes=config.get("max_image_bytes", DEFAULT_LIMITS.max_image_bytes)),
+            config.get("max_pixels", MAX_PIXELS),
         )
 
     def rows(self, shard_id: str, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
@@ -77,6 +104,17 @@ class Results:
         if count <= shards:
             return list(self.shard_ids)
         return [self.shard_ids[position * count // shards] for position in range(shards)]
+
+
+def _batch_rows(group: pq.RowGroupMetaData, columns: Sequence[str] | None, most: int) -> int:
+    """How many rows of a row group hold about BATCH_BYTES of the columns."""
+    chunks = [group.column(index) for index in range(group.num_columns)]
+    size = sum(
+        chunk.total_uncompressed_size
+        for chunk in chunks
+        if columns is None or chunk.path_in_schema.partition(".")[0] in columns
+    )
+    return max(1, min(most, BATCH_BYTES * group.num_rows // max(1, size)))
 
 
 def open_results(uri: str, storage_options: StorageOptions | None = None) -> Results:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,15 +16,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
-from pipeline.decode import decode_image
-from pipeline.errors import UsageError
-from pipeline.images import ImageFinder
+from pipeline.errors import BadImageError, UsageError
 from pipeline.lettering import Lettering
 from pipeline.output import labels_name
 from pipeline.overlay import tint_segments
 from pipeline.palette import Colour
 from pipeline.results import Results
 from pipeline.segment_maps import sampled_segment_map, sampled_size
+from pipeline.sources.shard import printable
 from pipeline.sources.stream import open_stream
 from pipeline.sources.version import file_info
 from pipeline.storage import open_filesystem, with_retries
@@ -34,33 +35,62 @@ _LINE_PX = 24
 _FONT_PX = 15
 
 
-def find_row(results: Results, image_id: str, shard_id: str | None = None) -> dict[str, Any]:
-    """The labels row of an image. Reads the ids of every shard, or of one if it is given.
+def find_row(results: Results, image_id: str, shard_id: str | None = None, row: int | None = None) -> dict[str, Any]:
+    """The labels row of an image. Reads the ids of every shard, or of one if it is given. row: position in its shard.
 
-    Raises UsageError if there is no such image, or several shards have one of that id.
+    Raises UsageError if there is no such image, or several images have that id, which are then listed.
     """
+    image_id = printable(image_id)
     if shard_id is not None and shard_id not in results.shard_ids:
         known = ", ".join(results.shard_ids[:MOST_NAMED])
         raise UsageError(f"no finished shard {shard_id!r}; there are {len(results.shard_ids)}: {known}, ...")
     shards = results.shard_ids if shard_id is None else (shard_id,)
     with ThreadPoolExecutor(SEARCH_THREADS) as pool:
-        found = list(pool.map(lambda shard: _positions(results, shard, image_id), shards))
-    hits = [(shard, position) for shard, positions in zip(shards, found, strict=True) for position in positions]
+        found = [hit for hits in pool.map(lambda shard: _hits(results, shard, image_id), shards) for hit in hits]
+    hits = [hit for hit in found if row in (None, hit.row)]
     if not hits:
-        raise UsageError(f"{results.output.uri} has no labelled image {image_id!r}; failed ones are in errors/")
-    if len({shard for shard, _ in hits}) > 1:
-        names = ", ".join(sorted({shard for shard, _ in hits})[:MOST_NAMED])
-        raise UsageError(f"several shards have an image {image_id!r}; choose one with --shard: {names}")
-    shard, position = hits[0]
-    return results.output.read_table(labels_name(shard)).slice(position, 1).to_pylist()[0]
+        which = "" if row is None else f" in row {row}"
+        raise UsageError(f"{results.output.uri} has no labelled image {image_id!r}{which}; failed ones are in errors/")
+    if len(hits) > 1:
+        raise UsageError(_choice(image_id, hits))
+    return results.row(hits[0].shard, hits[0].position)
 
 
-def _positions(results: Results, shard_id: str, image_id: str) -> list[int]:
-    """Positions in the labels file of the rows with that id; reads the one column only."""
+@dataclass(frozen=True, slots=True)
+class _Hit:
+    """One image of the id asked for. position: in the labels file of its shard. row: in the shard."""
+
+    shard: str
+    position: int
+    row: int
+    uri: str
+
+
+def _choice(image_id: str, hits: Sequence[_Hit]) -> str:
+    """What to say where several images have one id."""
+    per_shard = Counter(hit.shard for hit in hits)
+    listed = [
+        f"  --shard {hit.shard}" + (f" --row {hit.row}" if per_shard[hit.shard] > 1 else "") + f"  ({hit.uri})"
+        for hit in hits[:MOST_NAMED]
+    ]
+    more = [f"  and {len(hits) - MOST_NAMED} more"] if len(hits) > MOST_NAMED else []
+    return "\n".join([f"{len(hits)} images have the id {image_id!r}; choose one with:", *listed, *more])
+
+
+def _hits(results: Results, shard_id: str, image_id: str) -> list[_Hit]:
+    """The rows with that id; reads the columns that tell, and only where there are such rows more than the ids."""
     fs, path = open_filesystem(f"{results.output.uri}/{labels_name(shard_id)}", results.output.storage_options)
     with open_stream(fs, path, with_retries(lambda: file_info(fs, path))) as stream:
-        ids = pq.ParquetFile(stream, pre_buffer=False).read(columns=["image_id"])["image_id"]
-    return pc.indices_nonzero(pc.equal(ids, pa.scalar(image_id))).to_pylist()
+        file = pq.ParquetFile(stream, pre_buffer=False)
+        ids = file.read(columns=["image_id"])["image_id"]
+        positions = pc.indices_nonzero(pc.equal(ids, pa.scalar(image_id)))
+        if not len(positions):
+            return []
+        rows = file.read(columns=["row", "uri"]).take(positions).to_pylist()
+    return [
+        _Hit(shard_id, position, row["row"], row["uri"])
+        for position, row in zip(positions.to_pylist(), rows, strict=True)
+    ]
 
 
 def show_image(results: Results, row: Mapping[str, Any], side: int) -> Image.Image:
@@ -68,13 +98,14 @@ def show_image(results: Results, row: Mapping[str, Any], side: int) -> Image.Ima
 
     Raises UsageError where the image is no longer there or has changed, and BadImageError where it cannot be decoded.
     """
-    finder = ImageFinder(results.output.storage_options, results.run["config"]["image_column"])
+    finder = results.finder()
     _, fetched = next(finder.read({row["row"]: row["uri"]}))
-    if fetched.data is None:
-        raise UsageError(f"the image {row['uri']} cannot be read: {fetched.error}")
-    pixels = decode_image(fetched.data)
-    if pixels.shape[:2] != (row["height"], row["width"]):
-        raise UsageError(f"the image {row['uri']} has changed since it was labelled")
+    try:
+        pixels = finder.pixels(fetched, row)
+    except BadImageError as error:
+        if error.stage != "read":
+            raise
+        raise UsageError(f"the image {row['uri']} cannot be read: {error}") from error
     return overlay_picture(pixels, row, results.colours, side)
 
 

@@ -11,7 +11,6 @@ from typing import Any
 from pipeline.beside_run import check_beside_run
 from pipeline.errors import UsageError
 from pipeline.figures import Figures, read_figures
-from pipeline.images import ImageFinder
 from pipeline.output import Output, errors_name
 from pipeline.report.cards import Card, make_cards
 from pipeline.report.charts import run_plots
@@ -19,7 +18,6 @@ from pipeline.report.evaluation import EvaluationView, read_evaluation
 from pipeline.report.page import Page, render_page
 from pipeline.report.sample import SHARDS, Key, Sample, choose_gallery, choose_review, read_sample
 from pipeline.results import Results, open_results
-from pipeline.sources.shard import ReadLimits
 from pipeline.storage import StorageOptions, is_local, open_filesystem, public_uri, with_retries, write_atomic
 from pipeline.writable import check_writable
 
@@ -88,13 +86,7 @@ def _extremes(evaluation: EvaluationView | None) -> list[Key]:
 
 
 def _cards(results: Results, sample: Sample, keys: Iterable[Key]) -> dict[Key, Card]:
-    config = results.run["config"]
-    finder = ImageFinder(
-        results.output.storage_options,
-        config["image_column"],
-        ReadLimits(max_image_bytes=config["max_image_bytes"]),
-    )
-    return make_cards(sample.rows(dict.fromkeys(keys)), finder, results.colours, results.output.uri)
+    return make_cards(sample.rows(dict.fromkeys(keys)), results.finder(), results.colours, results.output.uri)
 
 
 def _errors(results: Results, figures: Figures) -> list[dict[str, Any]]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -16,14 +16,13 @@ import numpy as np
 from PIL import Image
 
 from pipeline.contours import trace_rings
-from pipeline.decode import decode_image
-from pipeline.errors import BadImageError, UsageError
-from pipeline.images import ImageFinder
+from pipeline.errors import BadImageError
+from pipeline.images import ImageFinder, place_of
 from pipeline.palette import Colour
 from pipeline.report.sample import Key
 from pipeline.segment_maps import sampled_segment_map
-from pipeline.sources.shard import DamagedError
-from pipeline.storage import is_missing, is_permission, is_transient
+from pipeline.sources.files import Fetched
+from pipeline.sources.shard import unprintable
 
 THUMBNAIL_PX = 384
 OUTLINE_PX = 256
@@ -92,36 +91,20 @@ def make_cards(
 
 def _pictures(finder: ImageFinder, rows: Mapping[int, Mapping[str, Any]]) -> Iterator[tuple[int, tuple[str, str]]]:
     """Yield (row, (thumbnail, note)); images that are out of reach have a note instead of a thumbnail."""
-    try:
-        for row, fetched in finder.read({row: labels["uri"] for row, labels in rows.items()}, MOST_SHARD_BYTES):
-            if fetched.data is None:
-                yield row, ("", f"not shown: {fetched.error}")
-            else:
-                yield row, _thumbnail(fetched.data, rows[row])
-    except (DamagedError, UsageError) as error:
-        reason = str(error)
-    except Exception as error:
-        # The labels may be open to people who cannot see the images, or the images may have moved since.
-        if not (is_missing(error) or is_permission(error) or is_transient(error)):
-            raise
-        reason = type(error).__name__
-    else:
-        return
-    yield from ((row, ("", f"not shown: its source cannot be read ({reason})")) for row in rows)
+    for row, fetched in finder.read({row: labels["uri"] for row, labels in rows.items()}, MOST_SHARD_BYTES):
+        try:
+            picture = _thumbnail(finder, fetched, rows[row]), ""
+        except BadImageError as error:
+            picture = "", f"not shown: {error}"
+        yield row, picture
 
 
-def _thumbnail(data: bytes, labels: Mapping[str, Any]) -> tuple[str, str]:
-    try:
-        pixels = decode_image(data)
-    except BadImageError as error:
-        return "", f"not shown: {error}"
-    if pixels.shape[:2] != (labels["height"], labels["width"]):
-        return "", "not shown: the image has changed since it was labelled"
-    picture = Image.fromarray(pixels)
+def _thumbnail(finder: ImageFinder, fetched: Fetched, labels: Mapping[str, Any]) -> str:
+    picture = Image.fromarray(finder.pixels(fetched, labels))
     picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.LANCZOS, reducing_gap=3.0)
     sink = io.BytesIO()
     picture.save(sink, "WEBP", quality=THUMBNAIL_QUALITY)
-    return "data:image/webp;base64," + base64.b64encode(sink.getvalue()).decode("ascii"), ""
+    return "data:image/webp;base64," + base64.b64encode(sink.getvalue()).decode("ascii")
 
 
 def _card(
@@ -149,7 +132,7 @@ def _card(
         image_id=row["image_id"],
         uri=row["uri"],
         link=browser_link(row["uri"]),
-        command=shlex.join(["maskmill", "show", output_uri, row["image_id"]]),
+        command=show_command(output_uri, row),
         width=row["width"],
         height=row["height"],
         coverage=row["coverage"],
@@ -170,10 +153,21 @@ def path_data(mask: np.ndarray) -> str:
     return "".join(parts)
 
 
+def show_command(output_uri: str, row: Mapping[str, Any]) -> str:
+    """The command that shows the image: id, shard and row, since several images may have one id."""
+    options = ["--shard", row["shard"], "--row", str(row["row"])]
+    # An id that begins with a hyphen would be taken for an option.
+    separator = ["--"] if row["image_id"].startswith("-") else []
+    return shlex.join(["maskmill", "show", *options, *separator, output_uri, row["image_id"]])
+
+
 def browser_link(uri: str) -> str:
     """An address under which a browser shows the image, "" if there is none (members of archives, buckets)."""
     scheme = urlsplit(uri).scheme.lower()
     if scheme in ("http", "https"):
         return "" if "#" in uri else uri
-    is_local_file = not scheme and uri.startswith("/") and "#" not in PurePosixPath(uri).name
-    return f"file://{quote(uri)}" if is_local_file else ""
+    is_local_file = uri.startswith("/") and place_of(uri).kind == "file"
+    if not is_local_file:
+        return ""
+    name = uri if os.path.isfile(uri) else unprintable(uri)
+    return f"file://{quote(name.encode('utf-8', 'surrogateescape'))}"

@@ -19,6 +19,7 @@ SEGMENTATION_SUFFIX = ".seg.png"
 Kind = Literal["tar", "parquet", "files", "manifest"]
 _PREFIX_LENGTH = 40
 _SHARD_ID = re.compile(r"[A-Za-z0-9_-]+-[0-9a-f]{12}")
+_ESCAPED_BYTE = re.compile(r"\\x([89a-f][0-9a-f])")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,6 +128,14 @@ def segmentation_key(name: str) -> str | None:
 def printable(name: str) -> str:
     """Return ``name`` as valid Unicode: bytes of file names that are not UTF-8 appear as backslash escapes."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def unprintable(text: str) -> str:
+    """Undo :func:`printable`: backslash escapes of bytes become what Python calls files of such names.
+
+    A name that really holds such an escape as text is changed as well, so try the text as it is first.
+    """
+    return _ESCAPED_BYTE.sub(lambda match: chr(0xDC00 + int(match[1], 16)), text)
 
 
 def shard_id(uri: str, content: Iterable[str | bytes] = (), start: int | None = None) -> str:

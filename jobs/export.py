@@ -11,6 +11,8 @@ import typer
 
 from jobs.arguments import RunOutput, StorageOption
 
+EXIT_LEFT_OUT = 3
+
 
 def export(
     output: RunOutput,
@@ -34,8 +36,9 @@ def export(
     overwrite: Annotated[bool, typer.Option(help="Write although DEST is not empty; nothing is removed.")] = False,
     storage_option: StorageOption = None,
 ) -> None:
-    """Export the labels of all finished shards; any number of images passes through little memory."""
+    """Export the labels of all finished shards. Exit code 3: some images could not be read and were left out."""
     from pipeline.export.run import ExportSettings, export_run
+    from pipeline.export.stream import ExportError
     from pipeline.storage import parse_storage_options
 
     started = time.monotonic()
@@ -46,12 +49,27 @@ def export(
         overwrite=overwrite,
         storage_options=parse_storage_options(storage_option or []),
     )
-    with _progress_line() as on_shard:
-        count = export_run(output, destination, settings, on_shard)
+    try:
+        with _progress_line() as on_shard:
+            result = export_run(output, destination, settings, on_shard)
+    except ExportError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from error
     elapsed_s = time.monotonic() - started
     typer.echo(
-        f"{count:,} images in {destination} ({file_format}, {elapsed_s:.1f} s, {count / elapsed_s:,.0f} images/s)"
+        f"{result.images:,} images in {destination} ({file_format}, {elapsed_s:.1f} s, "
+        f"{result.images / elapsed_s:,.0f} images/s)"
     )
+    if result.renamed:
+        typer.echo(
+            f"{result.renamed:,} of them have a name that differs from their id's, because an earlier image has that "
+            "name; image_id, uri, shard and row tell them apart"
+        )
+    if result.left_out:
+        typer.echo(f"{result.left_out:,} images were left out, listed in {destination.rstrip('/')}/left_out.csv:")
+        for uri, reason in result.examples:
+            typer.echo(f"  {uri}: {reason}")
+        raise typer.Exit(EXIT_LEFT_OUT)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.export.json_lists import JsonLists, encode, finite
-from pipeline.export.target import LabelledImage, Target
+from pipeline.export.target import IndexFile, LabelledImage, Target, index_file
 from pipeline.results import Results
 from pipeline.segment_maps import value_map
 
@@ -71,22 +71,29 @@ def export_panoptic(target: Target, images: Iterator[LabelledImage]) -> None:
 def export_results(target: Target, images: Iterator[LabelledImage]) -> None:
     """Write ``sem_seg_predictions.json``: a list of file name, category id and RLE, as detectron2 writes it.
 
-    Category ids are class ids. ``maskmill evaluate`` reads the file back.
+    Category ids are class ids. ``maskmill evaluate`` reads the file back. ``index.csv`` says which image each file name
+    stands for.
     """
-    for number, part in target.parts(images):
-        with target.open(target.part_name("sem_seg_predictions.json", number)) as stream:
-            separator = b"["
-            for image in part:
-                for class_id, rle in zip(image.row["class_ids"], image.row["rles"], strict=True):
-                    size = [image.row["height"], image.row["width"]]
-                    entry = {
-                        "file_name": image.file_name,
-                        "category_id": class_id,
-                        "segmentation": {"size": size, "counts": rle},
-                    }
-                    stream.write(separator + b"\n" + encode(entry))
-                    separator = b","
-            stream.write(b"\n]\n" if separator == b"," else b"[]\n")
+    with index_file(target) as index:
+        for number, part in target.parts(images):
+            _write_results(target, target.part_name("sem_seg_predictions.json", number), part, index)
+
+
+def _write_results(target: Target, name: str, images: Iterator[LabelledImage], index: IndexFile) -> None:
+    with target.open(name) as stream:
+        separator = b"["
+        for image in images:
+            index.add(image.file_name, image)
+            for class_id, rle in zip(image.row["class_ids"], image.row["rles"], strict=True):
+                size = [image.row["height"], image.row["width"]]
+                entry = {
+                    "file_name": image.file_name,
+                    "category_id": class_id,
+                    "segmentation": {"size": size, "counts": rle},
+                }
+                stream.write(separator + b"\n" + encode(entry))
+                separator = b","
+        stream.write(b"\n]\n" if separator == b"," else b"[]\n")
 
 
 def _head(results: Results) -> dict[str, Any]:

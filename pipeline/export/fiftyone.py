@@ -30,7 +30,7 @@ def export_fiftyone(target: Target, images: Iterator[LabelledImage]) -> None:
     """Write ``metadata.json``, ``samples.json``, and label maps below ``fields/segmentation/``; images go to ``data/``.
 
     A sample has ``segmentation`` (the label map) and ``segments`` (a detection with a mask per segment; score as
-    ``confidence``, quality figures as attributes), ``image_id``, ``uri`` and ``coverage``.
+    ``confidence``, quality figures as attributes), ``image_id``, ``uri``, ``shard``, ``row`` and ``coverage``.
     """
     encode_map = LabelMapEncoder(target.results, first=FIRST_VALUE, unlabelled=0, coloured=False)
     target.write("metadata.json", encode(_metadata(target.results)))
@@ -51,6 +51,8 @@ def _sample(image: LabelledImage) -> dict[str, Any]:
         "_rand": image.number * 0.618033988749895 % 1,
         "image_id": row["image_id"],
         "uri": row["uri"],
+        "shard": row["shard"],
+        "row": row["row"],
         "coverage": finite(row["coverage"]),
         "segmentation": {
             "_id": _object_id(row["shard"], row["row"], "segmentation"),
@@ -147,6 +149,8 @@ def _sample_fields() -> list[dict[str, Any]]:
         _field("last_modified_at", "DateTimeField"),
         _field("image_id", "StringField"),
         _field("uri", "StringField"),
+        _field("shard", "StringField"),
+        _field("row", "IntField"),
         _field("coverage", "FloatField"),
         _embedded("segmentation", f"{_LABELS}Segmentation", [*_label_fields(), *_mask_fields()]),
         _embedded("segments", f"{_LABELS}Detections", [_detection_list()]),

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -15,7 +14,10 @@ from pipeline.export.target import LabelledImage, Target
 from pipeline.results import Results
 from pipeline.schema import BOX
 
-BATCH_ROWS = 64
+MOST_GROUP_ROWS, MOST_GROUP_BYTES = 64, 32 * 2**20
+"""Rows and bytes of a row group, which readers take whole."""
+MOST_FILE_BYTES = 512 * 2**20
+"""Readers may take a file as a whole, and Arrow's arrays of bytes end at 2 GiB."""
 _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 _CARD = """---
@@ -34,17 +36,29 @@ counts.
 def export_hugging_face(target: Target, images: Iterator[LabelledImage]) -> None:
     """Write ``data/train-<number>.parquet`` and a dataset card.
 
-    Columns: image (null where images are not exported), label_map, image_id, uri, width, height, class_ids
-    (ClassLabel), scores, areas, boxes, rles.
+    Columns: image (null where images are not exported), label_map, image_id, uri, shard, row, width, height, class_ids
+    (ClassLabel), scores, areas, boxes, rles. A file ends at ``images_per_file`` or MOST_FILE_BYTES.
     """
     encode = LabelMapEncoder(target.results)
     schema = _schema(target.results)
     has_images = False
-    for number, part in target.parts(images):
-        with target.open(f"data/train-{number:05d}.parquet") as stream, pq.ParquetWriter(stream, schema) as writer:
-            while batch := list(islice(part, BATCH_ROWS)):
-                has_images |= batch[0].data is not None
-                writer.write_table(pa.Table.from_pylist([_row(image, encode) for image in batch], schema=schema))
+    files = 0
+    for _, part in target.parts(images):
+        groups = _row_groups(_row(image, encode) for image in part)
+        group = next(groups, None)
+        while group is not None or files == 0:  # a file at least, if an empty one
+            with (
+                target.open(f"data/train-{files:05d}.parquet") as stream,
+                # Of images a dictionary would hold every one.
+                pq.ParquetWriter(stream, schema, use_dictionary=False) as writer,
+            ):
+                size = 0
+                while group is not None and size < MOST_FILE_BYTES:
+                    has_images |= group[0]["image"] is not None
+                    writer.write_table(pa.Table.from_pylist(group, schema=schema))
+                    size += sum(map(_size, group))
+                    group = next(groups, None)
+            files += 1
     card = _CARD.format(
         run_id=target.results.run["run_id"],
         image="the image as it was stored" if has_images else "null (exported without images)",
@@ -53,9 +67,29 @@ def export_hugging_face(target: Target, images: Iterator[LabelledImage]) -> None
     target.write("README.md", card.encode())
 
 
+def _row_groups(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Cut rows into lists of bounded length and size."""
+    group: list[dict[str, Any]] = []
+    size = 0
+    for row in rows:
+        group.append(row)
+        size += _size(row)
+        if len(group) >= MOST_GROUP_ROWS or size >= MOST_GROUP_BYTES:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+def _size(row: dict[str, Any]) -> int:
+    """Bytes of what may be large in a row."""
+    image = 0 if row["image"] is None else len(row["image"]["bytes"])
+    return image + len(row["label_map"]["bytes"]) + sum(map(len, row["rles"]))
+
+
 def _row(image: LabelledImage, encode: LabelMapEncoder) -> dict[str, Any]:
     row = image.row
-    kept = ("image_id", "uri", "width", "height", "class_ids", "scores", "areas", "boxes", "rles")
+    kept = ("image_id", "uri", "shard", "row", "width", "height", "class_ids", "scores", "areas", "boxes", "rles")
     return {
         "image": None if image.data is None else {"bytes": image.data, "path": image.file_name},
         "label_map": {"bytes": encode(row), "path": f"{image.stem}.png"},
@@ -70,6 +104,8 @@ def _schema(results: Results) -> pa.Schema:
             ("label_map", _IMAGE),
             ("image_id", pa.string()),
             ("uri", pa.string()),
+            ("shard", pa.string()),
+            ("row", pa.int64()),
             ("width", pa.int32()),
             ("height", pa.int32()),
             # ClassLabel is stored as int64.
@@ -98,6 +134,8 @@ def _features(results: Results) -> dict[str, Any]:
         "label_map": {"_type": "Image"},
         "image_id": value("string"),
         "uri": value("string"),
+        "shard": value("string"),
+        "row": value("int64"),
         "width": value("int32"),
         "height": value("int32"),
         "class_ids": sequence({"names": results.names, "_type": "ClassLabel"}),

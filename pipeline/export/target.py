@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
-import re
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,8 +22,7 @@ from pipeline.storage import StorageOptions, is_local, open_atomic, open_filesys
 
 WRITERS = 8
 WAITING_FILES = 64
-_LONGEST_STEM = 120
-_UNSAFE = re.compile(r"[^\w.\- ]+")
+WAITING_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,7 +63,8 @@ class Target:
         self._fs: AbstractFileSystem
         self._fs, self._root = open_filesystem(self.uri, storage_options)
         self._pool = ThreadPoolExecutor(WRITERS, thread_name_prefix="export")
-        self._waiting: deque[Future[None]] = deque()
+        self._waiting: deque[tuple[Future[None], int]] = deque()
+        self._waiting_bytes = 0
 
     def __enter__(self) -> Target:
         return self
@@ -75,7 +73,7 @@ class Target:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         while self._waiting and kind is None:
-            self._waiting.popleft().result()
+            self._finish_one()
         self._pool.shutdown(cancel_futures=True)
 
     def path(self, name: str) -> str:
@@ -91,11 +89,24 @@ class Target:
             )
         return self.path(name)
 
+    def has(self, name: str) -> bool:
+        """Whether an earlier export has written such a file."""
+        return name not in self.protected and bool(self._fs.exists(self.path(name)))
+
     def write(self, name: str, data: bytes) -> None:
         """Write a small file soon. Raises what an earlier such write raised."""
-        while self._waiting and (self._waiting[0].done() or len(self._waiting) >= WAITING_FILES):
-            self._waiting.popleft().result()
-        self._waiting.append(self._pool.submit(self._write, self._free_path(name), data))
+        while self._waiting and (self._waiting[0][0].done() or self._is_full(len(data))):
+            self._finish_one()
+        self._waiting.append((self._pool.submit(self._write, self._free_path(name), data), len(data)))
+        self._waiting_bytes += len(data)
+
+    def _is_full(self, more_bytes: int) -> bool:
+        return len(self._waiting) >= WAITING_FILES or self._waiting_bytes + more_bytes > WAITING_BYTES
+
+    def _finish_one(self) -> None:
+        future, size = self._waiting.popleft()
+        self._waiting_bytes -= size
+        future.result()
 
     def _write(self, path: str, data: bytes) -> None:
         # Without the synchronising of a run's own files: an export that was cut short is simply made again.
@@ -135,30 +146,6 @@ class Target:
             return name
         stem, _, suffix = name.rpartition(".")
         return f"{stem}-{number:05d}.{suffix}"
-
-
-class Namer:
-    """Gives every image a name of its own, safe in paths, which stays as close to its id as that allows."""
-
-    def __init__(self) -> None:
-        self._shard = ""
-        self._used: set[str] = set()
-
-    def stem(self, row: Mapping[str, Any]) -> str:
-        """``shard/name``; images must come shard by shard. Equal in upper and lower case counts as equal."""
-        if row["shard"] != self._shard:
-            self._shard, self._used = row["shard"], set()
-        image_id = row["image_id"].removeprefix(f"{row['shard']}/")
-        parts = [_UNSAFE.sub("_", part).strip(" .") for part in image_id.split("/")]
-        name = "/".join(part for part in parts if part)
-        if len(name) > _LONGEST_STEM:
-            digest = hashlib.sha256(image_id.encode("utf-8", "surrogateescape")).hexdigest()[:12]
-            name = f"{name[: _LONGEST_STEM - 13].rstrip('/ .')}-{digest}"
-        name = name or "image"
-        while name.casefold() in self._used:
-            name = f"{name}-{row['row']:06d}"
-        self._used.add(name.casefold())
-        return f"{row['shard']}/{name}"
 
 
 class IndexFile:

@@ -12,6 +12,9 @@ from pipeline.contours import polygons
 from pipeline.export.target import LabelledImage, Target, index_file
 from pipeline.segment_maps import segment_map
 
+IMAGE_SUFFIXES = frozenset({".bmp", ".jpg", ".png", ".tif", ".webp"})
+"""What trainers take for an image; GIF is not among it."""
+
 
 def export_yolo(target: Target, images: Iterator[LabelledImage]) -> None:
     """Write ``labels/<shard>/<name>.txt`` (class id and polygon, 0..1), ``data.yaml`` and ``index.csv``.

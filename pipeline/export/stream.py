@@ -1,0 +1,128 @@
+"""The labelled images of a run one after the other, with their files where these are exported."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from PIL import Image
+
+from pipeline.decode import ImageHeader, decode_image
+from pipeline.errors import BadImageError
+from pipeline.export.left_out import LeftOut
+from pipeline.export.names import Namer, SourceNames
+from pipeline.export.target import LabelledImage
+from pipeline.images import FORBIDDEN, UNREACHABLE
+from pipeline.results import Results
+from pipeline.sources.files import Fetched
+
+MOST_SILENT_SHARDS = 3
+"""After so many shards of which the store gave no single image, the export ends: it would try the others as long."""
+_JPEG_QUALITY = 95
+_SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif"}
+
+
+class ExportError(Exception):
+    """The images of a run cannot be read, for a reason that lies in their store."""
+
+
+class ImageStream:
+    """The labelled images of a run in order; counts those it has given and those that it had to give another name.
+
+    suffixes: kinds of image files that are exported as they are, None for all. by_stem: see Format. left_out: takes
+    the images that cannot be had.
+    """
+
+    def __init__(
+        self,
+        results: Results,
+        *,
+        with_images: bool,
+        suffixes: frozenset[str] | None,
+        by_stem: bool,
+        left_out: LeftOut,
+        on_shard: Callable[[int, int], None],
+    ) -> None:
+        self.images = 0
+        self._results = results
+        self._finder = results.finder() if with_images else None
+        self._suffixes = suffixes
+        self._left_out = left_out
+        self._on_shard = on_shard
+        self._namer = Namer()
+        self._source_names = SourceNames(by_stem=by_stem)
+        self._silent_shards = 0
+
+    @property
+    def renamed(self) -> int:
+        """Images that got another name because an earlier one has theirs."""
+        return self._namer.renamed if self._finder is not None else self._source_names.renamed
+
+    def __iter__(self) -> Iterator[LabelledImage]:
+        shards = len(self._results.shard_ids)
+        for done, shard_id in enumerate(self._results.shard_ids):
+            self._on_shard(done, shards)
+            for row, file in self._rows(shard_id):
+                self.images += 1
+                stem = self._namer.stem(row)
+                if file is None:
+                    name = self._source_names.name(row)
+                    yield LabelledImage(row=row, number=self.images, stem=stem, file_name=name)
+                else:
+                    data, suffix = file
+                    yield LabelledImage(row=row, number=self.images, stem=stem, file_name=stem + suffix, data=data)
+        self._on_shard(shards, shards)
+
+    def _rows(self, shard_id: str) -> Iterator[tuple[dict[str, Any], tuple[bytes, str] | None]]:
+        """Yield every row of a shard with its image file and that one's ending."""
+        if self._finder is None:
+            yield from ((row, None) for row in self._results.rows(shard_id))
+            return
+        uris = {row["row"]: row["uri"] for row in self._results.rows(shard_id, ("row", "uri"))}
+        silent, any_read = 0, False
+        for row, (_, fetched) in zip(self._results.rows(shard_id), self._finder.read(uris), strict=True):
+            try:
+                file = self._file(fetched, row)
+            except BadImageError as error:
+                self._left_out.add(row, error)
+                silent += error.error_class in (FORBIDDEN, UNREACHABLE)
+                continue
+            any_read = True
+            yield row, file
+        self._count_silence(silent, any_read)
+
+    def _count_silence(self, silent: int, any_read: bool) -> None:
+        self._silent_shards = self._silent_shards + 1 if silent and not any_read else 0
+        if self._silent_shards >= MOST_SILENT_SHARDS:
+            uri, reason = self._left_out.examples[-1]
+            raise ExportError(
+                f"no image of {MOST_SILENT_SHARDS} shards one after the other can be read, such as {uri}: {reason}. "
+                "Check the access to their store, or export without images (--no-images)"
+            )
+
+    def _file(self, fetched: Fetched, row: Mapping[str, Any]) -> tuple[bytes, str]:
+        assert self._finder is not None
+        data, header = self._finder.header(fetched, row)
+        return exported_file(data, header, self._finder.max_pixels, self._suffixes)
+
+
+def exported_file(
+    data: bytes, header: ImageHeader, max_pixels: int, suffixes: frozenset[str] | None = None
+) -> tuple[bytes, str]:
+    """The image file and its extension; stored anew where EXIF says that it is to be turned, as the labels are.
+
+    Many readers of these formats ignore EXIF and would lay the labels over an image that lies on its side. What is not
+    among ``suffixes`` is stored as PNG. Raises BadImageError where an image to be stored anew cannot be decoded.
+    """
+    suffix = _SUFFIXES.get(header.file_format, f".{header.file_format.lower()}")
+    is_taken = suffixes is None or suffix in suffixes
+    if header.is_upright and is_taken:
+        return data, suffix
+    picture = Image.fromarray(decode_image(data, max_pixels=max_pixels))
+    sink = io.BytesIO()
+    if suffix == ".jpg":
+        picture.save(sink, "JPEG", quality=_JPEG_QUALITY)
+        return sink.getvalue(), suffix
+    picture.save(sink, "PNG")
+    return sink.getvalue(), ".png"

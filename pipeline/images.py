@@ -55,9 +55,19 @@ def place_of(uri: str) -> Place:
     if table := _PARQUET.match(uri):
         return Place("table", table[1], table[2])
     # A local folder may be called "a.tar#b": what exists under the whole name is that file.
-    if (tar := _TAR.match(uri)) and not os.path.isfile(unprintable(uri)):
+    if (tar := _TAR.match(uri)) and not os.path.isfile(path_on_disk(uri)):
         return Place("tar", tar[1], tar[2])
     return Place("file", uri)
+
+
+def path_on_disk(path: str) -> str:
+    """The local file that ``path`` of the labels means: parts that are not there may be escapes of bytes, no UTF-8."""
+    if os.path.lexists(path) or unprintable(path) == path:
+        return path
+    parent, name = os.path.split(path)
+    parent = path_on_disk(parent)
+    literal = os.path.join(parent, name)
+    return literal if os.path.lexists(literal) else os.path.join(parent, unprintable(name))
 
 
 class ImageFinder:
@@ -123,11 +133,7 @@ class ImageFinder:
 
     def _fetch(self, uri: str) -> Fetched:
         try:
-            fetched = fetch(uri, self.storage_options, self.limits)
-            if fetched.error is not None and fetched.error.error_class == "not_found" and unprintable(uri) != uri:
-                # The name on the disk is no UTF-8, and the labels hold its escapes.
-                fetched = fetch(unprintable(uri), self.storage_options, self.limits)
-            return fetched
+            return fetch(uri if "://" in uri else path_on_disk(uri), self.storage_options, self.limits)
         except Exception as error:
             if (told := _told(error)) is None:
                 raise
@@ -135,8 +141,8 @@ class ImageFinder:
 
     def _open_location(self, location: str) -> tuple[Any, str, dict[str, Any]]:
         fs, path = open_filesystem(location, self.storage_options)
-        if is_local(fs) and not os.path.exists(path):
-            path = unprintable(path)
+        if is_local(fs):
+            path = path_on_disk(path)
         return fs, path, with_retries(lambda: file_info(fs, path))
 
     def _from_tar(
@@ -210,4 +216,6 @@ def _told(error: Exception) -> BadImageError | None:
         return BadImageError("read", FORBIDDEN, f"the store refuses access ({type(error).__name__})")
     if is_transient(error):
         return BadImageError("read", UNREACHABLE, f"the store does not answer ({type(error).__name__})")
+    if isinstance(error, OSError):
+        return BadImageError("read", UNREACHABLE, f"it cannot be opened ({type(error).__name__})")
     return None

@@ -17,12 +17,11 @@ from PIL import Image
 
 from pipeline.contours import trace_rings
 from pipeline.errors import BadImageError
-from pipeline.images import ImageFinder, place_of
+from pipeline.images import ImageFinder, path_on_disk, place_of
 from pipeline.palette import Colour
 from pipeline.report.sample import Key
 from pipeline.segment_maps import sampled_segment_map
 from pipeline.sources.files import Fetched
-from pipeline.sources.shard import unprintable
 
 THUMBNAIL_PX = 384
 OUTLINE_PX = 256
@@ -169,5 +168,4 @@ def browser_link(uri: str) -> str:
     is_local_file = uri.startswith("/") and place_of(uri).kind == "file"
     if not is_local_file:
         return ""
-    name = uri if os.path.isfile(uri) else unprintable(uri)
-    return f"file://{quote(name.encode('utf-8', 'surrogateescape'))}"
+    return f"file://{quote(os.fsencode(path_on_disk(uri)))}"

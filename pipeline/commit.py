@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -127,13 +128,17 @@ def _merge(output: Output, request: CommitRequest, kind: str, schema: pa.Schema)
 
 
 def _first_of_each_row(table: pa.Table) -> pa.Table:
-    """Sort by row and drop repeats, which a batch computed twice after a lost worker leaves."""
-    if not table.num_rows:
-        return table
-    table = table.take(pc.sort_indices(table, sort_keys=[("row", "ascending")]))
-    rows = table["row"].combine_chunks()
-    is_first = pa.concat_arrays([pa.array([True]), pc.not_equal(rows[1:], rows[:-1])])
-    return table.filter(is_first)
+    """Sort by row and drop repeats, which a batch computed twice after a lost worker leaves.
+
+    The result consists of slices: ``take`` would copy, and fail on more than 2 GiB of RLEs.
+    """
+    rows = table["row"].to_numpy()
+    order = np.argsort(rows, kind="stable")
+    order = order[np.diff(rows[order], prepend=-1) != 0]
+    starts = np.flatnonzero(np.diff(order, prepend=-2) != 1)
+    lengths = np.diff(starts, append=order.size)
+    runs = [table.slice(int(order[start]), int(length)) for start, length in zip(starts, lengths, strict=True)]
+    return pa.concat_tables(runs) if runs else table
 
 
 def _check_rows(labels: pa.Table, errors: pa.Table, expected: int) -> None:

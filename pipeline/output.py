@@ -6,7 +6,7 @@ import io
 import json
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
@@ -21,6 +21,8 @@ from pipeline.sources.shard import is_shard_id
 log = logging.getLogger(__name__)
 
 READ_THREADS = 16
+ROW_GROUP_BYTES = 32 * 2**20
+"""Bytes of a row group in memory, unless one row has more. Arrow cannot read lists that hold 2 GiB of text at once."""
 WRITTEN_FOLDERS = (".", "labels", "errors", "stats")
 STAGING = "_staging"
 
@@ -79,9 +81,13 @@ class Output:
         return pq.read_table(io.BytesIO(self.read_bytes(name)), columns=columns)
 
     def write_table(self, name: str, table: pa.Table) -> int:
-        """Write one Parquet file (zstd) and return its size in bytes."""
+        """Write one Parquet file (zstd), in row groups of bounded size, and return its size in bytes."""
         sink = io.BytesIO()
-        pq.write_table(table, sink, compression="zstd")
+        dictionaries = _dictionary_columns(table.schema)
+        with pq.ParquetWriter(sink, table.schema, compression="zstd", use_dictionary=dictionaries) as writer:
+            for group in byte_slices(table):
+                # As one chunk: what the file is like must not depend on the parts that the table came from.
+                writer.write_table(group.combine_chunks())
         self.write_bytes(name, sink.getvalue())
         return sink.tell()
 
@@ -205,6 +211,31 @@ class Output:
         except (pa.ArrowException, FileNotFoundError):
             return False
         return b"maskmill.run_id" in metadata and metadata.get(b"maskmill.shard") == shard_id.encode()
+
+
+def _dictionary_columns(schema: pa.Schema) -> bool | list[str]:
+    """The columns to be written with a dictionary: all but RLEs.
+
+    A dictionary would hold nearly every RLE, and where they repeat, the sizes in the file would not tell readers what a
+    row group takes in memory.
+    """
+    if "rles" not in schema.names:
+        return True
+    sink = io.BytesIO()
+    pq.write_table(schema.empty_table(), sink)
+    columns = pq.ParquetFile(sink).schema
+    paths = (columns.column(index).path for index in range(len(columns)))
+    return [path for path in paths if path.partition(".")[0] != "rles"]
+
+
+def byte_slices(table: pa.Table, most_bytes: int = ROW_GROUP_BYTES) -> Iterator[pa.Table]:
+    """Cut a table into runs of rows of at most ``most_bytes``, or of one row. Of an empty table it is the only one."""
+    if table.num_rows <= 1 or table.nbytes <= most_bytes:
+        yield table
+        return
+    half = table.num_rows // 2
+    yield from byte_slices(table.slice(0, half), most_bytes)
+    yield from byte_slices(table.slice(half), most_bytes)
 
 
 def marker_name(shard_id: str) -> str:

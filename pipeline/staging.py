@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from pipeline.errors import BadImageError
 from pipeline.guard import run_guarded
-from pipeline.output import Output
+from pipeline.output import ROW_GROUP_BYTES, Output
 from pipeline.rows import Row, failed
 from pipeline.schema import ERRORS, LABELS
 from pipeline.segments import SegmentGeometry, segment_geometry
@@ -88,8 +88,7 @@ class StageStage:
                 labels.append({**result, "shard": shard_id})
         part = f"{shard_id}-{uuid.uuid4().hex}" if images else None
         if labels:
-            table = pa.Table.from_pylist(labels, schema=LABELS)
-            self.output.write_table(part_name(self.attempt, "labels", part), table)
+            self.output.write_table(part_name(self.attempt, "labels", part), labels_table(labels))
         if bad:
             errors = [{**row, "shard": shard_id, "stage": row["error_stage"]} for row in bad]
             self.output.write_table(
@@ -125,6 +124,20 @@ class StageStage:
             "withheld_pixels": sum(geometry.areas) - sum(areas),
             "rles": [geometry.rles[at] for at in kept],
         }
+
+
+def labels_table(rows: Sequence[Row]) -> pa.Table:
+    """Rows of the labels as a table of chunks that hold less than the 2 GiB of text which Arrow's arrays can."""
+    chunks: list[list[Row]] = [[]]
+    size = 0
+    for row in rows:
+        row_bytes = sum(map(len, row["rles"]))
+        if chunks[-1] and size + row_bytes > ROW_GROUP_BYTES:
+            chunks.append([])
+            size = 0
+        chunks[-1].append(row)
+        size += row_bytes
+    return pa.concat_tables([pa.Table.from_pylist(chunk, schema=LABELS) for chunk in chunks])
 
 
 def part_name(attempt: str, kind: str, part: str | None) -> str:

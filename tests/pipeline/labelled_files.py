@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from pipeline.commit import CommitRequest, commit_shard
 from pipeline.decode import read_header
 from pipeline.output import Output
 from pipeline.schema import LABELS
-from pipeline.segments import segment_geometry
+from pipeline.segments import SegmentGeometry, segment_geometry
 from pipeline.sources import ImageRecord, Shard, list_shards, read_shard
 from pipeline.sources.shard import printable
 from pipeline.staging import part_name
@@ -58,11 +59,16 @@ def _commit(output: Output, shard: Shard, max_pixels: int) -> None:
     )
 
 
+@cache
+def _halves(height: int, width: int) -> SegmentGeometry:
+    labels = np.zeros((height, width), np.uint16)
+    labels[:, width // 2 :] = 1
+    return segment_geometry(labels, [0, 1])
+
+
 def _labels(record: ImageRecord, max_pixels: int) -> dict[str, Any]:
     header = read_header(record.data or b"", max_pixels=max_pixels)
-    labels = np.zeros((header.height, header.width), np.uint16)
-    labels[:, header.width // 2 :] = 1
-    geometry = segment_geometry(labels, [0, 1])
+    geometry = _halves(header.height, header.width)
     figures = {key: [0.5, 0.5] for key in ("scores", "stability", "agreement", "objectness", "margin")}
     return {
         "image_id": record.image_id,

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from pipeline.errors import UsageError
+from pipeline.report.cards import show_command
 from pipeline.results import Results, open_results
 from pipeline.segment_maps import segment_map
 from pipeline.show import find_row, show_image
+from tests.pipeline.labelled_files import encoded, label_files, picture
 from tests.pipeline.written_run import RunSettings, read_labels, write_run
 
 
@@ -43,10 +45,27 @@ def test_an_id_in_two_shards_asks_for_the_shard(out: Path, results: Results, tmp
     copy = tmp_path / "out" / "labels"
     other = open_results(str(tmp_path / "out"))
     (copy / f"{other.shard_ids[1]}.parquet").write_bytes((out / "labels" / f"{first}.parquet").read_bytes())
-    with pytest.raises(UsageError, match="--shard"):
+    with pytest.raises(UsageError, match=f"--shard {other.shard_ids[0]}  .*\n.*--shard {other.shard_ids[1]}  "):
         find_row(other, "000001")
     assert find_row(other, "000001", other.shard_ids[0])["image_id"] == "000001"
     assert second != first
+
+
+def test_images_of_one_id_in_one_shard_are_told_apart_by_row(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for shade, name in enumerate(["a.jpg", "a.png", "b.png"]):
+        data = encoded(picture(width=20 + shade), "JPEG" if name.endswith("jpg") else "PNG")
+        (tmp_path / "in" / name).write_bytes(data)
+    results = open_results(str(label_files(str(tmp_path / "in"), tmp_path / "out")))
+    (shard,) = results.shard_ids
+    with pytest.raises(UsageError, match="choose one with") as refusal:
+        find_row(results, "a", shard)
+    for row, name in enumerate(["a.jpg", "a.png"]):
+        assert f"--shard {shard} --row {row}  ({tmp_path}/in/{name})" in str(refusal.value)
+        assert find_row(results, "a", row=row)["width"] == 20 + row
+    with pytest.raises(UsageError, match="in row 2"):
+        find_row(results, "a", row=2)
+    assert show_command("OUT", find_row(results, "a", row=1)) == f"maskmill show --shard {shard} --row 1 OUT a"
 
 
 def test_the_picture_shows_segments_in_their_colours(results: Results) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pipeline.decode import MAX_PIXELS, ImageHeader, decode_image, read_header
+from pipeline.decode import DEFAULT, Decoding, ImageHeader, decode_for, read_header
 from pipeline.errors import BadImageError, UsageError
 from pipeline.sources.files import READ_THREADS, Fetched, fetch, ordered_map
 from pipeline.sources.parquet import open_parquet, parquet_layout, read_parquet, row_group_rows
@@ -73,8 +73,8 @@ def path_on_disk(path: str) -> str:
 class ImageFinder:
     """Reads source images of a run.
 
-    image_column: of Parquet inputs, as the run was told; None to find it. limits: bounds while reading. max_pixels:
-    the run's own limit, within which every labelled image lies.
+    image_column: of Parquet inputs, as the run was told; None to find it. limits: bounds while reading. how: images are
+    decoded as the run did, within its limit and with its bits of a sample.
     """
 
     def __init__(
@@ -82,12 +82,12 @@ class ImageFinder:
         storage_options: StorageOptions | None = None,
         image_column: str | None = None,
         limits: ReadLimits = DEFAULT_LIMITS,
-        max_pixels: int = MAX_PIXELS,
+        how: Decoding = DEFAULT,
     ) -> None:
         self.storage_options = storage_options
         self.image_column = image_column
         self.limits = limits
-        self.max_pixels = max_pixels
+        self.how = how
 
     def pixels(self, fetched: Fetched, row: Mapping[str, Any]) -> np.ndarray:
         """Decode an image that :meth:`read` found, (H, W, 3) uint8, upright. row: of the labels.
@@ -95,14 +95,14 @@ class ImageFinder:
         Raises BadImageError where there is none, it cannot be decoded or its size is not that of the labels.
         """
         data = _data_of(fetched)
-        pixels = decode_image(data, max_pixels=self.max_pixels)
+        pixels = decode_for(data, None, self.how).pixels
         _check_size((pixels.shape[0], pixels.shape[1]), row)
         return pixels
 
     def header(self, fetched: Fetched, row: Mapping[str, Any]) -> tuple[bytes, ImageHeader]:
         """The encoded image that :meth:`read` found, and what its header says. Raises as :meth:`pixels`."""
         data = _data_of(fetched)
-        header = read_header(data, max_pixels=self.max_pixels)
+        header = read_header(data, max_pixels=self.how.max_pixels)
         _check_size((header.height, header.width), row)
         return data, header
 

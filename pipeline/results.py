@@ -9,11 +9,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.decode import MAX_PIXELS
+from pipeline.decode import MAX_PIXELS, Decoding
 from pipeline.errors import UsageError
 from pipeline.images import ImageFinder
 from pipeline.output import Output, labels_name
 from pipeline.palette import Colour, class_colours
+from pipeline.samples import FULL_BITS
 from pipeline.sources.shard import DEFAULT_LIMITS, ReadLimits
 from pipeline.storage import StorageOptions
 
@@ -90,7 +91,7 @@ class Results:
             self.output.storage_options,
             config["image_column"],
             ReadLimits(max_image_bytes=config.get("max_image_bytes", DEFAULT_LIMITS.max_image_bytes)),
-            config.get("max_pixels", MAX_PIXELS),
+            Decoding(max_pixels=config.get("max_pixels", MAX_PIXELS), sample_bits=config.get("sample_bits", FULL_BITS)),
         )
 
     def rows(self, shard_id: str, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:

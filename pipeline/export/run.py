@@ -12,7 +12,7 @@ from pipeline.export.fiftyone import export_fiftyone
 from pipeline.export.hugging_face import export_hugging_face
 from pipeline.export.label_maps import export_png
 from pipeline.export.left_out import LeftOut
-from pipeline.export.stream import ImageStream
+from pipeline.export.stream import READABLE_SUFFIXES, ImageStream
 from pipeline.export.target import LabelledImage, Target
 from pipeline.export.yolo import IMAGE_SUFFIXES as YOLO_SUFFIXES
 from pipeline.export.yolo import export_yolo
@@ -25,7 +25,7 @@ class Format:
     """One format. with_images: whether images are exported unless told otherwise.
 
     image_folder: where they go, None if into the format's own files. images_per_file: None for a single file.
-    image_suffixes: kinds of image files its readers take, None for all; others are stored as PNG. by_stem: whether its
+    image_suffixes: kinds of image files its readers take; others are stored as PNG. by_stem: whether its
     readers take two images whose names differ in their ending only for one.
     """
 
@@ -35,7 +35,7 @@ class Format:
     image_folder: str | None = "images"
     images_per_file: int | None = None
     is_split: bool = False
-    image_suffixes: frozenset[str] | None = None
+    image_suffixes: frozenset[str] = READABLE_SUFFIXES
     by_stem: bool = False
 
 

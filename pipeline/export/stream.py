@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from pipeline.decode import ImageHeader, decode_image
+from pipeline.decode import Decoding, ImageHeader, decode_for
 from pipeline.errors import BadImageError
 from pipeline.export.left_out import LeftOut
 from pipeline.export.names import Namer, SourceNames
@@ -19,6 +19,8 @@ from pipeline.sources.files import Fetched
 
 MOST_SILENT_SHARDS = 3
 """After so many shards of which the store gave no single image, the export ends: it would try the others as long."""
+READABLE_SUFFIXES = frozenset({".bmp", ".gif", ".jpg", ".png", ".tif", ".webp"})
+"""Kinds of image files that the readers of exports can be expected to know; HEIC, AVIF and JPEG XL are not."""
 _JPEG_QUALITY = 95
 _SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif"}
 
@@ -30,7 +32,7 @@ class ExportError(Exception):
 class ImageStream:
     """The labelled images of a run in order; counts those it has given and those that it had to give another name.
 
-    suffixes: kinds of image files that are exported as they are, None for all. by_stem: see Format. left_out: takes
+    suffixes: kinds of image files that are exported as they are. by_stem: see Format. left_out: takes
     the images that cannot be had.
     """
 
@@ -39,7 +41,7 @@ class ImageStream:
         results: Results,
         *,
         with_images: bool,
-        suffixes: frozenset[str] | None,
+        suffixes: frozenset[str],
         by_stem: bool,
         left_out: LeftOut,
         on_shard: Callable[[int, int], None],
@@ -104,11 +106,11 @@ class ImageStream:
     def _file(self, fetched: Fetched, row: Mapping[str, Any]) -> tuple[bytes, str]:
         assert self._finder is not None
         data, header = self._finder.header(fetched, row)
-        return exported_file(data, header, self._finder.max_pixels, self._suffixes)
+        return exported_file(data, header, self._finder.how, self._suffixes)
 
 
 def exported_file(
-    data: bytes, header: ImageHeader, max_pixels: int, suffixes: frozenset[str] | None = None
+    data: bytes, header: ImageHeader, how: Decoding, suffixes: frozenset[str] = READABLE_SUFFIXES
 ) -> tuple[bytes, str]:
     """The image file and its extension; stored anew where EXIF says that it is to be turned, as the labels are.
 
@@ -116,10 +118,9 @@ def exported_file(
     among ``suffixes`` is stored as PNG. Raises BadImageError where an image to be stored anew cannot be decoded.
     """
     suffix = _SUFFIXES.get(header.file_format, f".{header.file_format.lower()}")
-    is_taken = suffixes is None or suffix in suffixes
-    if header.is_upright and is_taken:
+    if header.is_upright and suffix in suffixes:
         return data, suffix
-    picture = Image.fromarray(decode_image(data, max_pixels=max_pixels))
+    picture = Image.fromarray(decode_for(data, None, how).pixels)
     sink = io.BytesIO()
     if suffix == ".jpg":
         picture.save(sink, "JPEG", quality=_JPEG_QUALITY)

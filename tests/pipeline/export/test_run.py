@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.decode import MAX_PIXELS, read_header
+from pipeline.decode import DEFAULT, read_header
 from pipeline.errors import UsageError
 from pipeline.export.names import Namer, source_name
 from pipeline.export.run import FORMATS, ExportSettings, export_run
@@ -61,7 +61,7 @@ def test_the_source_name_has_the_extension_of_the_source(uri: str, name: str) ->
 
 
 def stored(data: bytes) -> tuple[bytes, str]:
-    return exported_file(data, read_header(data), MAX_PIXELS)
+    return exported_file(data, read_header(data), DEFAULT)
 
 
 def test_an_image_on_its_side_is_stored_upright() -> None:

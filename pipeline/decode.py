@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageFile, JpegImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
 from pipeline import big_tiff
-from pipeline.decoders import BUILT_IN, missing_decoder
+from pipeline.decoders import missing_decoder
 from pipeline.errors import BadImageError
 from pipeline.formats import Format, ends_early, jpeg_variant, recognise
 from pipeline.jpeg_xl import jpeg_xl_size
@@ -26,8 +26,6 @@ from pipeline.samples import FULL_BITS, with_fewer_bits
 MAX_PIXELS = 178_000_000
 """Default limit, a little below Pillow's own hard limit of 178,956,970 pixels."""
 
-FORMATS = BUILT_IN
-"""What other programs can be expected to read as well."""
 DECODE_VERSION = 2
 """Part of a run's fingerprint. It grows when the same bytes give other pixels, so that no run mixes the two."""
 

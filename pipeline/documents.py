@@ -33,13 +33,18 @@ def explain(problem: ValidationError) -> str:
     """Say in a few words where the first entry at fault is and what is wrong with it; follows the name of the file."""
     first = problem.errors(include_url=False)[0]
     message = first["msg"].removeprefix("Value error, ")
+    if first["type"] in ("model_type", "dataclass_type"):
+        message = "Must be a mapping of keys to values"
     if first["type"] == "json_invalid":
         return f" is no valid JSON: {message.removeprefix('Invalid JSON: ')}"
     place = entry_name(first["loc"])
     if first["type"] == "missing":
         return f": {place} is missing"
+    if first["type"] == "extra_forbidden":
+        return f": {place} is no key that is known"
     shown = "" if first["type"] == "value_error" else f", got {short(first['input'])}"
-    return f": {place}: {message[:1].lower()}{message[1:]}{shown}" if place else f": {message}{shown}"
+    where = f"{place}: " if place else ""
+    return f": {where}{message[:1].lower()}{message[1:]}{shown}"
 
 
 def entry_name(place: tuple[int | str, ...]) -> str:

@@ -7,12 +7,14 @@ import json
 import posixpath
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, ValidationError
 
+from pipeline.documents import explain
 from pipeline.errors import UsageError
 from pipeline.storage import StorageOptions, public_uri, without_query
 from pipeline.text_files import parse_data, read_text, suffix_of
@@ -26,8 +28,6 @@ UNSET_LABEL = 65535
 The same value as model.proposals.UNLABELLED, which is not imported because evaluation needs no torch.
 """
 _LABEL_VALUES = 65536
-# Keys of our own classes.json that say nothing about an evaluation, so that the file can serve as a protocol.
-_OTHER_CLASS_KEYS = {"class_id", "colour", "synonyms", "prompts", "distractor"}
 _RESERVED_GROUPS = ("harmonic",)  # would share a key with the harmonic mean
 _EXAMPLES = 5
 
@@ -124,7 +124,10 @@ def load_protocol(name: str, *, setting: Setting = "gzs3", storage_options: Stor
     except UsageError as error:
         raise UsageError(f"protocol: {error}") from error
     stem = posixpath.splitext(posixpath.basename(without_query(name)))[0]
-    return protocol_from_data(data, name=stem, setting=setting)
+    try:
+        return protocol_from_data(data, name=stem, setting=setting)
+    except UsageError as error:
+        raise UsageError(f"{public_uri(name)}: {error}") from error
 
 
 def protocol_from_data(data: Any, *, name: str, setting: Setting = "gzs3") -> Protocol:
@@ -132,41 +135,78 @@ def protocol_from_data(data: Any, *, name: str, setting: Setting = "gzs3") -> Pr
 
     A class is a name or a mapping with the fields of ProtocolClass. Raises UsageError naming what is wrong.
     """
-    if not isinstance(data, Mapping) or not isinstance(data.get("classes"), list) or not data["classes"]:
-        raise UsageError(f"protocol {name!r} needs a list under the key 'classes'")
-    classes = tuple(_protocol_class(entry, name) for entry in data["classes"])
+    try:
+        file = _ProtocolFile.model_validate(_with_mappings(data))
+    except ValidationError as error:
+        raise UsageError(f"protocol {name!r}{explain(error)}") from error
+    classes = tuple(
+        ProtocolClass(name=entry.name, seen=entry.seen, group=entry.group, thing=entry.thing, raw_id=entry.raw_id)
+        for entry in file.classes
+    )
     _refuse_repeats(name, "name", [normalised_name(entry.name) for entry in classes])
     _refuse_repeats(name, "raw_id", [entry.raw_id for entry in classes if entry.raw_id is not None])
-    ignore_label = data.get("ignore_label", 255)
-    if isinstance(ignore_label, bool) or not isinstance(ignore_label, int) or not 0 <= ignore_label < _LABEL_VALUES:
-        raise UsageError(f"protocol {name!r}: ignore_label must be an integer in 0..65535, got {ignore_label!r}")
-    if ignore_label < len(classes):
-        raise UsageError(f"protocol {name!r}: ignore_label {ignore_label} is also the id of a class")
+    moved = next((i for i, entry in enumerate(file.classes) if entry.class_id not in (None, i)), None)
+    if moved is not None:
+        raise UsageError(
+            f"protocol {name!r}: classes[{moved}].class_id: a class's id is its place in the list, which is {moved} "
+            f"and not {file.classes[moved].class_id}"
+        )
+    if file.ignore_label < len(classes):
+        raise UsageError(f"protocol {name!r}: ignore_label {file.ignore_label} is also the id of a class")
     if setting == "zs3" and not any(entry.seen is False for entry in classes):
         raise UsageError(f'protocol {name!r} has no class with "seen": false, so there is nothing to compare in zs3')
     return Protocol(
-        name=name, title=str(data.get("title", name)), ignore_label=ignore_label, classes=classes, setting=setting
+        name=name,
+        title=name if file.title is None else file.title,
+        ignore_label=file.ignore_label,
+        classes=classes,
+        setting=setting,
     )
 
 
-def _protocol_class(entry: Any, protocol: str) -> ProtocolClass:
-    entry = {"name": entry} if isinstance(entry, str) else entry
-    valid = [field.name for field in fields(ProtocolClass)]
-    if not isinstance(entry, Mapping) or not isinstance(entry.get("name"), str):
-        raise UsageError(f"protocol {protocol!r}: a class is a name or a mapping with a name, got {entry!r}")
-    unknown = sorted(set(map(str, entry)) - set(valid) - _OTHER_CLASS_KEYS)
-    if unknown:
-        raise UsageError(
-            f"protocol {protocol!r}, class {entry['name']!r}: unknown key {', '.join(unknown)}. "
-            f"Choose from: {', '.join(valid)}"
-        )
-    if entry.get("group") in _RESERVED_GROUPS:
-        raise UsageError(f"protocol {protocol!r}, class {entry['name']!r}: no group can be called {entry['group']!r}")
-    for key, kinds in (("seen", bool), ("thing", bool), ("group", str), ("raw_id", int)):
-        value = entry.get(key)
-        if value is not None and (not isinstance(value, kinds) or (key == "raw_id" and isinstance(value, bool))):
-            raise UsageError(f"protocol {protocol!r}, class {entry['name']!r}: {key} cannot be {value!r}")
-    return ProtocolClass(**{key: entry[key] for key in valid if key in entry})
+def _with_mappings(data: Any) -> Any:
+    """Write classes that are given as names alone as mappings."""
+    if not isinstance(data, Mapping) or not isinstance(data.get("classes"), list):
+        return data
+    return {**data, "classes": [{"name": each} if isinstance(each, str) else each for each in data["classes"]]}
+
+
+def _no_reserved_group(group: str | None) -> str | None:
+    if group in _RESERVED_GROUPS:
+        raise ValueError(f"no group can be called {group!r}")
+    return group
+
+
+Label = Annotated[int, Field(ge=0, lt=_LABEL_VALUES)]
+_STRICT = ConfigDict(strict=True, extra="forbid")
+
+
+class _ClassEntry(BaseModel):
+    """One class as the file gives it. The keys from ``class_id`` on are those of a run's classes.json."""
+
+    model_config = _STRICT
+
+    name: Annotated[str, Field(pattern=r"\S")]
+    seen: bool | None = None
+    group: Annotated[str | None, Field(min_length=1), AfterValidator(_no_reserved_group)] = None
+    thing: bool | None = None
+    raw_id: Label | None = None
+    class_id: int | None = None
+    colour: Any = None
+    synonyms: Any = None
+    prompts: Any = None
+    distractor: Any = None
+
+
+class _ProtocolFile(BaseModel):
+    """A protocol file as a whole; ``notes`` are for people."""
+
+    model_config = _STRICT
+
+    classes: Annotated[list[_ClassEntry], FailFast(), Field(min_length=1, max_length=_LABEL_VALUES - 2)]
+    ignore_label: Label = 255
+    title: str | None = None
+    notes: Any = None
 
 
 def _refuse_repeats(protocol: str, key: str, values: Sequence[Any]) -> None:

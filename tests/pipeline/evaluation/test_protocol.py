@@ -5,7 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from jobs.main import app
 from pipeline.errors import UsageError
 from pipeline.evaluation.protocol import (
     EvaluationError,
@@ -70,14 +72,23 @@ def test_yaml_protocol(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "data, message",
     [
-        ([], "needs a list under the key 'classes'"),
-        ({"classes": []}, "needs a list"),
+        ([], r"'own': must be a mapping of keys to values, got \[\]"),
+        ({"classes": []}, "'own': classes: list should have at least 1 item"),
+        ({"ignore_label": 1}, "'own': classes is missing"),
+        ({"classes": ["a"], "ignore_lable": 1}, "'own': ignore_lable is no key that is known"),
+        ({"classes": ["a"], "title": 3}, "'own': title: "),
+        ({"classes": ["a", 3]}, r"'own': classes\[1\]: "),
+        ({"classes": ["a", " "]}, r"'own': classes\[1\].name: "),
+        ({"classes": ["a", {"name": "b", "raw_id": 70000}]}, r"'own': classes\[1\].raw_id: "),
+        ({"classes": ["a", {"name": "b", "raw_id": -1}]}, r"'own': classes\[1\].raw_id: "),
+        ({"classes": ["a", {"name": "b", "raw_id": True}]}, r"'own': classes\[1\].raw_id: "),
+        ({"classes": [{"name": "a", "class_id": 1}]}, r"classes\[0\].class_id: .* which is 0 and not 1"),
         ({"classes": ["cat", "Cat "]}, "name used twice: 'cat'"),
-        ({"classes": [{"name": "cat", "raw": 3}]}, "unknown key raw. Choose from: name, seen, group, thing, raw_id"),
-        ({"classes": [{"name": "cat", "seen": "yes"}]}, "seen cannot be 'yes'"),
-        ({"classes": [{"seen": True}]}, "a mapping with a name"),
+        ({"classes": [{"name": "cat", "raw": 3}]}, r"classes\[0\].raw is no key that is known"),
+        ({"classes": [{"name": "cat", "seen": "yes"}]}, r"classes\[0\].seen: .* got 'yes'"),
+        ({"classes": [{"seen": True}]}, r"classes\[0\].name is missing"),
         ({"classes": ["a", "b"], "ignore_label": 1}, "also the id of a class"),
-        ({"classes": ["a"], "ignore_label": 70000}, "in 0..65535"),
+        ({"classes": ["a"], "ignore_label": 70000}, "ignore_label: input should be less than 65536, got 70000"),
         ({"classes": [{"name": "a", "raw_id": 1}, {"name": "b", "raw_id": 1}]}, "raw_id used twice"),
         ({"classes": [{"name": "a", "group": "harmonic"}]}, "no group can be called"),
     ],
@@ -85,6 +96,16 @@ def test_yaml_protocol(tmp_path: Path) -> None:
 def test_wrong_protocols_say_what_is_wrong(data: object, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         protocol_from_data(data, name="own")
+
+
+@pytest.mark.parametrize("ending", ["json", "yaml"])
+def test_the_command_names_the_file_and_the_entry(ending: str, tmp_path: Path) -> None:
+    path = tmp_path / f"own.{ending}"
+    path.write_text('{"classes": ["a", {"name": "b", "raw_id": 70000}]}')
+    result = CliRunner().invoke(app, ["evaluate", str(tmp_path), str(tmp_path), "--protocol", str(path)])
+    assert result.exit_code == 2
+    assert f"error: {path}: protocol 'own': classes[1].raw_id: " in result.stderr
+    assert len(result.stderr.splitlines()) == 1
 
 
 def test_unknown_name_lists_the_known_ones() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -56,6 +57,11 @@ def _run(*arguments: object) -> None:
     words = [str(argument) for argument in arguments]
     typer.echo(f"\n$ maskmill {shlex.join(words)}")
     sys.stdout.flush()
-    finished = subprocess.run([sys.executable, "-m", "jobs.main", *words], check=False)
+    from pipeline.cluster import code_folders
+
+    # Without -P Python would look for modules in the current folder first, which is the user's.
+    path = os.pathsep.join(filter(None, [*code_folders(), os.environ.get("PYTHONPATH")]))
+    command = [sys.executable, "-P", "-m", "jobs.main", *words]
+    finished = subprocess.run(command, check=False, env={**os.environ, "PYTHONPATH": path})
     if finished.returncode:
         raise typer.Exit(finished.returncode)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pipeline.submission import Cluster
 
 EXIT_FAILED = 1
+PROJECT = "jobs/main.py"
 SECRET_SETTINGS = {"storage-option", "notify-url"}
 
 
@@ -93,7 +94,9 @@ def entrypoint_of(job: Path, settings: list[str], working_dir: Path) -> str:
         inside = job.resolve().relative_to(working_dir.resolve())
     except ValueError as error:
         raise UsageError(f"{job} lies outside of --working-dir {working_dir}, which is what is uploaded") from error
-    words = ["python", "-m", "jobs.main", "label", "--config", inside.as_posix()]
+    # Python would look into the current folder first; that is wanted only where the upload is this project itself.
+    safe = [] if (working_dir / PROJECT).is_file() else ["-P"]
+    words = ["python", *safe, "-m", "jobs.main", "label", "--config", inside.as_posix()]
     for setting in settings:
         words += ["--set", setting]
     # Without exec a shell would stand between Ray's signals and the run.

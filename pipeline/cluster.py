@@ -5,17 +5,24 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import site
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import ray
+from ray.job_config import JobConfig
 
+import pipeline
 from pipeline.interruption import InterruptedRunError
 
 IDLE_WORKER_S = 600
 """How long a worker between two tasks lives. Ray's second, where there are more processes than CPUs, means that most
 tasks of a small machine start a process and import everything: measured, a sixth of a core."""
+
+JOB_FOLDER = "MASKMILL_JOB_FOLDER"
+"""Environment variable of a job that ``maskmill submit`` sent: where in the upload the user's folder lies."""
 
 
 def joins_running(address: str | None) -> bool:
@@ -50,10 +57,45 @@ def _connect(address: str | None, object_store_bytes: int, cpus: int | None, gpu
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,
+            job_config=OurImports(),
             _system_config={"idle_worker_killing_time_threshold_ms": IDLE_WORKER_S * 1000},
         )
     elif not ray.is_initialized():
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(
+            address=address,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            job_config=OurImports(),
+            runtime_env=_job_folder_entered(),
+        )
+
+
+class OurImports(JobConfig):
+    """Makes workers import what this process imported, whatever lies in the current folder.
+
+    Ray puts the current folder and the script's folder of the driver first on the path of every worker, where a
+    ``model/`` or a ``numpy.py`` of the user's wins over what is installed. This class replaces both.
+    """
+
+    def _serialize(self) -> str:
+        """Replace the folders that ``ray.init`` has filled in; it calls this to send them to the workers."""
+        self._py_driver_sys_path = code_folders()
+        return super()._serialize()
+
+
+def _job_folder_entered() -> dict[str, Callable[[], None]] | None:
+    """Runtime environment in which the workers of a submitted job start in the user's folder, as the driver did."""
+    folder = os.environ.get(JOB_FOLDER)
+    if folder is None:
+        return None
+    # A lambda travels as code: workers run it before they are told where this project lies.
+    return {"worker_process_setup_hook": lambda: os.chdir(folder)}
+
+
+def code_folders() -> list[str]:
+    """The folder that this process imported the project from; none for an installed one, which workers find."""
+    folder = str(Path(pipeline.__path__[0]).parent)
+    return [] if folder in {*site.getsitepackages(), site.getusersitepackages()} else [folder]
 
 
 @contextmanager

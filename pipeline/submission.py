@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import aiohttp
 from ray.exceptions import RayError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
+from pipeline.cluster import JOB_FOLDER
 from pipeline.interruption import EXIT_SIGNAL
 
 POLL_S = 0.5
@@ -23,8 +25,12 @@ STOP_GRACE_S = 60
 LOG_ATTEMPTS = 5
 EXIT_STOPPED = EXIT_SIGNAL + signal.SIGINT
 
+FOLDER = "job_folder"
+"""Where the working directory lies in the upload. Ray puts the upload's top first on the path of every process of the
+job, where a ``numpy.py`` or a ``model/`` of the user's would win over what is installed."""
+
 # Ray would send SIGTERM and wait 3 s. With SIGINT the run ends as by Ctrl-C, and it may finish what is in flight.
-JOB_ENVIRONMENT = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_GRACE_S)}
+JOB_ENVIRONMENT = {JOB_FOLDER: FOLDER, "RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_GRACE_S)}
 EXCLUDES = (
     ".git",
     ".venv",
@@ -48,7 +54,10 @@ class SubmitError(RuntimeError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Submission:
-    """A job to be sent. working_dir: uploaded, without what ``excludes`` (patterns as in .gitignore) match."""
+    """A job to be sent. working_dir: uploaded, without what ``excludes`` (patterns as in .gitignore) match.
+
+    entrypoint: one shell command, run in the uploaded folder.
+    """
 
     entrypoint: str
     working_dir: Path
@@ -84,12 +93,13 @@ class Cluster:
 
     def submit(self, submission: Submission) -> str:
         """Upload the working directory and start the job; returns its id."""
-        with _told():
+        with _told(), TemporaryDirectory() as upload:
+            Path(upload, FOLDER).symlink_to(submission.working_dir.resolve())
             return self.client.submit_job(
-                entrypoint=submission.entrypoint,
+                entrypoint=f"cd {FOLDER} && {submission.entrypoint}",
                 runtime_env={
-                    "working_dir": str(submission.working_dir),
-                    "excludes": list(submission.excludes),
+                    "working_dir": upload,
+                    "excludes": [in_upload(pattern) for pattern in submission.excludes],
                     "env_vars": JOB_ENVIRONMENT,
                 },
             )
@@ -127,6 +137,14 @@ class Cluster:
         with _told():
             self.client.stop_job(job_id)
         return self.wait(job_id)
+
+
+def in_upload(pattern: str) -> str:
+    """A pattern of .gitignore for the working directory, written for the upload, in which it lies one level down."""
+    sign = "!" if pattern.startswith("!") else ""
+    bare = pattern.removeprefix("!")
+    # A pattern with a slash before its end is anchored; any other matches at every level.
+    return f"{sign}/{FOLDER}/{bare.lstrip('/')}" if "/" in bare.rstrip("/") else pattern
 
 
 class _Tail:

@@ -10,6 +10,7 @@ import ray.train
 import ray.train.torch
 from ray.train.torch import TorchTrainer
 
+from pipeline.cluster import OurImports
 from pipeline.training.metrics import last_metrics
 from pipeline.training.run import TrainRequest, run_training
 
@@ -30,7 +31,7 @@ class Workers:
 def train_on_ray(request: TrainRequest, workers: Workers) -> dict[str, float]:
     """Train on Ray and return the last metrics. Raises what ``run_training`` raises in a worker, as Ray wraps it."""
     if not ray.is_initialized():
-        ray.init(address=workers.address, include_dashboard=False, log_to_driver=True)
+        ray.init(address=workers.address, include_dashboard=False, log_to_driver=True, job_config=OurImports())
     trainer = TorchTrainer(
         _worker,
         train_loop_config={"request": request},

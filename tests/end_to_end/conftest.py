@@ -25,7 +25,7 @@ from tests.shared_ray import SharedRay
 IMAGES = 50
 SHARD_SIZE = 10
 SEED = 77
-MASKMILL = [sys.executable, "-m", "jobs.main"]
+MASKMILL = [sys.executable, "-P", "-m", "jobs.main"]
 
 Label = Callable[..., RunResult]
 
@@ -75,6 +75,15 @@ def run_here(shapes: Path, source: str | Path, output: str | Path, **settings: A
     }
     config = LabelConfig(input=str(source), output=str(output), **{**defaults, **settings})
     return run_plan(plan_run(config), lambda progress: None)
+
+
+def lay_traps(folder: Path) -> None:
+    """Files of the user's that are called like packages of this project or of others, as in many a repository."""
+    for package in ("model", "jobs", "torch"):
+        (folder / package).mkdir()
+        (folder / package / "__init__.py").write_text("OURS = False\n")
+    for module in ("pipeline.py", "numpy.py", "yaml.py"):
+        (folder / module).write_text("OURS = False\n")
 
 
 def read_rows(output: str | Path, kind: str = "labels") -> list[dict[str, Any]]:

@@ -20,7 +20,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.end_to_end.conftest import IMAGES, MASKMILL, read_rows, summary
+from model.presets import BUNDLED
+from tests.end_to_end.conftest import IMAGES, MASKMILL, command, lay_traps, read_rows, summary
 from tests.end_to_end.ray_head import TOKEN, Head, ray_head, scrape
 from tests.end_to_end.tls_proxy import tls_proxy
 
@@ -43,6 +44,7 @@ def folder(tmp_path: Path, shapes: Path) -> Path:
     folder.mkdir()
     shutil.copy(shapes / "wds" / "classes.json", folder)
     (folder / "weights.key").write_text("secret")
+    lay_traps(folder)
     return folder
 
 
@@ -141,6 +143,25 @@ def test_a_whole_run_with_its_log_its_metrics_and_exit_code_0(head: Head, folder
     shards = sorted(path.stem for path in (folder.parent / "out" / "stats").iterdir())
     assert sorted(entry["shard"] for entry in commits) == shards
     assert {entry["run"] for entry in commits} == {summary(folder.parent / "out")["run_id"]}
+
+
+def test_a_run_that_joins_the_cluster_imports_what_is_installed(head: Head, folder: Path, shapes: Path) -> None:
+    source, classes = shapes / "folder", shapes / "folder" / "classes.json"
+    options = {"cwd": folder, "env": {**os.environ, **head.environment, "PYTHONPATH": str(ROOT)}}
+    output = folder.parent / "out"
+    done = command("label", source, output, "--classes", classes, "--address", head.address, **options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(read_rows(output)) == IMAGES
+
+
+def test_paths_of_the_job_are_those_of_its_folder(head: Head, folder: Path, shapes: Path) -> None:
+    """Here and in the workers: the weights are read by them, by the path in the job file."""
+    shutil.copytree(BUNDLED, folder / "weights")
+    shutil.copytree(shapes / "folder", folder / "images")
+    write_job(folder, "images", weights="weights", clip="weights")
+    done = submit(head, folder, "job.yaml", "--exclude", "/images/*1.jpg")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert 0 < len(read_rows(folder.parent / "out")) < IMAGES
 
 
 def test_bad_images_are_exit_code_3_and_wrong_settings_2(head: Head, folder: Path, tmp_path: Path) -> None:

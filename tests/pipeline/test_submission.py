@@ -9,7 +9,7 @@ from ray.job_submission import JobDetails, JobStatus, JobType
 
 from jobs.submit import entrypoint_of
 from pipeline.errors import UsageError
-from pipeline.submission import SubmitError, _Tail, exit_code
+from pipeline.submission import SubmitError, _Tail, exit_code, in_upload
 
 
 @pytest.fixture
@@ -23,7 +23,8 @@ def job(tmp_path: Path) -> Path:
 def test_the_entrypoint_names_the_job_as_it_lies_in_the_upload(job: Path) -> None:
     words = entrypoint_of(job, ["max-failed=0.5", "classes=a cat; rm -rf /"], job.parent.parent)
     assert words == (
-        "exec python -m jobs.main label --config configs/job.yaml --set max-failed=0.5 --set 'classes=a cat; rm -rf /'"
+        "exec python -P -m jobs.main label --config configs/job.yaml "
+        "--set max-failed=0.5 --set 'classes=a cat; rm -rf /'"
     )
 
 
@@ -76,3 +77,19 @@ def test_a_log_that_begins_anew_is_not_shown_twice() -> None:
     for chunk in ("one\n", "two\n", "three\n"):
         second.add(chunk)
     assert "".join(shown) == "one\ntwo\nthree\n"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("*.key", "*.key"),
+        ("build/", "build/"),
+        ("/data", "/job_folder/data"),
+        ("runs/old", "/job_folder/runs/old"),
+        ("**/cache", "/job_folder/**/cache"),
+        ("!keep/this.txt", "!/job_folder/keep/this.txt"),
+        ("!this.txt", "!this.txt"),
+    ],
+)
+def test_excludes_mean_the_same_one_level_down(pattern: str, expected: str) -> None:
+    assert in_upload(pattern) == expected

@@ -14,6 +14,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from tests.environment import own_ray_folder, set_threads
+from tests.skips import pytest_make_collect_report, pytest_runtest_makereport  # noqa: F401 (hooks)
 
 if TYPE_CHECKING:
     from tests.shared_ray import SharedRay

@@ -32,8 +32,6 @@ MARKS = {
 """What tells each block from the others; one test below runs each."""
 IMAGES = 24
 
-pytestmark = pytest.mark.timeout(600)  # the demo starts Ray twice; 155 s on two cores shared with ten other jobs
-
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:

@@ -112,7 +112,7 @@ def command_here(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 def command(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run ``maskmill`` in a process of its own."""
     return subprocess.run(
-        [*MASKMILL, *map(str, arguments)], capture_output=True, text=True, timeout=240, check=False, **options
+        [*MASKMILL, *map(str, arguments)], capture_output=True, text=True, timeout=800, check=False, **options
     )
 
 

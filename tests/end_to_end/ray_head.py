@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 TOKEN = "0123456789abcdef0123456789abcdef"  # for heads on this machine's loopback only
-START_S = 90
+START_S = 240
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def _wait_for_services(head: Head, process: subprocess.Popen[bytes], log: Path) 
     while True:
         assert process.poll() is None, log.read_text()
         try:
-            urllib.request.urlopen(request, timeout=5).close()
+            urllib.request.urlopen(request, timeout=30).close()
             scrape(head)
             return
         except (urllib.error.URLError, ConnectionError, TimeoutError):
@@ -97,7 +97,7 @@ def end(process: subprocess.Popen[bytes], folder: Path) -> None:
     """End the head and whatever it started."""
     process.send_signal(signal.SIGTERM)
     try:
-        process.wait(timeout=10)
+        process.wait(timeout=60)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
@@ -124,5 +124,5 @@ def _belongs(entry: Path, folder: Path) -> bool:
 
 def scrape(head: Head) -> str:
     """The metrics page of the head."""
-    with urllib.request.urlopen(head.metrics, timeout=10) as page:
+    with urllib.request.urlopen(head.metrics, timeout=60) as page:
         return page.read().decode()

@@ -109,7 +109,6 @@ def nodes_by_stage() -> dict[str, set[str]]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(420)
 def test_each_stage_runs_where_it_belongs(nodes: Nodes, source: Path, tmp_path: Path) -> None:
     run(source, tmp_path / "out")
     assert_exact(tmp_path / "out")
@@ -144,7 +143,6 @@ class LoseANode:
 
 @pytest.mark.slow
 @pytest.mark.faults
-@pytest.mark.timeout(420)
 def test_a_lost_gpu_node_costs_no_image(nodes: Nodes, source: Path, tmp_path: Path) -> None:
     loss = LoseANode(nodes)
     run(source, tmp_path / "out", loss)

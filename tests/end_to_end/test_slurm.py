@@ -27,7 +27,7 @@ COMMANDS = {
     "srun": 'while [[ "$1" == --* ]]; do shift; done; exec "$@"',
     "maskmill": f'exec {sys.executable} -m jobs.main "$@"',
 }
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def start(job: Path, environment: dict[str, str]) -> subprocess.Popen[str]:
 
 def test_a_run_to_its_end(node: dict[str, str], shapes: Path, tmp_path: Path) -> None:
     process = start(write_job(tmp_path, shapes, shapes / "wds"), node)
-    output, _ = process.communicate(timeout=240)
+    output, _ = process.communicate(timeout=600)
     assert process.returncode == 0, output
     assert len(read_rows(tmp_path / "out")) == IMAGES
     assert subprocess.run(["ray", "health-check", "--address", f"127.0.0.1:{node['RAY_PORT']}"], env=node).returncode
@@ -74,12 +74,12 @@ def test_a_run_to_its_end(node: dict[str, str], shapes: Path, tmp_path: Path) ->
 
 def test_the_time_limit_ends_the_run_in_order(node: dict[str, str], shapes: Path, tmp_path: Path) -> None:
     process = start(write_job(tmp_path, shapes, shapes / "wds"), node)
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 600
     while not list(tmp_path.glob("out/stats/*.json")):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=90)
+    output, _ = process.communicate(timeout=270)
     assert process.returncode == 143, output
     assert not (tmp_path / "out" / "_lease.json").exists()

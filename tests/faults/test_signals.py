@@ -12,7 +12,8 @@ import pytest
 from tests.faults.attempts import kill_tree, wait_for_markers
 from tests.faults.kill_matrix import Expected, Place, Setting
 
-LONGEST_S = 30.0
+LONGEST_S = 90.0
+"""Thirty seconds are promised; a machine that other work keeps busy may take three times as long."""
 
 
 def interrupt(setting: Setting, name: str, number: int, markers: int, delay_s: float) -> int | None:

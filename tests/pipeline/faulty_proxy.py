@@ -6,7 +6,6 @@ import http.client
 import socket
 import struct
 import threading
-import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
@@ -32,6 +31,7 @@ class FaultyProxy:
         self.broken = 0
         self._upstream = urlsplit(upstream).netloc
         self._lock = threading.Lock()
+        self._closed = threading.Event()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()
@@ -41,6 +41,7 @@ class FaultyProxy:
         return f"http://127.0.0.1:{self._server.server_port}"
 
     def close(self) -> None:
+        self._closed.set()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -64,7 +65,7 @@ class FaultyProxy:
                     return
                 if fault == "stall":
                     # Either the client has gone by then, or it learns that it has to ask again.
-                    time.sleep(proxy.stall_s)
+                    proxy._closed.wait(proxy.stall_s)
                     self.close_connection = True
                     return
                 if fault in _ERRORS:

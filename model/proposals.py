@@ -19,10 +19,12 @@ UNLABELLED = np.uint16(65535)
 class Proposals:
     """Class-agnostic segments of one image, before any class name is known (paper section 3.1).
 
-    mask_logits: (Q, h, w) float, at stride 4 of the padded input.
+    mask_logits: (Q, h, w) float, at any stride of the padded input (4 for most sources).
     query_embeddings: (Q, D) float, L2-normalised, comparable with text embeddings; None for sources without them.
     no_object_logits: (Q,) float, the extra "no object" logit of the query branch; None where the source has none.
     objectness: (Q,) float in 0..1, the source's own confidence; None where it follows from ``no_object_logits``.
+    class_probabilities: (Q, K) float in 0..1 over the source's own K names, the share missing to 1 is "no object"; None
+        where the source has no names of its own.
     image_size: (height, width) of the image the source was fed, without padding.
     padded_size: (height, width) with padding; ``mask_logits`` cover exactly this area.
     """
@@ -31,6 +33,7 @@ class Proposals:
     query_embeddings: Tensor | None
     no_object_logits: Tensor | None
     objectness: Tensor | None = None
+    class_probabilities: Tensor | None = None
     image_size: tuple[int, int]
     padded_size: tuple[int, int]
 
@@ -45,6 +48,7 @@ class Proposals:
             query_embeddings=move(self.query_embeddings),
             no_object_logits=move(self.no_object_logits),
             objectness=move(self.objectness),
+            class_probabilities=move(self.class_probabilities),
             image_size=self.image_size,
             padded_size=self.padded_size,
         )
@@ -60,6 +64,7 @@ class Proposals:
             query_embeddings=own(self.query_embeddings),
             no_object_logits=own(self.no_object_logits),
             objectness=own(self.objectness),
+            class_probabilities=own(self.class_probabilities),
             image_size=self.image_size,
             padded_size=self.padded_size,
         )

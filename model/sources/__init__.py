@@ -1,0 +1,1 @@
+"""Where segments come from besides a ZegFormer: networks of Hugging Face's library, SAM, regions without weights."""

@@ -1,0 +1,301 @@
+"""Segments from the mask transformers of Hugging Face's ``transformers``: EoMT, OneFormer, Mask2Former, MaskFormer.
+
+The networks are the library's. Pixels are prepared and outputs are read here, because the library's own processors keep
+one label a pixel and drop the logits of all other queries.
+
+Legend for shapes: B images, Q queries, K classes of the source's own vocabulary, h x w mask cells.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from model.micro_batch import MicroBatches
+from model.preprocess import SIZE_DIVISOR, normalise, padded_size
+from model.proposals import Proposals
+from model.resize import require_image, resize
+from model.weight_files import CheckpointError
+
+PIXELS_AT_ONCE = {"cpu": 1, "cuda": 16 * 640**2}
+"""Pixels of the images that run together, by device; on CPUs each image runs alone (see ``model.proposer``)."""
+
+TASK = "the task is panoptic"
+"""What OneFormer is asked for: one segment for each thing and each kind of stuff."""
+
+NO_NAME = re.compile(r"LABEL_\d+")
+"""Names that the library makes up where a checkpoint has none."""
+
+_CLASSES = {
+    "eomt": "EomtForUniversalSegmentation",
+    "eomt_dinov3": "EomtDinov3ForUniversalSegmentation",
+    "mask2former": "Mask2FormerForUniversalSegmentation",
+    "maskformer": "MaskFormerForInstanceSegmentation",
+    "oneformer": "OneFormerForUniversalSegmentation",
+}
+MODEL_TYPES = tuple(_CLASSES)
+"""Values of ``model_type`` in config.json that this module loads."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InputRules:
+    """How pixels become a network's input.
+
+    short_side, long_side: the image is resized to this short side, unless its long side would exceed the other; pixels.
+    square: pad with black, right and bottom, to ``long_side`` x ``long_side`` before normalising (EoMT).
+    stretch_to: round the resized size up to multiples of this, by stretching; 0 leaves it (Mask2Former, MaskFormer).
+    mean, std: of RGB values 0..255.
+    """
+
+    short_side: int
+    long_side: int
+    square: bool
+    stretch_to: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def size_of(self, height: int, width: int) -> tuple[int, int]:
+        """Return the (height, width) an image is resized to, rounded as the library rounds."""
+        shorter, longer = sorted((height, width))
+        wanted: float = self.short_side
+        if longer / shorter * self.short_side > self.long_side:
+            wanted = self.long_side * shorter / longer
+        small = round(wanted)
+        large = longer if shorter == small else int(wanted * longer / shorter)
+        small, large = max(1, small), max(1, large)
+        size = (small, large) if height <= width else (large, small)
+        if not self.stretch_to:
+            return size
+        rows, columns = (-(-side // self.stretch_to) * self.stretch_to for side in size)
+        return rows, columns
+
+    def prepare(self, image: np.ndarray) -> Tensor:
+        """Return the network's input, float32 (3, H, W), for a uint8 (height, width, 3) RGB image."""
+        require_image(image)
+        height, width = self.size_of(image.shape[0], image.shape[1])
+        if (height, width) != image.shape[:2]:
+            image = resize(image, height, width)
+        if self.square:
+            side = self.long_side
+            image = np.pad(image, ((0, side - height), (0, side - width), (0, 0)))
+        pixels = normalise(image, self.mean, self.std)
+        if self.square or self.stretch_to:
+            return pixels
+        rows, columns = padded_size([(height, width)])
+        return F.pad(pixels, (0, columns - width, 0, rows - height))
+
+    def covered_size(self, height: int, width: int) -> tuple[int, int]:
+        """Return the (height, width), in pixels of the image given, of the area that the network's masks cover."""
+        if self.square:
+            return max(height, width), max(height, width)
+        if self.stretch_to:
+            return height, width
+        resized = self.size_of(height, width)
+        rows, columns = padded_size([resized])
+        return round(rows * height / resized[0]), round(columns * width / resized[1])
+
+
+class HuggingFaceSource:
+    """Images -> proposals with class probabilities over the checkpoint's own names.
+
+    names: the checkpoint's class names, None where it has only placeholders. embedding_dim: None, since its queries
+    cannot be compared with CLIP's texts. rules: how pixels are prepared.
+    """
+
+    embedding_dim: int | None = None
+
+    def __init__(self, network: nn.Module, rules: InputRules) -> None:
+        self.network = network.eval().requires_grad_(False)
+        self.rules = rules
+        self.names = class_names(network.config.id2label)
+        weight = next(network.parameters())
+        self.device, self.dtype = weight.device, weight.dtype
+        self.micro_batches = MicroBatches(PIXELS_AT_ONCE.get(self.device.type, PIXELS_AT_ONCE["cpu"]))
+        self._task = task_tokens().to(self.device) if network.config.model_type == "oneformer" else None
+
+    @torch.inference_mode()
+    def __call__(self, images: Sequence[np.ndarray], *, independent: bool = True) -> list[Proposals]:
+        """Propose segments of uint8 (H, W, 3) RGB images of any sizes.
+
+        Each image is prepared for itself, so its result never depends on the others but for the last digits on a GPU,
+        where images of one input size run together. ``independent`` is accepted because other sources need it.
+        """
+        inputs = [self.rules.prepare(image) for image in images]
+        by_size: dict[torch.Size, list[int]] = {}
+        for position, pixels in enumerate(inputs):
+            by_size.setdefault(pixels.shape, []).append(position)
+        results: dict[int, Proposals] = {}
+        for shape, positions in by_size.items():
+
+            def run(start: int, stop: int, positions: list[int] = positions) -> list[Proposals]:
+                some = positions[start:stop]
+                return self._propose([inputs[at] for at in some], [images[at].shape[:2] for at in some])
+
+            parts = self.micro_batches(run, len(positions), math.prod(shape[1:]))
+            results.update(zip(positions, chain.from_iterable(parts), strict=True))
+        return [results[at] for at in range(len(images))]
+
+    def _propose(self, inputs: Sequence[Tensor], sizes: Sequence[tuple[int, ...]]) -> list[Proposals]:
+        masks, classes = self.logits(torch.stack(list(inputs)))
+        probabilities = classes.softmax(dim=-1)
+        return [
+            Proposals(
+                mask_logits=masks[index],
+                query_embeddings=None,
+                no_object_logits=None,
+                objectness=1 - probabilities[index, :, -1],
+                class_probabilities=None if self.names is None else probabilities[index, :, :-1],
+                image_size=(height, width),
+                padded_size=self.rules.covered_size(height, width),
+            )
+            for index, (height, width) in enumerate(sizes)
+        ]
+
+    def logits(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (B, Q, h, w) mask logits and (B, Q, K + 1) class logits, the last one "no object"; float32."""
+        pixels = pixels.to(self.device, self.dtype)
+        extra = {} if self._task is None else {"task_inputs": self._task.expand(len(pixels), -1)}
+        output = self.network(pixel_values=pixels, **extra)
+        return output.masks_queries_logits.float(), output.class_queries_logits.float()
+
+
+def load(
+    folder: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> HuggingFaceSource:
+    """Load a checkpoint's folder: config.json, model.safetensors and, where it is there, preprocessor_config.json.
+
+    Nothing is fetched, and no code that lies in the folder runs. Raises CheckpointError (a ValueError) for a folder
+    that is no such checkpoint, that holds its weights as pickles only, or whose weights do not fit, and ImportError
+    that names the extra where ``transformers`` is not installed.
+    """
+    folder = Path(folder)
+    config = read_config(folder)
+    model_type = config.get("model_type")
+    if model_type not in _CLASSES:
+        raise CheckpointError(f"{folder}: model_type is {model_type!r}; supported: {', '.join(MODEL_TYPES)}")
+    processor = _read_json(folder / "preprocessor_config.json", missing={})
+    if processor.get("do_split_image"):
+        raise CheckpointError(f"{folder} looks at windows of a picture (semantic EoMT); choose a panoptic checkpoint")
+    network = load_network(folder, _CLASSES[model_type])
+    if hasattr(network, "attn_mask_probs"):
+        # Between 0 and 1 they make the output random; released weights were trained down to 0.
+        network.attn_mask_probs.fill_(0)
+    return HuggingFaceSource(network.to(device=device, dtype=dtype), input_rules(config, processor))
+
+
+def load_network(folder: Path, class_name: str) -> nn.Module:
+    """Load one of the library's models by the name of its class, from safetensors in a local folder only."""
+    model_class = getattr(require_transformers(), class_name, None)
+    if model_class is None:
+        raise CheckpointError(f"{folder} needs {class_name}, which this version of transformers does not have")
+    require_safetensors(folder)
+    try:
+        network, info = model_class.from_pretrained(
+            str(folder), local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+        )
+    except (OSError, RuntimeError, ValueError) as error:
+        raise CheckpointError(f"{folder} cannot be loaded as {class_name}: {error}") from error
+    wrong = {kind: sorted(map(str, info[kind])) for kind in ("missing_keys", "mismatched_keys") if info.get(kind)}
+    if wrong:
+        raise CheckpointError(f"{folder}: weights do not fit {class_name}: {wrong}")
+    return network
+
+
+def require_transformers() -> Any:
+    """Return the ``transformers`` module; ImportError names the extra that brings it."""
+    try:
+        import transformers
+    except ImportError as error:
+        raise ImportError("this proposer needs transformers: pip install 'maskmill[photo]'") from error
+    return transformers
+
+
+def require_safetensors(folder: Path) -> None:
+    """Raise CheckpointError unless the folder holds weights as safetensors."""
+    if any(folder.glob("*.safetensors")):
+        return
+    pickles = sorted(path.name for pattern in ("*.bin", "*.pth", "*.pt") for path in folder.glob(pattern))
+    if pickles:
+        raise CheckpointError(
+            f"{folder} holds its weights only as pickles ({', '.join(pickles)}), which can run code when they are "
+            "loaded. Choose a commit of the repository that has model.safetensors (hf:REPOSITORY@COMMIT)"
+        )
+    raise CheckpointError(f"{folder} holds no weights: there is no *.safetensors in it")
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return the folder's config.json; CheckpointError where there is none or it is damaged."""
+    return _read_json(folder / "config.json", missing=None)
+
+
+def _read_json(path: Path, missing: dict[str, Any] | None) -> dict[str, Any]:
+    if missing is not None and not path.is_file():
+        return missing
+    try:
+        values = json.loads(path.read_text())
+    except OSError as error:
+        raise CheckpointError(f"{path.parent} is no checkpoint of transformers: it has no {path.name}") from error
+    except ValueError as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path} is damaged: it must hold an object")
+    return values
+
+
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def input_rules(config: Mapping[str, Any], processor: Mapping[str, Any]) -> InputRules:
+    """Return how pixels are prepared, from a checkpoint's config.json and preprocessor_config.json (may be empty)."""
+    square = str(config["model_type"]).startswith("eomt")
+    if square:
+        side = config.get("image_size", 640)
+        short_side = long_side = int(side if isinstance(side, int) else side[0])
+    else:
+        size = processor.get("size", {})
+        # Old checkpoints have a plain number for the short side, and the limit beside it.
+        if not isinstance(size, Mapping):
+            size = {"shortest_edge": size, "longest_edge": processor.get("max_size")}
+        short_side = int(size.get("shortest_edge") or 800)
+        long_side = int(size.get("longest_edge") or processor.get("max_size") or 1333)
+    stretched = config["model_type"] in ("mask2former", "maskformer")
+    divisor = int(processor.get("size_divisor", processor.get("size_divisibility", SIZE_DIVISOR)))
+    scale = 1 / float(processor.get("rescale_factor", 1 / 255))
+    mean, std = processor.get("image_mean", _IMAGENET_MEAN), processor.get("image_std", _IMAGENET_STD)
+    return InputRules(
+        short_side=short_side,
+        long_side=long_side,
+        square=square,
+        stretch_to=divisor if stretched else 0,
+        mean=tuple(float(value) * scale for value in mean),
+        std=tuple(float(value) * scale for value in std),
+    )
+
+
+def class_names(id2label: Mapping[Any, str] | None) -> tuple[str, ...] | None:
+    """Return the names by class id; None where a checkpoint has only the library's placeholders (LABEL_0, ...)."""
+    if not id2label:
+        return None
+    by_id = {int(key): str(name) for key, name in id2label.items()}
+    names = tuple(by_id[index] for index in sorted(by_id))
+    if sorted(by_id) != list(range(len(by_id))) or any(NO_NAME.fullmatch(name) for name in names):
+        return None
+    return names
+
+
+def task_tokens() -> Tensor:
+    """Return OneFormer's (1, 77) int64 tokens of ``TASK``; its tokenizer's merges are those of CLIP."""
+    from open_clip import SimpleTokenizer
+
+    return SimpleTokenizer(context_length=77)([TASK])

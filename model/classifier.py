@@ -19,14 +19,15 @@ from model.classifier_settings import ClassifierSettings
 from model.clip import Clip
 from model.image_encoder import ImageEncoder
 from model.instances import query_map
-from model.preprocess import CLIP_MEAN, CLIP_STD, normalise
-from model.prompts import IMAGE_BRANCH, prompt_set
+from model.preprocess import normalise
+from model.prompts import IMAGE_PROMPT_SETS, prompt_set
 from model.proposals import UNLABELLED, Proposals, Segmentation
 from model.quality import agreement, class_queries, margin, stability, visible_cells
 from model.regions import SINGLE_PASS_REGIONS, region_boxes, region_images
 from model.scoring import calibration_offsets, clip_probabilities, fuse, query_probabilities
 from model.semantic import Frame, SemanticSum
-from model.text import text_features
+from model.source_names import fuse_with_source, matches
+from model.text import names_apart, text_features
 from model.vocabulary import Vocabulary
 
 __all__ = ["Classifier", "ClassifierSettings"]
@@ -58,7 +59,10 @@ class Classifier:
     """(image, proposals) -> named segments, for one vocabulary. Text embeddings are made when it is built.
 
     cache_dir: where text embeddings are kept between runs; None keeps none. compiled: as for ``ImageEncoder``.
-    query_text, image_text: (C, D) embeddings for either branch, the second None where CLIP sees no images.
+    source_names: the names of the proposal source's class probabilities, for fusion "vocabulary"; without them that
+        fusion is CLIP's alone.
+    query_text, image_text: (C, D) embeddings for either branch, the second None where CLIP sees no images, and of N
+        names instead of C classes where synonyms keep an embedding of their own.
     device, embed_dim, logit_scale: CLIP's; of CLIP itself only the image tower is kept, in ``encoder``.
     seen, offsets: (C,) bool, and float32 what is subtracted from each class.
     Raises ValueError for more classes than a 16-bit label map can hold, and for a region this CLIP cannot do.
@@ -70,6 +74,7 @@ class Classifier:
         vocabulary: Vocabulary,
         settings: ClassifierSettings | None = None,
         *,
+        source_names: Sequence[str] | None = None,
         cache_dir: str | Path | None = None,
         compiled: bool = False,
     ) -> None:
@@ -85,11 +90,23 @@ class Classifier:
         if self.settings.region in SINGLE_PASS_REGIONS:
             self.encoder.require_single_pass(self.settings.region)
             self.encoder.start_layer(self.settings.attend_layer)
-        self.image_text = text_features(clip, vocabulary, IMAGE_BRANCH, cache_dir) if self._uses_images else None
+        self._class_of_text: Tensor | None = None
+        self.image_text = self._image_text(clip, cache_dir) if self._uses_images else None
+        uses_names = self.settings.fusion == "vocabulary" and source_names is not None
+        self._matching = matches(vocabulary, source_names or ()).to(clip.device) if uses_names else None
         self.seen = torch.tensor(vocabulary.seen_flags, device=clip.device)
         self.offsets = calibration_offsets(self.seen, self.settings.gamma)
         ids = np.arange(len(vocabulary), dtype=np.uint16)
         self._label_of_class = np.where(vocabulary.distractor_flags, UNLABELLED, ids)
+
+    def _image_text(self, clip: Clip, cache_dir: str | Path | None) -> Tensor:
+        """Return the image branch's (C, D) embeddings, or (N, D) of all names with ``_class_of_text`` set."""
+        templates = IMAGE_PROMPT_SETS[self.settings.image_prompts]
+        if self.settings.synonyms == "mean":
+            return text_features(clip, self.vocabulary, templates, cache_dir)
+        entries, class_ids = names_apart(self.vocabulary)
+        self._class_of_text = torch.tensor(class_ids, device=clip.device)
+        return text_features(clip, entries, templates, cache_dir)
 
     @torch.inference_mode()
     def __call__(
@@ -194,12 +211,12 @@ class Classifier:
         masks = mask_logits[:, :rows, :columns].sigmoid()
         short_side = self.settings.attend_side or 2 * self.encoder.image_size
         if self.settings.region == "pool":
-            return self.encoder.pool(pixels, masks, short_side=short_side)
+            return self.encoder.pool(pixels, masks, short_side=short_side, binary=self.settings.pool_mask == "binary")
         return self.encoder.attend(pixels, masks, short_side=short_side, start_layer=self.settings.attend_layer)
 
     def _pixels(self, image: np.ndarray, proposals: Proposals) -> Tensor:
         """Return the (3, H, W) padded image, normalised for CLIP; 0, the padding, is its mean colour."""
-        pixels = normalise(image, CLIP_MEAN, CLIP_STD).to(self.device)
+        pixels = normalise(image, self.encoder.input.mean, self.encoder.input.std).to(self.device)
         height, width = proposals.padded_size
         return F.pad(pixels, (0, width - pixels.shape[2], 0, height - pixels.shape[1]))
 
@@ -207,8 +224,12 @@ class Classifier:
         proposals, query_scores, clip_scores = candidates.proposals, candidates.query_scores, None
         if image_features is not None and self.image_text is not None:
             no_object = proposals.no_object_logits
-            clip_scores = clip_probabilities(image_features, no_object, self.image_text, self.logit_scale)
+            clip_scores = clip_probabilities(
+                image_features, no_object, self.image_text, self.logit_scale, self._class_of_text
+            )
         fused = fuse(query_scores, clip_scores, self.seen, self.settings.fusion)
+        if self._matching is not None and proposals.class_probabilities is not None:
+            fused = fuse_with_source(proposals.class_probabilities, fused, self._matching)
         if proposals.objectness is not None:
             fused = fused * proposals.objectness[:, None]
         return _Scores(fused, agreement(query_scores, clip_scores))

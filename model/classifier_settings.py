@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from model.prompts import PROMPT_SETS
+from model.prompts import IMAGE_PROMPT_SETS, PROMPT_SETS
 from model.regions import REGIONS
 from model.scoring import FUSIONS
 
@@ -15,6 +15,10 @@ RELEASED_CALIBRATION = 0.1
 
 ACCEPTED_OBJECTNESS = 0.5
 """From where on a query counts as an instance, unless told otherwise."""
+
+
+SYNONYMS = ("mean", "max")
+POOL_MASKS = ("soft", "binary")
 
 
 def require_choice(name: str, value: str, choices: Sequence[str]) -> None:
@@ -29,8 +33,12 @@ class ClassifierSettings:
 
     region: what CLIP sees of a segment: "crop", "mask", "cropmask", or for all segments in a single pass over the
         image "attend" or "pool".
-    fusion: "ensembling", "ensembling-all", "clip" or "query"; the last does not run CLIP on images.
-    prompts: templates of the query branch: "single", "imagenet_select" or "imagenet".
+    fusion: one of ``model.scoring.FUSIONS``; "query" does not run CLIP on images.
+    prompts: templates of the query branch, a name of ``model.prompts.PROMPT_SETS``.
+    image_prompts: templates of the image branch, a name of ``model.prompts.IMAGE_PROMPT_SETS``.
+    synonyms: what the image branch makes of a class's names: the "mean" of their embeddings, or the "max" of their
+        logits.
+    pool_mask: with region "pool", whether a mask counts as "soft" shares of cells or "binary".
     calibration: subtracted from the semantic scores of seen classes before the argmax. None: the released models' 0.1
         with "ensembling", 0 otherwise.
     resize_masks_first: bring masks to output size before the semantic sum, instead of the sum itself.
@@ -46,6 +54,9 @@ class ClassifierSettings:
     region: str = "cropmask"
     fusion: str = "ensembling"
     prompts: str = "single"
+    image_prompts: str = "release"
+    synonyms: str = "mean"
+    pool_mask: str = "soft"
     calibration: float | None = None
     resize_masks_first: bool = False
     query_segments: bool = False
@@ -59,6 +70,9 @@ class ClassifierSettings:
         require_choice("region", self.region, REGIONS)
         require_choice("fusion", self.fusion, FUSIONS)
         require_choice("prompts", self.prompts, tuple(PROMPT_SETS))
+        require_choice("image_prompts", self.image_prompts, tuple(IMAGE_PROMPT_SETS))
+        require_choice("synonyms", self.synonyms, SYNONYMS)
+        require_choice("pool_mask", self.pool_mask, POOL_MASKS)
         if self.calibration is not None and not math.isfinite(self.calibration):
             raise ValueError(f"calibration must be a finite number, got {self.calibration}")
         if self.min_objectness is not None and not 0 <= self.min_objectness <= 1:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +22,56 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from model.clip_weights import config_from_weights, load_exactly, read_clip_weights, resolution_from_weights
+from model.preprocess import CLIP_MEAN, CLIP_STD
 from model.weight_files import CheckpointError
 
 CONFIG_FILE = "clip.json"
+OPEN_CLIP_CONFIG_FILE = "open_clip_config.json"
+OPEN_CLIP_WEIGHTS_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors")
 WEIGHTS_FILE = "clip.safetensors"
 TOKENIZER_FILE = "bpe.txt.gz"
 SOURCES = (
-    "a directory written by save_clip, a file with an OpenAI-style state dict, NAME:TAG of open_clip "
-    "(ViT-B-16-quickgelu:openai), or NAME:FILE for an open_clip checkpoint of that architecture"
+    "a directory written by save_clip or with open_clip's files, a file with an OpenAI-style state dict, NAME:TAG of "
+    "open_clip (ViT-B-16-quickgelu:openai), or NAME:FILE for an open_clip checkpoint of that architecture"
 )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClipInput:
+    """How pixels become the image tower's input. The defaults are those of OpenAI's CLIPs.
+
+    mean, std: of RGB values 0..255. interpolation: "bilinear" or "bicubic", for an image that is resized as a whole.
+    """
+
+    mean: tuple[float, ...] = CLIP_MEAN
+    std: tuple[float, ...] = CLIP_STD
+    interpolation: str = "bilinear"
+
+    @classmethod
+    def of_open_clip(cls, settings: Mapping[str, Any]) -> ClipInput:
+        """Return what open_clip's preprocessing settings (mean and std of 0..1, interpolation) mean here."""
+        mean = tuple(settings.get("mean") or open_clip.OPENAI_DATASET_MEAN)
+        std = tuple(settings.get("std") or open_clip.OPENAI_DATASET_STD)
+        interpolation = "bicubic" if settings.get("interpolation") == "bicubic" else "bilinear"
+        # The defaults are kept to the last digit, which 255 times open_clip's rounded values would not be.
+        is_openai = (mean, std) == (tuple(open_clip.OPENAI_DATASET_MEAN), tuple(open_clip.OPENAI_DATASET_STD))
+        if is_openai:
+            return cls(interpolation=interpolation)
+        return cls(
+            mean=tuple(255 * float(value) for value in mean),
+            std=tuple(255 * float(value) for value in std),
+            interpolation=interpolation,
+        )
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ClipInput:
+        """Return the inverse of ``dataclasses.asdict``; keys that are missing take their defaults."""
+        default = cls()
+        return cls(
+            mean=tuple(values.get("mean", default.mean)),
+            std=tuple(values.get("std", default.std)),
+            interpolation=values.get("interpolation", default.interpolation),
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,12 +83,14 @@ class Clip:
     tokenizer: texts -> (N, context length) int64 tokens.
     config: open_clip model configuration: embed_dim, vision_cfg, text_cfg, quick_gelu.
     bpe_path: the tokenizer's own merges (gzip); None for CLIP's.
+    input: how pixels are prepared for the image tower.
     """
 
     model: CLIP | CustomTextCLIP
     tokenizer: Callable[[list[str]], Tensor]
     config: Mapping[str, Any]
     bpe_path: Path | None = None
+    input: ClipInput = field(default_factory=ClipInput)
 
     @property
     def image_size(self) -> int:
@@ -77,7 +120,7 @@ class Clip:
 
     @torch.inference_mode()
     def encode_image(self, images: Tensor) -> Tensor:
-        """Embed images (N, 3, S, S), normalised with CLIP's statistics; return (N, D) float32, not unit length."""
+        """Embed images (N, 3, S, S), normalised as ``input`` says; return (N, D) float32, not unit length."""
         images = images.to(self.device, self.image_dtype, memory_format=torch.channels_last)
         return self.model.encode_image(images).float()
 
@@ -175,7 +218,9 @@ def save_clip(clip: Clip, directory: str | Path) -> None:
     if clip.bpe_path is not None:
         (directory / TOKENIZER_FILE).write_bytes(clip.bpe_path.read_bytes())
     tokenizer_file = None if clip.bpe_path is None else TOKENIZER_FILE
-    description = {"model": clip.config, "tokenizer": tokenizer_file}
+    description: dict[str, Any] = {"model": clip.config, "tokenizer": tokenizer_file}
+    if clip.input != ClipInput():
+        description["input"] = asdict(clip.input)
     (directory / CONFIG_FILE).write_text(json.dumps(description, indent=2, default=list) + "\n")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in clip.model.state_dict().items()}
     # As bytes, because safetensors' own file writing makes files that only their owner can read.
@@ -183,17 +228,44 @@ def save_clip(clip: Clip, directory: str | Path) -> None:
 
 
 def _from_directory(directory: Path) -> Clip:
+    if (directory / OPEN_CLIP_CONFIG_FILE).is_file():
+        return _from_open_clip_directory(directory)
     config_path = directory / CONFIG_FILE
     if not config_path.is_file():
-        raise CheckpointError(f"{directory} has no {CONFIG_FILE}: not a directory written by save_clip")
+        raise CheckpointError(f"{directory} has no {CONFIG_FILE}: not a directory written by save_clip or open_clip")
     try:
         description = json.loads(config_path.read_text())
         config, tokenizer_file = description["model"], description["tokenizer"]
+        clip_input = ClipInput.from_dict(description.get("input", {}))
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise CheckpointError(f"{config_path} is damaged: {error!r}") from error
     clip = new_clip(config, bpe_path=None if tokenizer_file is None else directory / TOKENIZER_FILE)
     load_exactly(clip.model, read_clip_weights(directory / WEIGHTS_FILE), WEIGHTS_FILE)
-    return clip
+    return replace(clip, input=clip_input)
+
+
+def _from_open_clip_directory(directory: Path) -> Clip:
+    """Load what open_clip publishes on the hub: its configuration, weights as safetensors, and a tokenizer."""
+    config_path = directory / OPEN_CLIP_CONFIG_FILE
+    try:
+        description = json.loads(config_path.read_text())
+        config = description["model_cfg"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{config_path} is damaged: {error!r}") from error
+    weights_path = next((directory / name for name in OPEN_CLIP_WEIGHTS_FILES if (directory / name).is_file()), None)
+    if weights_path is None:
+        raise CheckpointError(f"{directory} holds no weights: none of {', '.join(OPEN_CLIP_WEIGHTS_FILES)} is in it")
+    _refuse_captioning(config, directory.name)
+    config["text_cfg"]["hf_model_pretrained"] = False
+    config["vision_cfg"]["timm_model_pretrained"] = False
+    model = _build(config)
+    load_exactly(model, read_clip_weights(weights_path), weights_path.name)
+    return Clip(
+        model=model,
+        tokenizer=_tokenizer(f"local-dir:{directory}"),
+        config=config,
+        input=ClipInput.of_open_clip(description.get("preprocess_cfg", {})),
+    )
 
 
 def _from_open_clip(name: str, weights_source: str) -> Clip:
@@ -201,8 +273,7 @@ def _from_open_clip(name: str, weights_source: str) -> Clip:
     config = open_clip.get_model_config(name)
     if config is None:
         raise ValueError(f"Unknown open_clip architecture {name!r}. Choose from: {', '.join(open_clip.list_models())}")
-    if "multimodal_cfg" in config:
-        raise ValueError(f"{name}: captioning models are not supported, only plain CLIP")
+    _refuse_captioning(config, name)
     path = Path(weights_source)
     if path.is_file():
         weights = read_clip_weights(path)
@@ -211,11 +282,25 @@ def _from_open_clip(name: str, weights_source: str) -> Clip:
         config["text_cfg"]["hf_model_pretrained"] = False
         model = _build(config)
         load_exactly(model, weights, path.name)
+        clip_input = ClipInput()
     else:
         _check_tag(name, weights_source, config)
         model = open_clip.create_model(name, pretrained=weights_source, require_pretrained=True)
-        _require_clip_normalisation(model, name)
-    return Clip(model=model, tokenizer=open_clip.get_tokenizer(name), config=config)
+        clip_input = ClipInput.of_open_clip(open_clip.get_model_preprocess_cfg(model))
+    return Clip(model=model, tokenizer=_tokenizer(name), config=config, input=clip_input)
+
+
+def _refuse_captioning(config: Mapping[str, Any], name: str) -> None:
+    if "multimodal_cfg" in config:
+        raise ValueError(f"{name}: captioning models are not supported, only plain CLIP")
+
+
+def _tokenizer(name: str) -> Callable[[list[str]], Tensor]:
+    """Return open_clip's tokenizer of a model; ImportError names the extra where it needs ``transformers``."""
+    try:
+        return open_clip.get_tokenizer(name)
+    except ImportError as error:
+        raise ImportError(f"the tokenizer of {name} needs transformers: pip install 'maskmill[photo]'") from error
 
 
 def _build(config: Mapping[str, Any]) -> CLIP | CustomTextCLIP:
@@ -233,10 +318,3 @@ def _check_tag(name: str, tag: str, config: Mapping[str, Any]) -> None:
     if wants_quick_gelu != bool(config.get("quick_gelu", False)):
         right = f"{name}-quickgelu" if wants_quick_gelu else name.removesuffix("-quickgelu")
         raise ValueError(f"{name}:{tag} would run with the wrong activation; use {right}:{tag}")
-
-
-def _require_clip_normalisation(model: nn.Module, name: str) -> None:
-    """Refuse models trained on differently normalised images: the image branch always uses CLIP's mean."""
-    mean = tuple(open_clip.get_model_preprocess_cfg(model).get("mean", open_clip.OPENAI_DATASET_MEAN))
-    if mean != open_clip.OPENAI_DATASET_MEAN:
-        raise ValueError(f"{name} expects images normalised with mean {mean}; only CLIP's normalisation is supported")

@@ -44,7 +44,7 @@ class ImageEncoder:
     def __init__(self, clip: Clip, *, compiled: bool = False) -> None:
         visual = clip.model.visual
         self.device, self.dtype = clip.device, clip.image_dtype
-        self.image_size, self.embed_dim = clip.image_size, clip.embed_dim
+        self.image_size, self.embed_dim, self.input = clip.image_size, clip.embed_dim, clip.input
         self.visual = fold_batch_norms(copy.deepcopy(visual)) if isinstance(visual, ModifiedResNet) else visual
         self.micro_batches = MicroBatches(PIXELS_AT_ONCE.get(self.device.type, PIXELS_AT_ONCE["cpu"]))
         try:
@@ -130,13 +130,13 @@ class ImageEncoder:
     def attend(self, image: Tensor, masks: Tensor, *, short_side: int, start_layer: int | None = None) -> Tensor:
         """Embed what lies under each mask in one pass over the image; (Q, D) float32.
 
-        image: (3, H, W), CLIP-normalised, without padding. masks: (Q, h, w) in 0..1, over the image. short_side: to
-        which the image is resized for CLIP, in pixels, rounded to whole patches. start_layer: see ``start_layer``.
+        image: (3, H, W), normalised for CLIP, without padding. masks: (Q, h, w) in 0..1, over the image. short_side:
+        to which the image is resized for CLIP, in pixels, rounded to whole patches. start_layer: see ``start_layer``.
         A patch counts as covered where its largest mask value is at least 0.5.
         """
         self.require_single_pass("attend")
         patch = self.tower.patch_size if self.tower is not None else (RESNET_STRIDE, RESNET_STRIDE)
-        resized, grid = _resized(image, short_side, patch)
+        resized, grid = _resized(image, short_side, patch, self.input.interpolation)
         covered = _covered(_at_least(masks, grid), grid)
         if self.tower is not None:
             start = self.start_layer(start_layer)
@@ -144,16 +144,24 @@ class ImageEncoder:
         return self._attention_pool(resized, covered, own_mean=False)
 
     @torch.inference_mode()
-    def pool(self, image: Tensor, masks: Tensor, *, short_side: int) -> Tensor:
-        """Average the tower's features under each mask, then apply CLIP's head; (Q, D) float32. As for ``attend``."""
+    def pool(self, image: Tensor, masks: Tensor, *, short_side: int, binary: bool = False) -> Tensor:
+        """Average the tower's features under each mask, then apply CLIP's head; (Q, D) float32. As for ``attend``.
+
+        binary: of a convolutional tower, cells count fully or not at all, from 0.5 on (FC-CLIP); by default as much as
+            the mask covers of them. A mask without any cell of its own is taken as by default.
+        """
         self.require_single_pass("pool")
-        resized, grid = _resized(image, short_side, (RESNET_STRIDE, RESNET_STRIDE))
+        resized, grid = _resized(image, short_side, (RESNET_STRIDE, RESNET_STRIDE), self.input.interpolation)
         masks = _at_least(masks, grid)
         if isinstance(self.visual, ModifiedResNet):
             return self._attention_pool(resized, _covered(masks, grid), own_mean=True)
         trunk = self.visual.trunk
         features = trunk.forward_features(self._ready(resized))
         weights = F.adaptive_avg_pool2d(masks, features.shape[-2:]).flatten(1)
+        if binary:
+            cells = F.interpolate(masks[:, None], features.shape[-2:], mode="bilinear", align_corners=False).flatten(1)
+            inside = (cells > 0.5).to(weights.dtype)
+            weights = torch.where(inside.any(dim=1, keepdim=True), inside, weights)
         pooled = _shares(weights, features.dtype) @ features[0].flatten(1).T
         # One cell a mask: the trunk's own pooling has nothing left to average, its norms apply as trained.
         return self.visual.head(trunk.forward_head(pooled[:, :, None, None])).float()
@@ -199,14 +207,16 @@ def _is_convolutional(visual: nn.Module) -> bool:
     )
 
 
-def _resized(image: Tensor, short_side: int, patch: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
+def _resized(
+    image: Tensor, short_side: int, patch: tuple[int, int], interpolation: str
+) -> tuple[Tensor, tuple[int, int]]:
     """Return the image as (1, 3, H, W) of whole patches, keeping its shape as nearly as they allow, and their grid."""
     scale = short_side / min(image.shape[-2:])
     rows, columns = (max(1, round(side * scale / size)) for side, size in zip(image.shape[-2:], patch, strict=True))
     size = (rows * patch[0], columns * patch[1])
     if size == tuple(image.shape[-2:]):
         return image[None], (rows, columns)
-    resized = F.interpolate(image[None], size, mode="bilinear", align_corners=False, antialias=True)
+    resized = F.interpolate(image[None], size, mode=interpolation, align_corners=False, antialias=True)
     return resized, (rows, columns)
 
 

@@ -10,13 +10,12 @@ from typing import Any
 
 import torch
 
-from model.checkpoint import load_zegformer
 from model.classifier import Classifier
 from model.classifier_settings import RELEASED_CALIBRATION, ClassifierSettings, require_choice
 from model.clip import load_clip
-from model.proposer import Proposer
-from model.resize import MAX_LONG_SIDE
+from model.resize import MAX_LONG_SIDE, InputSize
 from model.segmenter import DTYPES, Segmenter
+from model.sources.source import ProposalSource, SourceName, describe_source, load_source
 from model.training_classes import benchmark_seen_classes, checkpoint_description, checkpoint_seen_classes
 from model.vocabulary import Vocabulary
 from model.weight_files import CheckpointError
@@ -24,6 +23,9 @@ from model.weight_files import CheckpointError
 BUNDLED = Path(__file__).parent / "bundled"
 OPENAI_VIT_B16 = "ViT-B-16-quickgelu:openai"
 DEVICES = ("auto", "cpu", "cuda")
+
+_BY_NAME = "Fetched by name from the Hugging Face hub when first used; `maskmill models --fetch` fetches them ahead."
+_EOMT_LICENCE = "MIT (EoMT; its DINOv2 backbone is Apache-2.0); MIT (CLIP, by LAION)"
 
 _RELEASED_FROM = (
     "The checkpoint folder linked from the README of the official repository, dingjiansw101/ZegFormer on GitHub: "
@@ -36,8 +38,10 @@ _RELEASED_LICENCE = "CC-BY-NC 4.0: non-commercial use only (ZegFormer weights); 
 class Preset:
     """A model by name.
 
-    summary: one line on what it knows. weights: path of the ZegFormer weights, None where the user brings them.
-    weights_from: where to get them. licence: of the weights. config: the official training configuration, if released.
+    summary: one line on what it knows. proposer: where segments come from (``model.sources.source.SourceName``).
+    weights: path of its weights; None where the user brings them, or where the proposer's name says where they are.
+    weights_from: where to get them. licence: of the weights. download: how much is fetched, None if nothing.
+    config: the official training configuration, if released.
     benchmark: whose seen classes it was trained with; None where the weights record them.
     Other fields are the defaults of a ``ModelSpec``.
     """
@@ -51,11 +55,17 @@ class Preset:
     calibration: float
     short_side: int
     max_long_side: int
+    proposer: str = "zegformer"
     weights: str | None = None
+    download: str | None = None
     config: str | None = None
     benchmark: str | None = None
     region: str = "cropmask"
     fusion: str = "ensembling"
+    image_prompts: str = "release"
+    synonyms: str = "mean"
+    pool_mask: str = "soft"
+    attend_side: int | None = None
 
 
 def _released(
@@ -106,10 +116,74 @@ def _bundled() -> Preset:
     return replace(preset, **checkpoint_defaults(BUNDLED))
 
 
+def _photo(name: str, summary: str, eomt: str, clip: str, download: str) -> Preset:
+    """EoMT's panoptic masks, named by mask pooling of a convolutional CLIP and by EoMT where it knows the class."""
+    return Preset(
+        name=name,
+        summary=summary,
+        weights_from=_BY_NAME,
+        licence=_EOMT_LICENCE,
+        download=download,
+        proposer=f"hf:tue-mps/{eomt}",
+        clip=clip,
+        region="pool",
+        fusion="vocabulary",
+        prompts="vild-14",
+        image_prompts="vild-14",
+        synonyms="max",
+        pool_mask="binary",
+        calibration=0.0,
+        short_side=800,
+        max_long_side=1333,
+        attend_side=800,
+    )
+
+
+_CONVNEXT_L = "convnext_large_d_320:laion2b_s29b_b131k_ft_soup"
+_CONVNEXT_B = "convnext_base_w_320:laion_aesthetic_s13b_b82k_augreg"
+
 PRESETS: dict[str, Preset] = {
     preset.name: preset
     for preset in (
         _bundled(),
+        _photo(
+            "photo",
+            "Photographs, any class names. EoMT-L at 640 pixels and ConvNeXt-L CLIP.",
+            "coco_panoptic_eomt_large_640",
+            _CONVNEXT_L,
+            "2.7 GB",
+        ),
+        _photo(
+            "photo-small",
+            "Photographs on small machines. EoMT-B at 640 pixels and ConvNeXt-B CLIP.",
+            "coco_panoptic_eomt_base_640_2x",
+            _CONVNEXT_B,
+            "1.1 GB",
+        ),
+        _photo(
+            "photo-large",
+            "Photographs with small things. EoMT-L at 1280 pixels, four times as slow, and ConvNeXt-L CLIP.",
+            "coco_panoptic_eomt_large_1280",
+            _CONVNEXT_L,
+            "2.7 GB",
+        ),
+        Preset(
+            name="photo-parts",
+            summary="Parts of things, and pictures unlike photographs. SAM 2.1 (small) and ViT-B/16 CLIP; slow.",
+            weights_from=_BY_NAME,
+            licence="Apache-2.0 (SAM 2.1); MIT (CLIP, by DataComp)",
+            download="0.8 GB",
+            proposer="sam:facebook/sam2.1-hiera-small",
+            clip="ViT-B-16:datacomp_xl_s13b_b90k",
+            region="cropmask",
+            fusion="clip",
+            prompts="vild-14",
+            image_prompts="vild-14",
+            synonyms="max",
+            calibration=0.0,
+            short_side=800,
+            max_long_side=1333,
+        ),
         _released(
             "zegformer-r101-coco",
             "zegformer_R101_bs32_60k_vit16_coco-stuff",
@@ -152,9 +226,11 @@ class ModelSpec:
 
     What is None takes, when built, the value recorded with the given weights, else the preset's.
 
-    weights: ZegFormer weights (``model.checkpoint.load_zegformer``). clip: any source of ``model.clip.load_clip``.
-    region, fusion, prompts, calibration, query_segments, min_objectness, min_area, min_visible, attend_side,
-    attend_layer: see ``ClassifierSettings``.
+    proposer: where segments come from (``model.sources.source.SourceName``). weights: its weights, a file or a folder;
+        None for a proposer whose name says where they are. clip: any source of ``model.clip.load_clip``, or
+        ``hf:REPOSITORY@COMMIT`` of open_clip's.
+    region, fusion, prompts, image_prompts, synonyms, pool_mask, calibration, query_segments, min_objectness, min_area,
+    min_visible, attend_side, attend_layer: see ``ClassifierSettings``.
     short_side, max_long_side: see ``Proposer``; pixels. dtype: "float32", "bfloat16" or "float16"; "auto" stands for
         what ``model.precision`` finds, and has to be replaced by it before loading.
     device: "cpu", "cuda", or "auto" for cuda where there is one. compile: see ``model.compiling``.
@@ -163,11 +239,15 @@ class ModelSpec:
     """
 
     preset: str = "bundled"
+    proposer: str | None = None
     weights: str | None = None
     clip: str | None = None
     region: str | None = None
     fusion: str | None = None
     prompts: str | None = None
+    image_prompts: str | None = None
+    synonyms: str | None = None
+    pool_mask: str | None = None
     calibration: float | None = None
     short_side: int | None = None
     max_long_side: int | None = None
@@ -190,9 +270,29 @@ class ModelSpec:
         for field in fields(self):
             if getattr(self, field.name) is None:
                 object.__setattr__(self, field.name, recorded.get(field.name, getattr(preset, field.name, None)))
-        if self.weights is None:
+        if self.proposer != preset.proposer and self.weights == preset.weights:
+            # The preset's weights are those of its own proposer.
+            object.__setattr__(self, "weights", None)
+        if self.weights is None and self.source.kind == "zegformer":
             raise ValueError(f"Preset {self.preset!r} needs weights. {preset.weights_from} Config: {preset.config}")
         _ = self.settings  # validates
+
+    @property
+    def source(self) -> SourceName:
+        """Where segments come from. ValueError for an unknown kind."""
+        assert self.proposer is not None
+        return SourceName.parse(self.proposer)
+
+    @property
+    def source_weights(self) -> str:
+        """The weights of the source: a file or folder, a URI, or a repository of the hub; empty where it has none."""
+        return self.source.name if self.weights is None else self.weights
+
+    @property
+    def input_size(self) -> InputSize:
+        """What images are brought to."""
+        assert self.max_long_side is not None
+        return InputSize(self.short_side, self.max_long_side)
 
     @property
     def settings(self) -> ClassifierSettings:
@@ -214,16 +314,15 @@ def _dtype(spec: ModelSpec) -> torch.dtype:
     return DTYPES[spec.dtype]
 
 
-def load_proposer(spec: ModelSpec) -> Proposer:
-    """Load the segmentation network."""
-    network = load_zegformer(_weights(spec)).to(resolve_device(spec.device), _dtype(spec))
-    assert spec.max_long_side is not None
-    return Proposer(
-        network,
-        short_side=spec.short_side,
-        max_long_side=spec.max_long_side,
+def load_proposer(spec: ModelSpec) -> ProposalSource:
+    """Load the source of segments; its weights must lie on this machine (``model.fetching``)."""
+    return load_source(
+        spec.source.kind,
+        spec.source_weights,
+        input_size=spec.input_size,
+        device=resolve_device(spec.device),
+        dtype=_dtype(spec),
         compiled=spec.compile,
-        owns_network=True,
     )
 
 
@@ -235,7 +334,8 @@ def load_classifier(spec: ModelSpec, vocabulary: Vocabulary, cache_dir: str | Pa
     assert spec.clip is not None
     clip = load_clip(spec.clip, resolve_device(spec.device), _dtype(spec))
     vocabulary = vocabulary.with_training_classes(training_classes(spec))
-    return Classifier(clip, vocabulary, spec.settings, cache_dir=cache_dir, compiled=spec.compile)
+    names = describe_source(spec.source.kind, spec.source_weights).names
+    return Classifier(clip, vocabulary, spec.settings, source_names=names, cache_dir=cache_dir, compiled=spec.compile)
 
 
 def load_segmenter(spec: ModelSpec, vocabulary: Vocabulary, cache_dir: str | Path | None = None) -> Segmenter:
@@ -245,9 +345,34 @@ def load_segmenter(spec: ModelSpec, vocabulary: Vocabulary, cache_dir: str | Pat
 
 def training_classes(spec: ModelSpec) -> tuple[str, ...]:
     """Return the names of the classes the model was trained with, empty if neither preset nor weights say."""
+    if spec.source.kind != "zegformer":
+        return ()
     recorded = checkpoint_seen_classes(_weights(spec))
     benchmark = PRESETS[spec.preset].benchmark
     return benchmark_seen_classes(benchmark) if not recorded and benchmark else recorded
+
+
+ALWAYS_RECORDED = (
+    "region",
+    "fusion",
+    "prompts",
+    "calibration",
+    "short_side",
+    "max_long_side",
+    "dtype",
+    "compile",
+    "query_segments",
+    "min_objectness",
+    "min_area",
+    "min_visible",
+    "attend_side",
+    "attend_layer",
+)
+"""Settings that a fingerprint has held from the first version on, whatever their value. Later ones are recorded only
+where they differ from their default, so that a setting added today does not make every older run a changed one."""
+
+UNRECORDED = {"proposer": "zegformer", "image_prompts": "release", "synonyms": "mean", "pool_mask": "soft"}
+"""What a missing part of a fingerprint means, for settings whose default comes from the preset."""
 
 
 def spec_fingerprint(spec: ModelSpec, vocabulary: Vocabulary) -> dict[str, str]:
@@ -262,10 +387,11 @@ def spec_fingerprint(spec: ModelSpec, vocabulary: Vocabulary) -> dict[str, str]:
         field.name: str(getattr(spec, field.name))
         for field in fields(spec)
         if field.name not in ("preset", "weights", "clip", "device")
+        and (field.name in ALWAYS_RECORDED or getattr(spec, field.name) != UNRECORDED.get(field.name, field.default))
     }
     assert spec.clip is not None
     return {
-        "weights": _hash_files(_weights(spec), "zegformer.*"),
+        "weights": _hash_weights(spec),
         "clip": _hash_clip(spec.clip),
         "vocabulary": hashlib.sha256(json.dumps(classes).encode()).hexdigest()[:16],
         **settings,
@@ -277,10 +403,20 @@ def _weights(spec: ModelSpec) -> str:
     return spec.weights
 
 
+def _hash_weights(spec: ModelSpec) -> str:
+    """Return a hash of the source's files; a commit of the hub names its files for ever and is taken as it is."""
+    if spec.source.kind == "zegformer":
+        return _hash_files(_weights(spec), "zegformer.*")
+    weights = spec.source_weights
+    if not weights or not Path(weights).exists():
+        return weights
+    return _hash_files(weights, "config.json", "preprocessor_config.json", "*.safetensors")
+
+
 def _hash_clip(source: str) -> str:
     path = Path(source)
     if path.exists():
-        return _hash_files(source, "clip.*", "bpe.*")
+        return _hash_files(source, "clip.*", "bpe.*", "open_clip*", "tokenizer*")
     name, _, weights = source.partition(":")
     return f"{name}:{_hash_files(weights)}" if Path(weights).is_file() else source
 

@@ -1,7 +1,7 @@
 """Prompt templates: the sentences a class name is put into before CLIP's text encoder sees it (paper section 3.2).
 
-A template holds ``{}`` where the name goes. The query branch has a choice of sets (``PROMPT_SETS``); the image branch
-always uses its own 32 (``IMAGE_BRANCH``), whatever the query branch uses.
+A template holds ``{}`` where the name goes. Query branch and image branch have a set each (``PROMPT_SETS``,
+``IMAGE_PROMPT_SETS``); the paper's image branch uses 32 templates of its own (``IMAGE_BRANCH``).
 """
 
 from __future__ import annotations
@@ -55,12 +55,34 @@ _MASKED_STATEMENTS = tuple(statement.replace("{}", "masked {}") for statement in
 IMAGE_BRANCH: tuple[str, ...] = _PLAIN_VIEWS + _SIZED_VIEWS + _SCENE_VIEWS + _STATEMENTS + _MASKED_STATEMENTS
 """The 32 templates of the CLIP image branch; they speak of the crops and masks it is shown."""
 
+VILD: tuple[str, ...] = (
+    "a photo of a {}.",
+    "This is a photo of a {}",
+    "There is a {} in the scene",
+    "There is the {} in the scene",
+    "a photo of a {} in the scene",
+    "a photo of a small {}.",
+    "a photo of a medium {}.",
+    "a photo of a large {}.",
+    "This is a photo of a small {}.",
+    "This is a photo of a medium {}.",
+    "This is a photo of a large {}.",
+    "There is a small {} in the scene.",
+    "There is a medium {} in the scene.",
+    "There is a large {} in the scene.",
+)
+"""The 14 templates of ViLD (arXiv 2104.13921) that FC-CLIP and others use with mask pooling."""
+
 PROMPT_SETS: dict[str, tuple[str, ...]] = {
     "single": SINGLE,
     "imagenet_select": IMAGENET_SELECT,
     "imagenet": IMAGENET,
+    "vild-14": VILD,
 }
 """Template sets of the query branch by name."""
+
+IMAGE_PROMPT_SETS: dict[str, tuple[str, ...]] = {"release": IMAGE_BRANCH, **PROMPT_SETS}
+"""Template sets of the image branch by name; "release" are its 32 of the paper's system."""
 
 
 def prompt_set(name: str) -> tuple[str, ...]:

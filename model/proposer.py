@@ -16,7 +16,7 @@ from model.folding import fold_batch_norms
 from model.micro_batch import MicroBatches
 from model.preprocess import SIZE_DIVISOR, normalise, pad_to_multiple, padded_size
 from model.proposals import Proposals
-from model.resize import MAX_LONG_SIDE, resize_short_side
+from model.resize import MAX_LONG_SIDE, InputSize
 from model.zegformer import ZegFormer, ZegFormerOutput
 
 PIXELS_AT_ONCE = {"cpu": 1, "cuda": 16 * 640**2}
@@ -30,7 +30,10 @@ class Proposer:
     short_side, max_long_side: images are resized to this short side unless the long one would exceed its limit; a
     short_side of None feeds them as they are. The network runs where its weights are and in their precision.
     compiled: see ``compile_network``. owns_network: ``network`` itself is made ready; by default a copy is.
+    embedding_dim: size of its query embeddings. names: None, since it has no class names of its own.
     """
+
+    names: tuple[str, ...] | None = None
 
     def __init__(
         self,
@@ -41,41 +44,28 @@ class Proposer:
         compiled: bool = False,
         owns_network: bool = False,
     ) -> None:
-        for name, value in (("short_side", short_side), ("max_long_side", max_long_side)):
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be positive, got {value}")
+        self.input_size = InputSize(short_side, max_long_side)
         own = fold_batch_norms(network if owns_network else copy.deepcopy(network))
         # Convolutions on CPUs run a fifth faster with channels last.
         self.network = own.requires_grad_(False).to(memory_format=torch.channels_last)
         weight = self.network.query_positions
         self.micro_batches = MicroBatches(PIXELS_AT_ONCE.get(weight.device.type, PIXELS_AT_ONCE["cpu"]))
-        self.short_side = short_side
-        self.max_long_side = max_long_side
+        self.embedding_dim: int | None = self.network.config.embedding_dim
         self._forward: Callable[..., ZegFormerOutput] = self.network
         if compiled:
             side = padded_size([(short_side or SIZE_DIVISOR,) * 2])
             example = weight.new_zeros(1, 3, *side).to(memory_format=torch.channels_last)
             self._forward = compile_network(self.network, example, every_layer=False)
 
-    def resize(self, image: np.ndarray) -> np.ndarray:
-        """Return the image at the size it is fed to the network."""
-        if self.short_side is None:
-            return image
-        return resize_short_side(image, self.short_side, self.max_long_side)
-
     @torch.inference_mode()
-    def __call__(
-        self, images: Sequence[np.ndarray], *, resized: bool = False, independent: bool = False
-    ) -> list[Proposals]:
-        """Propose segments of each image.
+    def __call__(self, images: Sequence[np.ndarray], *, independent: bool = False) -> list[Proposals]:
+        """Propose segments of each image, which is brought to ``input_size`` first where it does not have that size.
 
-        resized: the images already have the size ``resize`` gives them.
         independent: each image is padded for itself. On a CPU it also runs alone; on a GPU images of one padded size
             run together, which may change the last digits. By default all are padded to one size, as the release
             does, and what a smaller image gets depends on its larger neighbours.
         """
-        if not resized:
-            images = [self.resize(image) for image in images]
+        images = [self.input_size.resize(image) for image in images]
         if not images:
             return []
         if not independent:

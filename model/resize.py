@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from PIL import Image
 
@@ -25,6 +27,30 @@ def output_size(height: int, width: int, short_side: int, max_long_side: int = M
         shrink = max_long_side / longest
         new_height, new_width = new_height * shrink, new_width * shrink
     return max(1, int(new_height + 0.5)), max(1, int(new_width + 0.5))
+
+
+@dataclass(frozen=True, slots=True)
+class InputSize:
+    """How large the model wants its images: short side in pixels, None to take them as they are, and the limit of the
+    long one. ValueError unless both are positive.
+    """
+
+    short_side: int | None
+    max_long_side: int = MAX_LONG_SIDE
+
+    def __post_init__(self) -> None:
+        for name, value in (("short_side", self.short_side), ("max_long_side", self.max_long_side)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be positive, got {value}")
+
+    def resize(self, image: np.ndarray) -> np.ndarray:
+        """Return a uint8 (H, W, 3) image at this size; an image that has it already comes back as it is."""
+        if self.short_side is None:
+            return image
+        return resize_short_side(image, self.short_side, self.max_long_side)
+
+
+AS_IT_IS = InputSize(None)
 
 
 def resize_short_side(image: np.ndarray, short_side: int, max_long_side: int = MAX_LONG_SIDE) -> np.ndarray:

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from model.zegformer import class_logits
 
-FUSIONS = ("ensembling", "ensembling-all", "clip", "query")
+FUSIONS = ("ensembling", "ensembling-all", "clip", "query", "vocabulary")
 """ensembling: seen classes trust the query branch, others CLIP. ensembling-all: the same mixture for every class.
-clip, query: one branch alone."""
+clip, query: one branch alone. vocabulary: the proposal source's own class probabilities with CLIP's where it knows the
+class, CLIP's elsewhere (``model.source_names``)."""
 
 ENSEMBLE_WEIGHT = 2 / 3
 """Lambda of the paper's ensemble: the exponent of the trusted branch."""
@@ -28,14 +29,22 @@ def query_probabilities(query_embeddings: Tensor, no_object_logits: Tensor, text
 
 
 def clip_probabilities(
-    image_features: Tensor, no_object_logits: Tensor | None, text: Tensor, logit_scale: float
+    image_features: Tensor,
+    no_object_logits: Tensor | None,
+    text: Tensor,
+    logit_scale: float,
+    class_of_text: Tensor | None = None,
 ) -> Tensor:
     """Return (Q, C) probabilities of the image branch.
 
     image_features: (Q, D) as CLIP gives them. no_object_logits: (Q,) of the query branch, which this softmax borrows
-    as the release does; None for proposals without a query branch. text: (C, D) L2-normalised.
+    as the release does; None for proposals without a query branch. text: (C, D) L2-normalised; or (N, D) with
+    ``class_of_text`` (N,) int64, which gives each class the highest logit of its texts.
     """
     logits = logit_scale * F.normalize(image_features, dim=-1) @ text.T
+    if class_of_text is not None:
+        lowest = logits.new_full((len(logits), int(class_of_text.max()) + 1), float("-inf"))
+        logits = lowest.scatter_reduce(1, class_of_text.expand(len(logits), -1), logits, "amax")
     if no_object_logits is None:
         return logits.softmax(dim=-1)
     return torch.cat((logits, no_object_logits[:, None]), dim=-1).softmax(dim=-1)[:, :-1]
@@ -44,16 +53,16 @@ def clip_probabilities(
 def fuse(query_scores: Tensor | None, clip_scores: Tensor | None, seen: Tensor, fusion: str) -> Tensor:
     """Return (Q, C) class scores from the (Q, C) probabilities of both branches (paper equation 4).
 
-    seen: (C,) bool. The branch that ``fusion`` leaves out may be None. ValueError for an unknown fusion or a missing
-    branch.
+    seen: (C,) bool. The branch that ``fusion`` leaves out may be None; "vocabulary" gives CLIP's, which
+    ``fuse_with_source`` takes further. ValueError for an unknown fusion or a missing branch.
     """
     if fusion not in FUSIONS:
         raise ValueError(f"Unknown fusion {fusion!r}. Choose from: {', '.join(FUSIONS)}")
-    if query_scores is None and fusion != "clip":
+    if query_scores is None and fusion not in ("clip", "vocabulary"):
         raise ValueError(f"Fusion {fusion!r} needs proposals with query embeddings; without them choose 'clip'")
     if clip_scores is None and fusion != "query":
         raise ValueError(f"Fusion {fusion!r} needs the image branch; without it choose 'query'")
-    if query_scores is None or fusion == "clip":
+    if query_scores is None or fusion in ("clip", "vocabulary"):
         assert clip_scores is not None
         return clip_scores
     if clip_scores is None or fusion == "query":

@@ -15,6 +15,7 @@ from model.clip import load_clip
 from model.proposals import Segmentation
 from model.proposer import Proposer
 from model.resize import MAX_LONG_SIDE
+from model.sources.source import ProposalSource
 from model.training_classes import checkpoint_seen_classes
 from model.vocabulary import Vocabulary
 
@@ -23,11 +24,11 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 class Segmenter:
-    """Images -> labels, for one vocabulary: a ``Proposer``, then a ``Classifier``."""
+    """Images -> labels, for one vocabulary: a ``ProposalSource``, then a ``Classifier``."""
 
-    def __init__(self, proposer: Proposer, classifier: Classifier) -> None:
-        ours, theirs = proposer.network.config.embedding_dim, classifier.embed_dim
-        if ours != theirs:
+    def __init__(self, proposer: ProposalSource, classifier: Classifier) -> None:
+        ours, theirs = proposer.embedding_dim, classifier.embed_dim
+        if ours is not None and ours != theirs:
             raise ValueError(f"The segmenter was trained for a CLIP of {ours} dimensions, this one has {theirs}")
         self.proposer = proposer
         self.classifier = classifier
@@ -100,6 +101,6 @@ class Segmenter:
         """
         if sizes is None:
             sizes = [(image.shape[0], image.shape[1]) for image in images]
-        resized = [self.proposer.resize(image) for image in images]
-        proposals = self.proposer(resized, resized=True, independent=independent)
+        resized = [self.proposer.input_size.resize(image) for image in images]
+        proposals = self.proposer(resized, independent=independent)
         return self.classifier(resized, proposals, sizes, keep_scores=keep_scores, independent=independent)

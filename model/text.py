@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from model.clip import Clip
-from model.vocabulary import Vocabulary
+from model.vocabulary import ClassEntry, Vocabulary
 
 TEXT_BATCH = {"cpu": 32, "cuda": 256}
 """Sentences encoded at a time, by device; on CPUs more would only take memory (100 MB at real size, measured)."""
@@ -30,8 +30,21 @@ _TENSOR = "text_features"
 logger = logging.getLogger(__name__)
 
 
+Classes = Vocabulary | Sequence[ClassEntry]
+
+
+def names_apart(vocabulary: Vocabulary) -> tuple[list[ClassEntry], list[int]]:
+    """Return each name and synonym of the classes as an entry of its own, and the class id that each belongs to."""
+    apart = [
+        (ClassEntry(name=name, prompts=entry.prompts), class_id)
+        for class_id, entry in enumerate(vocabulary)
+        for name in entry.names
+    ]
+    return [entry for entry, _ in apart], [class_id for _, class_id in apart]
+
+
 def text_features(
-    clip: Clip, vocabulary: Vocabulary, templates: Sequence[str], cache_dir: str | Path | None = None
+    clip: Clip, vocabulary: Classes, templates: Sequence[str], cache_dir: str | Path | None = None
 ) -> Tensor:
     """Return (C, D) float32 L2-normalised embeddings of the classes on CLIP's device.
 
@@ -51,7 +64,7 @@ def text_features(
     return cached.to(clip.device)
 
 
-def _encode_classes(clip: Clip, vocabulary: Vocabulary, templates: Sequence[str]) -> Tensor:
+def _encode_classes(clip: Clip, vocabulary: Classes, templates: Sequence[str]) -> Tensor:
     sums = torch.zeros(len(vocabulary), clip.embed_dim, device=clip.device)
     sentences = _sentences(vocabulary, templates)
     size = TEXT_BATCH.get(clip.device.type, TEXT_BATCH["cpu"])
@@ -63,13 +76,13 @@ def _encode_classes(clip: Clip, vocabulary: Vocabulary, templates: Sequence[str]
     return F.normalize(sums, dim=-1)
 
 
-def _sentences(vocabulary: Vocabulary, templates: Sequence[str]) -> Iterator[tuple[int, str]]:
+def _sentences(vocabulary: Classes, templates: Sequence[str]) -> Iterator[tuple[int, str]]:
     for class_id, entry in enumerate(vocabulary):
         for sentence in entry.sentences(templates):
             yield class_id, sentence
 
 
-def _cache_key(clip: Clip, vocabulary: Vocabulary, templates: Sequence[str]) -> str:
+def _cache_key(clip: Clip, vocabulary: Classes, templates: Sequence[str]) -> str:
     words = [(entry.names, entry.prompts or tuple(templates)) for entry in vocabulary]
     return hashlib.sha256(json.dumps([clip.text_fingerprint(), words]).encode()).hexdigest()
 

@@ -14,7 +14,7 @@ from model import ModelSpec, Segmentation, Vocabulary
 from model.classifier import Classifier
 from model.presets import load_classifier, load_proposer
 from model.proposals import UNLABELLED, Proposals
-from model.proposer import Proposer
+from model.sources.source import ProposalSource
 from pipeline.errors import BadImageError
 from pipeline.guard import run_guarded
 from pipeline.packing import pack_proposals, unpack_proposals
@@ -42,7 +42,7 @@ class StageModel:
     segments: str
     storage_option: Mapping[str, Any]
 
-    def proposer(self) -> Proposer:
+    def proposer(self) -> ProposalSource:
         """Load the proposing half."""
         return load_proposer(local_spec(self.spec, self.storage_option))
 
@@ -65,7 +65,7 @@ class ProposeStage:
         return transform(batch, PROPOSED, lambda rows: run_guarded(rows, self._propose, "propose"), self.run)
 
     def _propose(self, rows: Sequence[Row]) -> list[Row]:
-        proposals = self.proposer(_images(rows), resized=True, independent=True)
+        proposals = self.proposer(_images(rows), independent=True)
         kept = ("width", "height", "pixel_width", "pixel_height", "pixels")
         return [
             {**{name: row[name] for name in kept}, "proposals": pack_proposals(own)}
@@ -118,7 +118,7 @@ class SegmentStage:
         return [own if isinstance(own, BadImageError) else next(named) for own in proposed]
 
     def _propose(self, rows: Sequence[Row]) -> list[Proposals]:
-        return self.proposer(_images(rows), resized=True, independent=True)
+        return self.proposer(_images(rows), independent=True)
 
     def _name(self, pairs: Sequence[tuple[Row, Proposals]]) -> list[Row]:
         return self.classify.name_segments([row for row, _ in pairs], [own for _, own in pairs])

@@ -16,7 +16,8 @@ import torch
 from torch.nn import functional as F
 
 from model.proposals import Proposals
-from model.resize import require_image
+from model.resize import AS_IT_IS, InputSize, require_image
+from model.sources.source import SourceDescription
 
 STRIDE = 4
 SURE = 8.0
@@ -41,12 +42,13 @@ class FelzenszwalbSource:
     embedding_dim: int | None = None
     names: tuple[str, ...] | None = None
 
-    def __init__(self, settings: RegionSettings | None = None) -> None:
+    def __init__(self, settings: RegionSettings | None = None, input_size: InputSize = AS_IT_IS) -> None:
         self.settings = settings or RegionSettings()
+        self.input_size = input_size
 
     def __call__(self, images: Sequence[np.ndarray], *, independent: bool = True) -> list[Proposals]:
         """Propose segments of uint8 (H, W, 3) RGB images, each by itself whatever ``independent`` says."""
-        return [self._propose(image) for image in images]
+        return [self._propose(self.input_size.resize(image)) for image in images]
 
     def regions(self, image: np.ndarray) -> np.ndarray:
         """Return (H, W) int64 numbers of regions from 0, at most ``most_segments`` of them."""
@@ -80,10 +82,15 @@ class FelzenszwalbSource:
         )
 
 
-def load(settings: RegionSettings | None = None) -> FelzenszwalbSource:
-    """Return the source; ImportError names the extra where scikit-image is not installed."""
+def describe(folder: str = "") -> SourceDescription:
+    """Return what this source gives; ``folder`` is not looked at, since there are no weights."""
+    return SourceDescription(has_queries=False, names=None)
+
+
+def load(folder: str = "", *, input_size: InputSize = AS_IT_IS, **settings: object) -> FelzenszwalbSource:
+    """Return the source; device and precision mean nothing to it. ImportError names the extra that it needs."""
     _require_scikit_image()
-    return FelzenszwalbSource(settings)
+    return FelzenszwalbSource(input_size=input_size)
 
 
 def _require_scikit_image() -> Any:

@@ -19,13 +19,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from model.micro_batch import MicroBatches
 from model.preprocess import SIZE_DIVISOR, normalise, padded_size
 from model.proposals import Proposals
-from model.resize import require_image, resize
+from model.resize import AS_IT_IS, InputSize, require_image, resize
+from model.sources.source import SourceDescription
 from model.weight_files import CheckpointError
 
 PIXELS_AT_ONCE = {"cpu": 1, "cuda": 16 * 640**2}
@@ -110,12 +111,14 @@ class HuggingFaceSource:
     """Images -> proposals with class probabilities over the checkpoint's own names.
 
     names: the checkpoint's class names, None where it has only placeholders. embedding_dim: None, since its queries
-    cannot be compared with CLIP's texts. rules: how pixels are prepared.
+    cannot be compared with CLIP's texts. rules: how pixels are prepared. input_size: what images are brought to before,
+    so that CLIP looks at the same picture.
     """
 
     embedding_dim: int | None = None
 
-    def __init__(self, network: nn.Module, rules: InputRules) -> None:
+    def __init__(self, network: Any, rules: InputRules, input_size: InputSize = AS_IT_IS) -> None:
+        self.input_size = input_size
         self.network = network.eval().requires_grad_(False)
         self.rules = rules
         self.names = class_names(network.config.id2label)
@@ -126,11 +129,12 @@ class HuggingFaceSource:
 
     @torch.inference_mode()
     def __call__(self, images: Sequence[np.ndarray], *, independent: bool = True) -> list[Proposals]:
-        """Propose segments of uint8 (H, W, 3) RGB images of any sizes.
+        """Propose segments of uint8 (H, W, 3) RGB images, at ``input_size``.
 
         Each image is prepared for itself, so its result never depends on the others but for the last digits on a GPU,
         where images of one input size run together. ``independent`` is accepted because other sources need it.
         """
+        images = [self.input_size.resize(image) for image in images]
         inputs = [self.rules.prepare(image) for image in images]
         by_size: dict[torch.Size, list[int]] = {}
         for position, pixels in enumerate(inputs):
@@ -170,8 +174,17 @@ class HuggingFaceSource:
         return output.masks_queries_logits.float(), output.class_queries_logits.float()
 
 
+def describe(folder: str | Path) -> SourceDescription:
+    """Return what can be told without loading weights. Raises CheckpointError as ``load`` does."""
+    return SourceDescription(has_queries=False, names=class_names(read_config(Path(folder)).get("id2label")))
+
+
 def load(
-    folder: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    folder: str | Path,
+    *,
+    input_size: InputSize = AS_IT_IS,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
 ) -> HuggingFaceSource:
     """Load a checkpoint's folder: config.json, model.safetensors and, where it is there, preprocessor_config.json.
 
@@ -191,10 +204,10 @@ def load(
     if hasattr(network, "attn_mask_probs"):
         # Between 0 and 1 they make the output random; released weights were trained down to 0.
         network.attn_mask_probs.fill_(0)
-    return HuggingFaceSource(network.to(device=device, dtype=dtype), input_rules(config, processor))
+    return HuggingFaceSource(network.to(device=device, dtype=dtype), input_rules(config, processor), input_size)
 
 
-def load_network(folder: Path, class_name: str) -> nn.Module:
+def load_network(folder: Path, class_name: str) -> Any:
     """Load one of the library's models by the name of its class, from safetensors in a local folder only."""
     model_class = getattr(require_transformers(), class_name, None)
     if model_class is None:

@@ -15,15 +15,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import masks_to_boxes, nms
 
 from model.preprocess import PIXEL_MEAN, PIXEL_STD, normalise
 from model.proposals import Proposals
 from model.quality import stability
-from model.resize import require_image, resize
+from model.resize import AS_IT_IS, InputSize, require_image, resize
 from model.sources.hugging_face import load_network, read_config
+from model.sources.source import SourceDescription
 from model.weight_files import CheckpointError
 
 _CLASSES = {
@@ -77,13 +78,17 @@ class _Area:
 class SamSource:
     """Images -> class-agnostic proposals with an objectness and nothing else.
 
-    squash: the picture is stretched to the square input (SAM 2) instead of padded (SAM).
+    squash: the picture is stretched to the square input (SAM 2) instead of padded (SAM). input_size: what images are
+    brought to before, so that CLIP looks at the same picture.
     """
 
     embedding_dim: int | None = None
     names: tuple[str, ...] | None = None
 
-    def __init__(self, network: nn.Module, *, squash: bool, settings: GridSettings | None = None) -> None:
+    def __init__(
+        self, network: Any, *, squash: bool, settings: GridSettings | None = None, input_size: InputSize = AS_IT_IS
+    ) -> None:
+        self.input_size = input_size
         self.network = network.eval().requires_grad_(False)
         self.squash = squash
         self.settings = settings or GridSettings()
@@ -93,8 +98,8 @@ class SamSource:
 
     @torch.inference_mode()
     def __call__(self, images: Sequence[np.ndarray], *, independent: bool = True) -> list[Proposals]:
-        """Propose segments of uint8 (H, W, 3) RGB images of any sizes, each by itself whatever ``independent`` says."""
-        return [self._propose(image) for image in images]
+        """Propose segments of uint8 (H, W, 3) RGB images, each by itself whatever ``independent`` says."""
+        return [self._propose(self.input_size.resize(image)) for image in images]
 
     def prepare(self, image: np.ndarray) -> Tensor:
         """Return the network's input, float32 (3, S, S)."""
@@ -194,9 +199,16 @@ class SamSource:
         return masks
 
 
+def describe(folder: str | Path) -> SourceDescription:
+    """Return what can be told without loading weights. Raises CheckpointError where there is no checkpoint."""
+    read_config(Path(folder))
+    return SourceDescription(has_queries=False, names=None)
+
+
 def load(
     folder: str | Path,
     *,
+    input_size: InputSize = AS_IT_IS,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     settings: GridSettings | None = None,
@@ -210,7 +222,9 @@ def load(
     if model_type not in _CLASSES:
         raise CheckpointError(f"{folder}: model_type is {model_type!r}; supported: {', '.join(MODEL_TYPES)}")
     network = load_network(folder, _CLASSES[model_type])
-    return SamSource(network.to(device=device, dtype=dtype), squash=model_type != "sam", settings=settings)
+    return SamSource(
+        network.to(device=device, dtype=dtype), squash=model_type != "sam", settings=settings, input_size=input_size
+    )
 
 
 def _side(size: int | Sequence[int]) -> int:

@@ -146,7 +146,7 @@ def bare_images_per_s(bench: JobBench, source: Path, core: int, wait_for_all: Ca
         done, started = 0, time.perf_counter()
         while time.perf_counter() - started < seconds:
             pixels, sizes = next(batches)
-            classifier(pixels, proposer(pixels, resized=True, independent=True), sizes, independent=True)
+            classifier(pixels, proposer(pixels, independent=True), sizes, independent=True)
             done += len(pixels)
         return done / (time.perf_counter() - started)
 

@@ -15,6 +15,7 @@ import torch
 from model.classifier import Classifier
 from model.proposer import Proposer
 from model.segmenter import DTYPES, Segmenter
+from model.sources.source import ProposalSource
 from pipeline.bench.as_released import AsReleased
 from pipeline.bench.record import environment, peak_bytes
 from pipeline.bench.stopwatch import Stopwatch
@@ -163,7 +164,7 @@ class _Ours:
         return _non_empty(self.segmenter.proposer, image)
 
 
-def _non_empty(proposer: Proposer, image: np.ndarray) -> int:
+def _non_empty(proposer: ProposalSource, image: np.ndarray) -> int:
     (proposals,) = proposer([image])
     return int((proposals.mask_logits.flatten(1).amax(dim=1) > 0).sum())
 

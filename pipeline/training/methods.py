@@ -37,8 +37,8 @@ def decoupled(
     classify = Classifier(clip, vocabulary, ClassifierSettings(region=region, fusion=fusion, calibration=0.0))
 
     def scores(image: np.ndarray) -> np.ndarray:
-        resized = propose.resize(image)
-        proposals = propose([resized], resized=True, independent=True)
+        resized = propose.input_size.resize(image)
+        proposals = propose([resized], independent=True)
         named = classify([resized], proposals, [(image.shape[0], image.shape[1])], keep_scores=True, independent=True)
         assert named[0].semantic_scores is not None
         return named[0].semantic_scores

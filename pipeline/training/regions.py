@@ -76,8 +76,8 @@ def measure_regions(
     best: dict[str, list[float]] = {"seen": [], "unseen": []}
     right = {mode: {"predicted": [0, 0], "true": [0, 0]} for mode in SHOWN}
     for image, label in pairs:
-        resized = propose.resize(image)
-        proposals = propose([resized], resized=True, independent=True)[0]
+        resized = propose.input_size.resize(image)
+        proposals = propose([resized], independent=True)[0]
         inside = _masks(proposals, (label.shape[0], label.shape[1]))
         for class_id in np.unique(label).tolist():
             kind = "seen" if vocabulary.seen_flags[class_id] else "unseen"

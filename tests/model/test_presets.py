@@ -79,9 +79,9 @@ def test_the_two_halves_and_the_whole_give_the_same(spec: ModelSpec) -> None:
     image = np.random.default_rng(0).integers(0, 256, (80, 100, 3), dtype=np.uint8)
     (whole,) = load_segmenter(spec, vocabulary)([image])
     proposer, classifier = load_proposer(spec), load_classifier(spec, vocabulary)
-    resized = proposer.resize(image)
+    resized = proposer.input_size.resize(image)
     assert resized.shape == (64, 80, 3)
-    (halves,) = classifier([resized], proposer([resized], resized=True), [(80, 100)])
+    (halves,) = classifier([resized], proposer([resized]), [(80, 100)])
     np.testing.assert_array_equal(halves.label_map, whole.label_map)
     assert halves.label_map.shape == (80, 100)
 

@@ -10,6 +10,7 @@ def test_sizes_of_the_sets() -> None:
         "single": 1,
         "imagenet_select": 8,
         "imagenet": 80,
+        "vild-14": 14,
     }
     assert len(IMAGE_BRANCH) == 32
 

@@ -220,9 +220,9 @@ def test_images_are_resized_to_the_short_side_and_maps_come_in_their_own_size(
     assert proposals.image_size == (60, 80)
     (result,) = segmenter([images[0]])
     assert result.label_map.shape == (96, 128)
-    resized = segmenter.proposer.resize(images[0])
+    resized = segmenter.proposer.input_size.resize(images[0])
     assert resized.shape == (60, 80, 3)
-    (again,) = segmenter.proposer([resized], resized=True)
+    (again,) = segmenter.proposer([resized])
     assert torch.equal(again.mask_logits, proposals.mask_logits)
 
 

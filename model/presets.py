@@ -14,6 +14,7 @@ from model.classifier import Classifier
 from model.classifier_settings import RELEASED_CALIBRATION, ClassifierSettings, require_choice
 from model.clip import load_clip
 from model.resize import MAX_LONG_SIDE, InputSize
+from model.scoring import FUSIONS_WITHOUT_QUERIES
 from model.segmenter import DTYPES, Segmenter
 from model.sources.source import ProposalSource, SourceName, describe_source, load_source
 from model.training_classes import benchmark_seen_classes, checkpoint_description, checkpoint_seen_classes
@@ -276,6 +277,11 @@ class ModelSpec:
         if self.weights is None and self.source.kind == "zegformer":
             raise ValueError(f"Preset {self.preset!r} needs weights. {preset.weights_from} Config: {preset.config}")
         _ = self.settings  # validates
+        if self.source.kind != "zegformer" and self.fusion not in FUSIONS_WITHOUT_QUERIES:
+            raise ValueError(
+                f"Fusion {self.fusion!r} needs query embeddings, which proposals of {str(self.source)!r} do not have. "
+                f"Choose from: {', '.join(FUSIONS_WITHOUT_QUERIES)}"
+            )
 
     @property
     def source(self) -> SourceName:

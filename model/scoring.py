@@ -16,6 +16,9 @@ FUSIONS = ("ensembling", "ensembling-all", "clip", "query", "vocabulary")
 clip, query: one branch alone. vocabulary: the proposal source's own class probabilities with CLIP's where it knows the
 class, CLIP's elsewhere (``model.source_names``)."""
 
+FUSIONS_WITHOUT_QUERIES = ("clip", "vocabulary")
+"""What can be done with proposals that have no query embeddings."""
+
 ENSEMBLE_WEIGHT = 2 / 3
 """Lambda of the paper's ensemble: the exponent of the trusted branch."""
 
@@ -58,11 +61,11 @@ def fuse(query_scores: Tensor | None, clip_scores: Tensor | None, seen: Tensor, 
     """
     if fusion not in FUSIONS:
         raise ValueError(f"Unknown fusion {fusion!r}. Choose from: {', '.join(FUSIONS)}")
-    if query_scores is None and fusion not in ("clip", "vocabulary"):
+    if query_scores is None and fusion not in FUSIONS_WITHOUT_QUERIES:
         raise ValueError(f"Fusion {fusion!r} needs proposals with query embeddings; without them choose 'clip'")
     if clip_scores is None and fusion != "query":
         raise ValueError(f"Fusion {fusion!r} needs the image branch; without it choose 'query'")
-    if query_scores is None or fusion in ("clip", "vocabulary"):
+    if query_scores is None or fusion in FUSIONS_WITHOUT_QUERIES:
         assert clip_scores is not None
         return clip_scores
     if clip_scores is None or fusion == "query":

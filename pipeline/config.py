@@ -27,7 +27,7 @@ OUTPUT_SETTINGS = (
 )
 
 
-URIS = ("input", "output", "classes", "weights", "clip")
+URIS = ("input", "output", "classes", "weights", "clip", "proposer")
 """Settings that may be addresses, and hold signatures or passwords as such."""
 
 
@@ -41,18 +41,34 @@ class LabelConfig(BaseModel):
     classes: str = Field(description="Class names: a file (text, .csv, .tsv, .json, .yaml) or a comma-separated list.")
 
     preset: str = Field("bundled", description="A whole model by name; `maskmill models` lists them.")
-    weights: str | None = Field(None, description="ZegFormer weights instead of the preset's (file, folder or URI).")
-    clip: str | None = Field(None, description="CLIP instead of the preset's: a file, a folder or an open_clip name.")
+    proposer: str | None = Field(
+        None,
+        description="Where segments come from instead of the preset's: zegformer, felzenszwalb, hf:NAME or sam:NAME; "
+        "NAME is a folder or a repository of the Hugging Face hub, REPOSITORY[@COMMIT].",
+    )
+    weights: str | None = Field(None, description="The proposer's weights instead of the preset's: file, folder, URI.")
+    clip: str | None = Field(
+        None, description="CLIP instead of the preset's: a file, a folder, a URI, an open_clip name or hf:REPOSITORY."
+    )
     region: Literal["crop", "mask", "cropmask", "attend", "pool"] | None = Field(
         None, description="What CLIP sees of a segment; attend and pool name all in one pass over the image."
     )
     attend_side: int | None = Field(None, ge=1, description="Short side of that pass in pixels; default twice CLIP's.")
     attend_layer: int | None = Field(None, ge=0, description="Block where it tells segments apart; default 8 of 12.")
-    fusion: Literal["ensembling", "ensembling-all", "clip", "query"] | None = Field(
-        None, description="How the query branch and the image branch are combined."
+    fusion: Literal["ensembling", "ensembling-all", "clip", "query", "vocabulary"] | None = Field(
+        None, description="How the query branch, the image branch and the proposer's own names are combined."
     )
-    prompts: Literal["single", "imagenet_select", "imagenet"] | None = Field(
+    prompts: Literal["single", "imagenet_select", "imagenet", "vild-14"] | None = Field(
         None, description="Prompt templates of the query branch."
+    )
+    image_prompts: Literal["release", "single", "imagenet_select", "imagenet", "vild-14"] | None = Field(
+        None, description="Prompt templates of the image branch."
+    )
+    synonyms: Literal["mean", "max"] | None = Field(
+        None, description="What the image branch makes of a class's synonyms: their mean, or the best one."
+    )
+    pool_mask: Literal["soft", "binary"] | None = Field(
+        None, description="With --region pool: whether a mask counts as soft shares of cells or as binary."
     )
     calibration: float | None = Field(None, description="Subtracted from every seen class before the argmax.")
     short_side: int | None = Field(None, ge=1, description="Images are resized to this short side for the model.")

@@ -29,7 +29,7 @@ from pipeline.queues import watch_queues
 from pipeline.sources import ReadLimits
 from pipeline.staging import StageStage, Thresholds
 from pipeline.trail import RemoteTrail
-from pipeline.weights import local_spec
+from pipeline.weights import loadable_spec
 
 MAX_BLOCKS = 2000
 """Read tasks of one run; beyond this many shards a task reads several, so that Ray's task table stays small."""
@@ -203,7 +203,7 @@ def measured_dtype(config: LabelConfig, spec: ModelSpec, pools: Pools) -> dict[s
         from model.precision import measure_precisions
 
         torch.set_num_threads(pool.threads)
-        return measure_precisions(local_spec(spec, config.storage_option))
+        return measure_precisions(loadable_spec(spec, config.storage_option))
 
     remote = ray.remote(num_cpus=pool.cpus, num_gpus=pool.gpus, max_retries=COMMIT_RETRIES)(measure)
     seconds = ray.get(remote.remote())

@@ -20,7 +20,7 @@ from pipeline.guard import run_guarded
 from pipeline.packing import pack_proposals, unpack_proposals
 from pipeline.quarantine import Run, no_quarantine
 from pipeline.rows import CLASSIFIED, PROPOSED, Row, transform
-from pipeline.weights import cache_directory, local_spec
+from pipeline.weights import cache_directory, loadable_spec
 
 
 def _images(rows: Sequence[Row]) -> list[np.ndarray]:
@@ -44,11 +44,11 @@ class StageModel:
 
     def proposer(self) -> ProposalSource:
         """Load the proposing half."""
-        return load_proposer(local_spec(self.spec, self.storage_option))
+        return load_proposer(loadable_spec(self.spec, self.storage_option))
 
     def classifier(self) -> Classifier:
         """Load the classifying half."""
-        spec = local_spec(self.spec, self.storage_option)
+        spec = loadable_spec(self.spec, self.storage_option)
         return load_classifier(spec, self.vocabulary, cache_directory() / "text")
 
 

@@ -13,8 +13,10 @@ _SIZES = "sizes"
 
 
 def pack_proposals(proposals: Proposals) -> bytes:
-    """Serialise for transport; mask logits are rounded to float16 (relative error below 0.05 %)."""
+    """Serialise for transport; mask logits and class probabilities are rounded to float16 (relative error < 0.05 %)."""
     tensors = {"mask_logits": proposals.mask_logits.to(torch.float16)}
+    if proposals.class_probabilities is not None:
+        tensors["class_probabilities"] = proposals.class_probabilities.to(torch.float16)
     for name in ("query_embeddings", "no_object_logits", "objectness"):
         value = getattr(proposals, name)
         if value is not None:
@@ -34,6 +36,7 @@ def unpack_proposals(data: bytes) -> Proposals:
         query_embeddings=tensors.get("query_embeddings"),
         no_object_logits=tensors.get("no_object_logits"),
         objectness=tensors.get("objectness"),
+        class_probabilities=tensors.get("class_probabilities"),
         image_size=tuple(image_size),
         padded_size=tuple(padded_size),
     )

@@ -75,14 +75,14 @@ def plan_run(config: LabelConfig) -> Plan:
     """
     config = with_absolute_addresses(config)
     check_apart(config.output, config.input)
-    spec = model_spec(config)
-    vocabulary = read_vocabulary(config, spec)
     output = Output(config.output, config.storage_option)
+    old = read_record(output)
+    spec = model_spec(config, None if old is None or config.overwrite else old.fingerprint)
+    vocabulary = read_vocabulary(config, spec)
     listing = list_files(config.input, config.storage_option)
     check_listing_apart(config.output, listing)
     parts = fingerprint(config, spec, vocabulary)
     check_writable(config.output, config.storage_option)
-    old = read_record(output)
     check_free(output, holds_run=old is not None, overwrite=config.overwrite)
     record = new_record(config, parts, shards=0)
     start_anew = config.overwrite

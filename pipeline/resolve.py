@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
 from model import ModelSpec, Vocabulary
+from model.fetching import pinned_spec
 from model.presets import training_classes
 from pipeline.addresses import absolute, absolute_if_local
 from pipeline.class_files import parse_classes
@@ -14,11 +16,15 @@ from pipeline.weights import local_spec
 
 MODEL_SETTINGS = (
     "preset",
+    "proposer",
     "weights",
     "clip",
     "region",
     "fusion",
     "prompts",
+    "image_prompts",
+    "synonyms",
+    "pool_mask",
     "calibration",
     "short_side",
     "max_long_side",
@@ -44,15 +50,23 @@ def with_absolute_addresses(config: LabelConfig) -> LabelConfig:
         # A folder may bear the name of a class; only a file is a list of classes.
         if (value := getattr(config, name)) is not None and (name != "classes" or os.path.isfile(value))
     }
+    if config.proposer is not None:
+        kind, _, name = config.proposer.partition(":")
+        if os.path.isdir(name):
+            files["proposer"] = f"{kind}:{absolute(name)}"
     return config.model_copy(update={**places, **files})
 
 
-def model_spec(config: LabelConfig) -> ModelSpec:
-    """The model the configuration asks for. Raises UsageError for a choice the model does not have."""
+def model_spec(config: LabelConfig, recorded: Mapping[str, str] | None = None) -> ModelSpec:
+    """The model the configuration asks for, with a commit for everything it names on the Hugging Face hub.
+
+    recorded: the fingerprint of an earlier run into the same output, whose commits are kept. Raises UsageError for a
+    choice the model does not have and for a name that the hub does not have.
+    """
     settings = {name: getattr(config, name) for name in MODEL_SETTINGS}
     try:
-        return ModelSpec(**settings, query_segments=config.segments == "query")
-    except ValueError as error:
+        return pinned_spec(ModelSpec(**settings, query_segments=config.segments == "query"), recorded)
+    except (ValueError, ImportError) as error:
         raise UsageError(str(error)) from error
 
 

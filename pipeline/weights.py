@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from model import ModelSpec
+from model.fetching import fetched_spec
 from pipeline.errors import UsageError
 from pipeline.storage import open_filesystem, with_retries
 
@@ -28,6 +29,11 @@ def cache_directory() -> Path:
 def local_spec(spec: ModelSpec, storage_option: Mapping[str, Any]) -> ModelSpec:
     """The same model with every remote URI replaced by a local copy. Raises UsageError where nothing lies there."""
     return replace(spec, weights=_local(spec.weights, storage_option), clip=_local(spec.clip, storage_option))
+
+
+def loadable_spec(spec: ModelSpec, storage_option: Mapping[str, Any]) -> ModelSpec:
+    """The same model with all it needs on this machine: URIs copied, names on the hub fetched, once a machine."""
+    return fetched_spec(local_spec(spec, storage_option))
 
 
 def _local(source: str | None, storage_option: Mapping[str, Any]) -> str | None:

@@ -36,7 +36,7 @@ def spec(golden_path: Path) -> ModelSpec:
 
 
 def test_released_presets_say_licence_config_and_source() -> None:
-    released = [preset for preset in PRESETS.values() if preset.name != "bundled"]
+    released = [preset for preset in PRESETS.values() if preset.name.startswith("zegformer")]
     assert len(released) >= 3
     for preset in released:
         assert "CC-BY-NC 4.0" in preset.licence
@@ -58,7 +58,10 @@ def test_unset_fields_take_the_presets_values(golden_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"preset": "best"}, "Unknown preset 'best'. Choose from: bundled, zegformer-r101-coco"),
+        ({"preset": "best"}, "Unknown preset 'best'. Choose from: bundled, photo, photo-small"),
+        ({"proposer": "sum:x"}, "Unknown proposer 'sum:x'. Choose from: zegformer, hf:FOLDER_OR_REPOSITORY"),
+        ({"proposer": "hf:"}, "Unknown proposer 'hf:'"),
+        ({"proposer": "sam:x", "fusion": "query"}, "needs query embeddings.*'sam:x'.*Choose from: clip, vocabulary"),
         ({"dtype": "int8"}, "Choose from: auto, float32, bfloat16, float16"),
         ({"device": "tpu"}, "Choose from: auto, cpu, cuda"),
         ({"region": "box"}, "Choose from: crop, mask, cropmask"),
@@ -148,6 +151,34 @@ def test_fingerprint_changes_with_what_labels_depend_on(spec: ModelSpec, golden_
     save_zegformer(network, tmp_path)
     after = spec_fingerprint(directory, vocabulary)
     assert {key for key in after if after[key] != before[key]} == {"weights"}
+
+
+def test_settings_newer_than_a_run_do_not_make_it_a_changed_one(spec: ModelSpec) -> None:
+    """These are the parts that the first version recorded; digests of its runs must stay what they are."""
+    first = {
+        "weights",
+        "clip",
+        "vocabulary",
+        "region",
+        "fusion",
+        "prompts",
+        "calibration",
+        "short_side",
+        "max_long_side",
+        "dtype",
+        "compile",
+        "query_segments",
+        "min_objectness",
+        "min_area",
+        "min_visible",
+        "attend_side",
+        "attend_layer",
+    }
+    vocabulary = Vocabulary(["person", "grass"])
+    assert spec_fingerprint(spec, vocabulary).keys() == first
+    values = {name: getattr(spec, name) for name in spec.__dataclass_fields__}
+    newer = spec_fingerprint(ModelSpec(**{**values, "synonyms": "max"}), vocabulary)
+    assert newer.keys() - first == {"synonyms"}
 
 
 def test_fingerprint_of_weights_that_are_not_there_is_refused(spec: ModelSpec, tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def io(
 ) -> None:
     """Reading and decoding alone on one core, and the bytes per image that stages hand over."""
     from model import Vocabulary
-    from model.presets import ModelSpec
+    from model.spec import ModelSpec
     from pipeline.bench.io import IoBench, io_rows, measure_io
     from pipeline.shapes import CLASSES
     from pipeline.storage import parse_storage_options

@@ -1,4 +1,4 @@
-"""``maskmill models``: the presets, what each knows and needs, where its weights come from and under what licence."""
+"""``maskmill models``: the presets, what each knows, needs and permits; and fetching the weights of one ahead."""
 
 from __future__ import annotations
 
@@ -8,16 +8,36 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from jobs.arguments import StorageOption
+from pipeline.errors import UsageError
+
 if TYPE_CHECKING:
     from model.presets import Preset
 
 
 def models(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object by name instead of text.")] = False,
+    fetch: Annotated[
+        str | None, typer.Option(metavar="PRESET", help="Fetch the weights of this preset to this machine.")
+    ] = None,
+    into: Annotated[
+        str | None,
+        typer.Option(metavar="FOLDER_OR_URI", help="With --fetch: copy them here, for --weights and --clip."),
+    ] = None,
+    storage_option: StorageOption = None,
 ) -> None:
     """List the presets: what each knows, what it needs, where the weights come from, the licence."""
     from model.presets import PRESETS
 
+    if fetch is not None:
+        from pipeline.storage import parse_storage_options
+        from pipeline.weights import fetch_preset
+
+        for name, place in fetch_preset(fetch, into, parse_storage_options(storage_option or [])).items():
+            typer.echo(f"{name:10}{place}")
+        return
+    if into is not None or storage_option:
+        raise UsageError("--into and --storage-option are about --fetch: add --fetch PRESET")
     if as_json:
         typer.echo(json.dumps({name: asdict(preset) for name, preset in PRESETS.items()}, indent=1))
         return
@@ -28,9 +48,14 @@ def models(
 
 def preset_lines(preset: Preset) -> list[str]:
     """One preset in a few lines: name and summary, then its facts."""
-    needs = "nothing" if preset.weights else f"--weights FILE (official config {preset.config}.yaml)"
+    needs = "nothing"
+    if preset.download is not None:
+        needs = f"a download of {preset.download}, once a machine; pip install 'maskmill[photo]'"
+    elif preset.weights is None:
+        needs = f"--weights FILE (official config {preset.config}.yaml)"
     facts = {
         "needs": needs,
+        "proposer": preset.proposer,
         "weights": preset.weights_from,
         "clip": "in the package" if preset.clip == preset.weights else preset.clip,
         "licence": preset.licence,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from model.presets import ModelSpec, load_segmenter
     from model.proposals import UNLABELLED, Proposals, Segmentation
-    from model.segmenter import Segmenter
+    from model.segmenter import Segmenter, load_segmenter
+    from model.spec import ModelSpec
     from model.vocabulary import ClassEntry, Vocabulary
 
 __all__ = [
@@ -27,7 +27,7 @@ def __getattr__(name: str) -> Any:
     # images do without them.
     if name not in __all__:
         raise AttributeError(f"module 'model' has no attribute {name!r}")
-    from model import presets, proposals, segmenter, vocabulary
+    from model import proposals, segmenter, spec, vocabulary
 
-    homes = (presets, proposals, segmenter, vocabulary)
+    homes = (spec, proposals, segmenter, vocabulary)
     return next(getattr(home, name) for home in homes if hasattr(home, name))

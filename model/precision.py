@@ -11,8 +11,8 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from model.presets import ModelSpec, load_segmenter, resolve_device
-from model.segmenter import DTYPES
+from model.segmenter import load_segmenter
+from model.spec import DTYPES, ModelSpec, resolve_device
 from model.vocabulary import Vocabulary
 
 REPEATS = 3

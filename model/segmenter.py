@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,15 +14,14 @@ from model.checkpoint import load_zegformer
 from model.classifier import Classifier
 from model.classifier_settings import ClassifierSettings, require_choice
 from model.clip import load_clip
+from model.fetching import fetched_spec, pinned_spec
 from model.proposals import Segmentation
 from model.proposer import Proposer
 from model.resize import MAX_LONG_SIDE
 from model.sources.source import ProposalSource
+from model.spec import DTYPES, ModelSpec, load_classifier, load_proposer
 from model.training_classes import checkpoint_seen_classes
 from model.vocabulary import Vocabulary
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-"""Precision of the networks by name. Scores and maps are always float32."""
 
 
 class Segmenter:
@@ -84,6 +85,22 @@ class Segmenter:
             proposer, Classifier(load_clip(clip, device, DTYPES[dtype]), vocabulary, settings, cache_dir=cache_dir)
         )
 
+    @classmethod
+    def from_preset(
+        cls, name: str, *, vocabulary: Vocabulary, cache_dir: str | Path | None = None, **settings: Any
+    ) -> Segmenter:
+        """Build a whole model by name (``maskmill models`` lists them); weights that are not here are fetched.
+
+        settings: further fields of ``ModelSpec``, such as ``device="cuda"`` or ``weights="file.pth"``. Raises
+        ValueError for an unknown name or setting, and where weights cannot be had.
+        """
+        unknown = sorted(set(settings) - {field.name for field in fields(ModelSpec)})
+        if unknown:
+            valid = ", ".join(field.name for field in fields(ModelSpec))
+            raise ValueError(f"Unknown settings {', '.join(unknown)}. Choose from: {valid}")
+        spec = fetched_spec(pinned_spec(ModelSpec(preset=name, **settings)))
+        return load_segmenter(spec, vocabulary, cache_dir)
+
     def __call__(
         self,
         images: Sequence[np.ndarray],
@@ -104,3 +121,8 @@ class Segmenter:
         resized = [self.proposer.input_size.resize(image) for image in images]
         proposals = self.proposer(resized, independent=independent)
         return self.classifier(resized, proposals, sizes, keep_scores=keep_scores, independent=independent)
+
+
+def load_segmenter(spec: ModelSpec, vocabulary: Vocabulary, cache_dir: str | Path | None = None) -> Segmenter:
+    """Load both halves."""
+    return Segmenter(load_proposer(spec), load_classifier(spec, vocabulary, cache_dir))

@@ -14,7 +14,7 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset
 
 from model import Vocabulary
 from model.precision import fastest
-from model.presets import ModelSpec
+from model.spec import ModelSpec
 from pipeline.cluster import connect, joins_running
 from pipeline.commit import commit_shard
 from pipeline.config import LabelConfig

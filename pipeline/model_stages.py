@@ -12,9 +12,9 @@ import torch
 
 from model import ModelSpec, Segmentation, Vocabulary
 from model.classifier import Classifier
-from model.presets import load_classifier, load_proposer
 from model.proposals import UNLABELLED, Proposals
 from model.sources.source import ProposalSource
+from model.spec import load_classifier, load_proposer
 from pipeline.errors import BadImageError
 from pipeline.guard import run_guarded
 from pipeline.packing import pack_proposals, unpack_proposals

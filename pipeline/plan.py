@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from model import Vocabulary
-from model.presets import ModelSpec
+from model.spec import ModelSpec
 from pipeline.apart import check_apart, check_entries_apart, check_listing_apart
 from pipeline.config import LabelConfig
 from pipeline.errors import UsageError

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from typing import Any
 
 from model import Vocabulary
-from model.presets import ModelSpec, spec_fingerprint
+from model.spec import ModelSpec, spec_fingerprint
 from pipeline.addresses import absolute
 from pipeline.config import URIS, LabelConfig, output_settings
 from pipeline.decode import DECODE_VERSION

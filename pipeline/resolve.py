@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from model import ModelSpec, Vocabulary
 from model.fetching import pinned_spec
-from model.presets import training_classes
+from model.spec import training_classes
 from pipeline.addresses import absolute, absolute_if_local
 from pipeline.class_files import parse_classes
 from pipeline.config import LabelConfig

@@ -9,11 +9,12 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from model import ModelSpec
-from model.fetching import fetched_spec
+from model.fetching import fetched_spec, pinned_spec
 from pipeline.errors import UsageError
 from pipeline.storage import open_filesystem, with_retries
 
@@ -34,6 +35,33 @@ def local_spec(spec: ModelSpec, storage_option: Mapping[str, Any]) -> ModelSpec:
 def loadable_spec(spec: ModelSpec, storage_option: Mapping[str, Any]) -> ModelSpec:
     """The same model with all it needs on this machine: URIs copied, names on the hub fetched, once a machine."""
     return fetched_spec(local_spec(spec, storage_option))
+
+
+def fetch_preset(name: str, into: str | None, storage_option: Mapping[str, Any]) -> dict[str, str]:
+    """Fetch the weights of a preset to this machine and, if asked, copy them to a folder or URI.
+
+    Returns what to give as ``proposer`` and ``clip``, or with ``into`` as ``weights`` and ``clip``. Raises UsageError
+    for an unknown preset, one that has nothing to fetch, and what the hub does not have.
+    """
+    try:
+        spec = pinned_spec(ModelSpec(preset=name))
+        if spec == ModelSpec(preset=name):
+            raise UsageError(f"preset {name!r} has nothing to fetch by name")
+        fetched = fetched_spec(spec)
+    except (ValueError, ImportError) as error:
+        raise UsageError(str(error)) from error
+    assert fetched.clip is not None
+    assert spec.clip is not None
+    if into is None:
+        return {"proposer": str(spec.proposer), "clip": spec.clip}
+    fs, root = open_filesystem(into, storage_option)
+    places = {"weights": fetched.source_weights, "clip": fetched.clip}
+    for part, folder in places.items():
+        target = posixpath.join(root, part)
+        fs.makedirs(target, exist_ok=True)
+        for file in sorted(Path(folder).iterdir()):
+            with_retries(partial(fs.put_file, str(file), posixpath.join(target, file.name)))
+    return {part: posixpath.join(into, part) for part in places}
 
 
 def _local(source: str | None, storage_option: Mapping[str, Any]) -> str | None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,13 +13,39 @@ import torch
 from model.proposals import Proposals
 from model.resize import InputSize
 
-KINDS = {
-    "zegformer": "model.sources.zegformer",
-    "hf": "model.sources.hugging_face",
-    "sam": "model.sources.sam",
-    "felzenszwalb": "model.sources.felzenszwalb",
+
+def _zegformer() -> Any:
+    from model.sources import zegformer
+
+    return zegformer
+
+
+def _hugging_face() -> Any:
+    from model.sources import hugging_face
+
+    return hugging_face
+
+
+def _sam() -> Any:
+    from model.sources import sam
+
+    return sam
+
+
+def _felzenszwalb() -> Any:
+    from model.sources import felzenszwalb
+
+    return felzenszwalb
+
+
+KINDS: dict[str, Callable[[], Any]] = {
+    "zegformer": _zegformer,
+    "hf": _hugging_face,
+    "sam": _sam,
+    "felzenszwalb": _felzenszwalb,
 }
-"""Kind of source -> module with ``load(folder, *, input_size, device, dtype)`` and ``describe(folder)``."""
+"""Kind of source -> its module, imported when it is asked for, with ``load(weights, *, input_size, device, dtype)`` and
+``describe(weights)``."""
 BY_NAME = ("hf", "sam")
 """Kinds whose weights have a name: a folder, or a repository of the hub."""
 
@@ -80,7 +105,7 @@ class SourceName:
 
 def describe_source(kind: str, weights: str | Path) -> SourceDescription:
     """Return what the source of this kind with these weights gives."""
-    return import_module(KINDS[kind]).describe(weights)
+    return KINDS[kind]().describe(weights)
 
 
 def load_source(
@@ -88,4 +113,4 @@ def load_source(
 ) -> ProposalSource:
     """Load a source. weights: a local file or folder. Raises what the kind's ``load`` raises."""
     own: dict[str, Any] = {"compiled": compiled} if kind == "zegformer" else {}
-    return import_module(KINDS[kind]).load(weights, input_size=input_size, device=device, dtype=dtype, **own)
+    return KINDS[kind]().load(weights, input_size=input_size, device=device, dtype=dtype, **own)

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from model import Vocabulary
-from model.presets import ModelSpec
+from model.spec import ModelSpec
 from pipeline.bench.record import environment
 from pipeline.decode import Decoding
 from pipeline.input_stages import DecodeStage, ReadStage, ShardTask

@@ -14,8 +14,9 @@ import torch
 
 from model.classifier import Classifier
 from model.proposer import Proposer
-from model.segmenter import DTYPES, Segmenter
+from model.segmenter import Segmenter
 from model.sources.source import ProposalSource
+from model.spec import DTYPES
 from pipeline.bench.as_released import AsReleased
 from pipeline.bench.record import environment, peak_bytes
 from pipeline.bench.stopwatch import Stopwatch

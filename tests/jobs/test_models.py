@@ -24,13 +24,30 @@ def test_every_preset_says_needs_source_and_licence() -> None:
         assert PRESETS[name].licence in text
         assert PRESETS[name].weights_from in text
         assert ("needs:    nothing" in text) == (PRESETS[name].weights is not None)
+        assert PRESETS[name].proposer in text
 
 
 def test_it_says_plainly_what_the_models_know_and_forbid() -> None:
     assert "shapes, not photographs" in blocks()["bundled"]
-    for name in set(PRESETS) - {"bundled"}:
-        assert "CC-BY-NC 4.0: non-commercial use only" in blocks()[name]
-        assert "--weights FILE" in blocks()[name]
+    for name in PRESETS:
+        if name.startswith("zegformer"):
+            assert "CC-BY-NC 4.0: non-commercial use only" in blocks()[name]
+            assert "--weights FILE" in blocks()[name]
+        elif name != "bundled":
+            assert "non-commercial" not in blocks()[name]
+            assert f"a download of {PRESETS[name].download}" in blocks()[name]
+            assert "maskmill[photo]" in blocks()[name]
+
+
+def test_fetching_is_refused_where_there_is_nothing_to_fetch() -> None:
+    for arguments, message in (
+        (["--fetch", "bundled"], "preset 'bundled' has nothing to fetch by name"),
+        (["--fetch", "best"], "Unknown preset 'best'. Choose from: bundled, photo"),
+        (["--into", "folder"], "add --fetch PRESET"),
+    ):
+        result = CliRunner().invoke(app, ["models", *arguments])
+        assert result.exit_code == 2
+        assert message in result.stderr
 
 
 def test_json_for_programs() -> None:

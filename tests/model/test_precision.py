@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from model.precision import fastest, measure_precisions
-from model.presets import ModelSpec, load_proposer
+from model.spec import ModelSpec, load_proposer
 
 
 def test_float32_stays_unless_another_is_clearly_faster() -> None:

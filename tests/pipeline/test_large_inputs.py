@@ -96,9 +96,10 @@ def label_with_many_classes() -> None:
     from model.classifier import Classifier
     from model.classifier_settings import ClassifierSettings
     from model.clip import load_clip
-    from model.presets import BUNDLED, load_proposer
-    from model.presets import ModelSpec as Spec
+    from model.presets import BUNDLED
     from model.segmenter import Segmenter
+    from model.spec import ModelSpec as Spec
+    from model.spec import load_proposer
     from model.vocabulary import ClassEntry
     from pipeline.shapes import draw
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from model import ModelSpec
-from model.presets import BUNDLED, load_proposer
+from model.presets import BUNDLED
+from model.spec import load_proposer
 from pipeline.errors import UsageError
 from pipeline.weights import CACHE, local_spec
 

@@ -1,0 +1,49 @@
+"""How a CLIP's image tower wants its pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import open_clip
+
+from model.preprocess import CLIP_MEAN, CLIP_STD
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClipInput:
+    """How pixels become the image tower's input. The defaults are those of OpenAI's CLIPs.
+
+    mean, std: of RGB values 0..255. interpolation: "bilinear" or "bicubic", for an image that is resized as a whole.
+    """
+
+    mean: tuple[float, ...] = CLIP_MEAN
+    std: tuple[float, ...] = CLIP_STD
+    interpolation: str = "bilinear"
+
+    @classmethod
+    def of_open_clip(cls, settings: Mapping[str, Any]) -> ClipInput:
+        """Return what open_clip's preprocessing settings (mean and std of 0..1, interpolation) mean here."""
+        mean = tuple(settings.get("mean") or open_clip.OPENAI_DATASET_MEAN)
+        std = tuple(settings.get("std") or open_clip.OPENAI_DATASET_STD)
+        interpolation = "bicubic" if settings.get("interpolation") == "bicubic" else "bilinear"
+        # The defaults are kept to the last digit, which 255 times open_clip's rounded values would not be.
+        is_openai = (mean, std) == (tuple(open_clip.OPENAI_DATASET_MEAN), tuple(open_clip.OPENAI_DATASET_STD))
+        if is_openai:
+            return cls(interpolation=interpolation)
+        return cls(
+            mean=tuple(255 * float(value) for value in mean),
+            std=tuple(255 * float(value) for value in std),
+            interpolation=interpolation,
+        )
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ClipInput:
+        """Return the inverse of ``dataclasses.asdict``; keys that are missing take their defaults."""
+        default = cls()
+        return cls(
+            mean=tuple(values.get("mean", default.mean)),
+            std=tuple(values.get("std", default.std)),
+            interpolation=values.get("interpolation", default.interpolation),
+        )

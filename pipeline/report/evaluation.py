@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -76,17 +77,24 @@ def _confusions(table: pa.Table) -> list[dict[str, Any]]:
 
 
 def _ranked_images(output: Output, sample: Sample) -> list[tuple[Key, float]]:
-    """Sampled images and their mIoU, worst first; of a bounded number of the evaluation's image tables."""
+    """Sampled images and their mIoU, worst first; of a bounded number of the evaluation's image tables.
+
+    Ids that several images have are passed over: the evaluation's tables do not say which of them is meant.
+    """
     names = output.names(f"{FOLDER}/images", ".parquet")[:MOST_IMAGE_TABLES]
     miou: dict[str, float] = {}
+    uses: Counter[str] = Counter()
     for name in names:
         table = output.read_table(f"{FOLDER}/images/{name}.parquet", columns=["image_id", "miou"])
         miou.update(zip(table["image_id"].to_pylist(), table["miou"].to_pylist(), strict=True))
+        uses.update(table["image_id"].to_pylist())
+    sampled = Counter(image_id for table in sample.tables.values() for image_id in table["image_id"].to_pylist())
+    miou = {image_id: value for image_id, value in miou.items() if uses[image_id] == 1}
     found = [
         ((shard, row), value)
         for shard, table in sample.tables.items()
         for row, image_id in zip(table["row"].to_pylist(), table["image_id"].to_pylist(), strict=True)
-        if (value := _find(miou, image_id)) is not None
+        if sampled[image_id] == 1 and (value := _find(miou, image_id)) is not None
     ]
     return sorted(found, key=lambda item: (item[1], item[0]))
 

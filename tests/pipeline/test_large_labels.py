@@ -29,16 +29,18 @@ def commit_large(output: Output, rows: int, text_bytes: int) -> None:
 
 def test_row_groups_and_batches_are_bounded_by_bytes(tmp_path: Path) -> None:
     output = Output(str(tmp_path))
-    commit_large(output, rows=40, text_bytes=3 * 2**20)
+    # So small that two of them fit into a dictionary page, which would hide what the rows come to.
+    rows, text_bytes = 400, 300 * 2**10
+    commit_large(output, rows, text_bytes)
     metadata = pq.read_metadata(tmp_path / labels_name(SHARD.shard_id))
     groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
     assert all(ROW_GROUP_BYTES / 4 < group.total_byte_size <= ROW_GROUP_BYTES for group in groups)
     results = open_results(str(tmp_path))
     batches = list(results.batches(SHARD.shard_id))
-    assert [row for batch in batches for row in batch["row"].to_pylist()] == list(range(40))
+    assert [row for batch in batches for row in batch["row"].to_pylist()] == list(range(rows))
     assert all(batch.nbytes <= BATCH_BYTES for batch in batches)
     assert len(list(results.batches(SHARD.shard_id, ["row"]))) == len(groups), "small columns come in large batches"
-    assert results.row(SHARD.shard_id, 33)["rles"] == ["1" * (3 * 2**20)]
+    assert results.row(SHARD.shard_id, 333)["rles"] == ["1" * text_bytes]
 
 
 def test_small_shards_stay_one_row_group(tmp_path: Path) -> None:

@@ -1,0 +1,34 @@
+"""Where several images have one id, the report shows nobody's figures for another's, and commands that find each."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from pathlib import Path
+
+import pyarrow as pa
+
+from pipeline.report.build import collect
+from pipeline.report.evaluation import _ranked_images
+from pipeline.report.sample import read_sample
+from pipeline.results import open_results
+from tests.pipeline.labelled_files import encoded, label_files, picture
+
+
+def test_figures_and_commands_belong_to_the_image_shown(tmp_path: Path) -> None:
+    for number, names in enumerate([["a.png", "b.png"], ["a.png"]]):
+        with tarfile.open(tmp_path / f"{number}.tar", "w") as archive:
+            for name in names:
+                data = encoded(picture())
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+    results = open_results(str(label_files(str(tmp_path / "*.tar"), tmp_path / "out")))
+    first, second = results.shard_ids
+    table = pa.table({"image_id": ["a", "b", "a"], "miou": [0.1, 0.5, 0.9]})
+    results.output.write_table("evaluation/images/0.parquet", table)
+    assert _ranked_images(results.output, read_sample(results)) == [((first, 1), 0.5)]
+    results.output.remove("evaluation")
+    commands = {key: card.command for key, card in collect(results).cards.items()}
+    assert commands[first, 0].endswith(f"show --shard {first} --row 0 {results.output.uri} a")
+    assert commands[second, 0].endswith(f"show --shard {second} --row 0 {results.output.uri} a")

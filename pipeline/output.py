@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from fsspec import AbstractFileSystem
 
 from pipeline import storage
+from pipeline.errors import UsageError
 from pipeline.sources.shard import is_shard_id
 
 log = logging.getLogger(__name__)
@@ -25,6 +26,10 @@ ROW_GROUP_BYTES = 32 * 2**20
 """Bytes of a row group in memory, unless one row has more. Arrow cannot read lists that hold 2 GiB of text at once."""
 WRITTEN_FOLDERS = (".", "labels", "errors", "stats")
 STAGING = "_staging"
+
+
+class DamagedFileError(UsageError, ValueError):
+    """A file of a run or of an evaluation is not as it was written; the message names it."""
 
 
 class Output:
@@ -64,11 +69,21 @@ class Output:
         storage.write_atomic(self._fs, self.path(name), data)
 
     def read_json(self, name: str) -> dict[str, Any] | None:
-        """The parsed file, or None if there is none."""
+        """The parsed file, or None if there is none. Raises DamagedFileError if it holds no JSON object."""
         try:
-            return json.loads(self.read_bytes(name))
+            value = json.loads(self.read_bytes(name))
         except FileNotFoundError:
             return None
+        except (ValueError, RecursionError) as error:
+            raise DamagedFileError(f"{self._shown(name)} is damaged, it is no valid JSON: {error}") from error
+        if not isinstance(value, dict):
+            raise DamagedFileError(
+                f"{self._shown(name)} is damaged: it holds {type(value).__name__} and no JSON object"
+            )
+        return value
+
+    def _shown(self, name: str) -> str:
+        return f"{storage.public_uri(self.uri)}/{name}"
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> int:
         """Write JSON with stable key order as given and return its size in bytes."""

@@ -14,6 +14,7 @@ from pipeline.errors import UsageError
 from pipeline.images import ImageFinder
 from pipeline.output import Output, labels_name
 from pipeline.palette import Colour, class_colours
+from pipeline.run_classes import read_run_classes
 from pipeline.samples import FULL_BITS
 from pipeline.sources.shard import DEFAULT_LIMITS, ReadLimits
 from pipeline.storage import StorageOptions
@@ -121,14 +122,14 @@ def _batch_rows(group: pq.RowGroupMetaData, columns: Sequence[str] | None, most:
 def open_results(uri: str, storage_options: StorageOptions | None = None) -> Results:
     """Open the output of ``maskmill label``. Raises UsageError where there is no run."""
     output = Output(uri, storage_options)
-    run, classes = output.read_json("run.json"), output.read_json("classes.json")
+    run, classes = output.read_json("run.json"), read_run_classes(output)
     if run is None or classes is None:
         missing = "run.json" if run is None else "classes.json"
         raise UsageError(f"{uri} holds no run (no {missing} there)")
     return Results(
         output=output,
         run=run,
-        classes=_run_classes(classes["classes"]),
+        classes=_run_classes(classes),
         shard_ids=tuple(output.names("stats", ".json")),
     )
 

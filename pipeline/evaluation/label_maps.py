@@ -37,6 +37,12 @@ def decode_label_map(data: bytes, name: str) -> np.ndarray:
     return np.where((values >= 0) & (values <= 65535), values, 65534).astype(np.uint16)
 
 
+def label_map_size(data: bytes, name: str) -> tuple[int, int]:
+    """Height and width of a label map, from its header alone. Raises EvaluationError where it cannot be opened."""
+    image = _open(data, name)
+    return image.height, image.width
+
+
 def decode_segment_ids(data: bytes, name: str) -> np.ndarray:
     """Decode a COCO panoptic PNG: (H, W) int64 of R + 256 G + 65536 B."""
     image = _open(data, name)

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from pipeline.evaluation.inventory import FileList, Inventory, write_lists
 from pipeline.evaluation.protocol import EvaluationError, Protocol, match_classes
 from pipeline.output import Output, errors_name, labels_name
+from pipeline.run_classes import read_run_classes
 from pipeline.sources.stream import open_stream
 from pipeline.sources.version import file_info, file_version
 from pipeline.storage import open_filesystem, public_uri, with_retries
@@ -29,10 +30,10 @@ def run_inventory(
     Raises EvaluationError where the run is not whole, has no finished shard, or has other classes than the protocol.
     """
     uri = public_uri(output.uri)
-    classes = output.read_json("classes.json")
+    classes = read_run_classes(output)
     if classes is None:
         raise EvaluationError(f"{uri} holds no classes.json: it is no whole run")
-    class_table = match_classes(protocol, classes["classes"])
+    class_table = match_classes(protocol, classes)
     shards = output.names("stats", ".json")
     if not shards:
         raise EvaluationError(f"{uri} holds no finished shard yet")
@@ -65,7 +66,7 @@ def run_inventory(
             "fingerprint": run.get("fingerprint"),
             "versions": run.get("versions"),
         },
-        warnings=_warnings(protocol, str(config.get("preset") or ""), classes["classes"], class_table),
+        warnings=_warnings(protocol, str(config.get("preset") or ""), classes, class_table),
     )
 
 

@@ -12,18 +12,20 @@ import mmap
 import os
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pipeline.decode import decode_image
-from pipeline.errors import UsageError
-from pipeline.evaluation.label_maps import decode_label_map
+from pipeline.decode import decode_image, read_header
+from pipeline.errors import BadImageError, UsageError
+from pipeline.evaluation.label_maps import decode_label_map, label_map_size
 from pipeline.sources import Shard, list_shards, read_shard
 
 _BYTES_FILE = "records.bin"
 _INDEX_FILE = "records.json"
+_EXAMPLES = 3
 
 
 class RecordStore:
@@ -60,11 +62,48 @@ class RecordStore:
         return decode_label_map(self._bytes[middle:end], name).astype(np.int64)
 
 
+@dataclass(slots=True)
+class _Misfits:
+    """Label maps of another size than their image, found before any training starts."""
+
+    count: int = 0
+    swapped: int = 0
+    examples: list[str] = field(default_factory=list)
+
+    def look_at(self, uri: str, image: bytes, label: bytes) -> None:
+        """Compare the sizes that the headers give. Raises UsageError where one cannot be read."""
+        try:
+            header = read_header(image)
+        except BadImageError as error:
+            raise UsageError(f"{uri}: {error.message}") from error
+        own, size = label_map_size(label, f"the label map of {uri}"), (header.height, header.width)
+        if own == size:
+            return
+        self.count += 1
+        self.swapped += own == size[::-1]
+        if len(self.examples) < _EXAMPLES:
+            self.examples.append(f"{uri} (label map {own[1]}x{own[0]}, image {size[1]}x{size[0]})")
+
+    def refuse(self, images: int) -> None:
+        """Raise UsageError if there were any, naming a few."""
+        if not self.count:
+            return
+        swapped = (
+            f"; {self.swapped} have swapped sides, as where EXIF turns a photograph whose label map was not turned"
+            if self.swapped
+            else ""
+        )
+        raise UsageError(
+            f"{self.count} of {images} label maps have another size than their image, such as "
+            f"{', '.join(self.examples)}{swapped}. Bring them to the size of the upright image"
+        )
+
+
 def open_records(data: str, cache: Path, storage_options: Mapping[str, Any] | None = None) -> RecordStore:
     """Return the records of ``data`` (any input of ``maskmill label`` with label maps), copied under ``cache`` if new.
 
     The copy is named after the shards with their sizes and dates, so changed data is copied again.
-    Raises UsageError when there is no such input or an image has no label map.
+    Raises UsageError when there is no such input an image has no label map or label maps have another size.
     """
     shards = list_shards(data, storage_options=storage_options)
     fingerprint = _fingerprint(shards)
@@ -87,6 +126,7 @@ def copy_records(
     """Write the records of ``shards`` to ``directory``; the index comes last, so a killed copy is done again."""
     directory.mkdir(parents=True, exist_ok=True)
     image_ids, bounds, offset = [], [], 0
+    misfits = _Misfits()
     handle, temporary = tempfile.mkstemp(dir=directory)
     with os.fdopen(handle, "wb") as stream:
         for shard in shards:
@@ -95,6 +135,7 @@ def copy_records(
                     raise UsageError(f"{record.uri}: {record.error.message}")
                 if record.data is None or record.segmentation is None:
                     raise UsageError(f"{record.uri} has no label map; training needs one for every image")
+                misfits.look_at(record.uri, record.data, record.segmentation)
                 stream.write(record.data)
                 stream.write(record.segmentation)
                 middle = offset + len(record.data)
@@ -102,6 +143,7 @@ def copy_records(
                 image_ids.append(record.image_id)
                 bounds.append((offset, middle, end))
                 offset = end
+    misfits.refuse(len(image_ids))
     os.replace(temporary, directory / _BYTES_FILE)
     index = {"fingerprint": fingerprint, "image_ids": image_ids, "bounds": bounds}
     handle, temporary = tempfile.mkstemp(dir=directory)

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from pipeline.errors import UsageError
 from pipeline.evaluation.evaluate import Evaluation
 from pipeline.evaluation.label_maps import decode_label_map
 from pipeline.training.records import open_records
@@ -89,3 +90,15 @@ def test_training_reads_the_same_values(bits: int, tmp_path: Path) -> None:
     Image.new("RGB", (13, 7)).save(tmp_path / "data/a.png")
     (tmp_path / "data/a.seg.png").write_bytes(grey_png(labels, bits))
     np.testing.assert_array_equal(open_records(str(tmp_path / "data"), tmp_path / "cache").label(0), labels)
+
+
+def test_label_maps_on_their_side_are_named_before_training(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    for name, exif in (("a", Image.Exif()), ("b", turned), ("c", turned)):
+        Image.new("RGB", (13, 7)).save(data / f"{name}.jpg", exif=exif)
+        (data / f"{name}.seg.png").write_bytes(grey_png(labels_below(4), 8))
+    with pytest.raises(UsageError, match=r"2 of 3 label maps .*b\.jpg \(label map 13x7, image 7x13\).*2 have swapped"):
+        open_records(str(data), tmp_path / "cache")

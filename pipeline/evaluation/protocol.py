@@ -9,13 +9,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
-from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, ValidationError
 
-from pipeline.documents import explain
 from pipeline.errors import UsageError
+from pipeline.evaluation.protocol_file import LABEL_VALUES, check_protocol
 from pipeline.storage import StorageOptions, public_uri, without_query
 from pipeline.text_files import parse_data, read_text, suffix_of
 
@@ -27,8 +26,6 @@ UNSET_LABEL = 65535
 
 The same value as model.proposals.UNLABELLED, which is not imported because evaluation needs no torch.
 """
-_LABEL_VALUES = 65536
-_RESERVED_GROUPS = ("harmonic",)  # would share a key with the harmonic mean
 _EXAMPLES = 5
 
 
@@ -135,10 +132,7 @@ def protocol_from_data(data: Any, *, name: str, setting: Setting = "gzs3") -> Pr
 
     A class is a name or a mapping with the fields of ProtocolClass. Raises UsageError naming what is wrong.
     """
-    try:
-        file = _ProtocolFile.model_validate(_with_mappings(data))
-    except ValidationError as error:
-        raise UsageError(f"protocol {name!r}{explain(error)}") from error
+    file = check_protocol(data, name)
     classes = tuple(
         ProtocolClass(name=entry.name, seen=entry.seen, group=entry.group, thing=entry.thing, raw_id=entry.raw_id)
         for entry in file.classes
@@ -164,51 +158,6 @@ def protocol_from_data(data: Any, *, name: str, setting: Setting = "gzs3") -> Pr
     )
 
 
-def _with_mappings(data: Any) -> Any:
-    """Write classes that are given as names alone as mappings."""
-    if not isinstance(data, Mapping) or not isinstance(data.get("classes"), list):
-        return data
-    return {**data, "classes": [{"name": each} if isinstance(each, str) else each for each in data["classes"]]}
-
-
-def _no_reserved_group(group: str | None) -> str | None:
-    if group in _RESERVED_GROUPS:
-        raise ValueError(f"no group can be called {group!r}")
-    return group
-
-
-Label = Annotated[int, Field(ge=0, lt=_LABEL_VALUES)]
-_STRICT = ConfigDict(strict=True, extra="forbid")
-
-
-class _ClassEntry(BaseModel):
-    """One class as the file gives it. The keys from ``class_id`` on are those of a run's classes.json."""
-
-    model_config = _STRICT
-
-    name: Annotated[str, Field(pattern=r"\S")]
-    seen: bool | None = None
-    group: Annotated[str | None, Field(min_length=1), AfterValidator(_no_reserved_group)] = None
-    thing: bool | None = None
-    raw_id: Label | None = None
-    class_id: int | None = None
-    colour: Any = None
-    synonyms: Any = None
-    prompts: Any = None
-    distractor: Any = None
-
-
-class _ProtocolFile(BaseModel):
-    """A protocol file as a whole; ``notes`` are for people."""
-
-    model_config = _STRICT
-
-    classes: Annotated[list[_ClassEntry], FailFast(), Field(min_length=1, max_length=_LABEL_VALUES - 2)]
-    ignore_label: Label = 255
-    title: str | None = None
-    notes: Any = None
-
-
 def _refuse_repeats(protocol: str, key: str, values: Sequence[Any]) -> None:
     repeated = sorted(str(value) for value, uses in Counter(values).items() if uses > 1)
     if repeated:
@@ -223,7 +172,7 @@ def label_table(protocol: Protocol, ids: IdKind, *, reduce_zero_label: bool = Fa
     files count from one, with zero for ignored. Raises UsageError where the protocol has no raw ids.
     """
     count = len(protocol)
-    table = np.full(_LABEL_VALUES, count + 1, dtype=np.uint16)
+    table = np.full(LABEL_VALUES, count + 1, dtype=np.uint16)
     if ids == "raw":
         if reduce_zero_label:
             raise UsageError("reduce-zero-label is for evaluation ids; raw ids are mapped one by one")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -28,7 +29,7 @@ def test_figures_and_commands_belong_to_the_image_shown(tmp_path: Path) -> None:
     table = pa.table({"image_id": ["a", "b", "a"], "miou": [0.1, 0.5, 0.9]})
     results.output.write_table("evaluation/images/0.parquet", table)
     assert _ranked_images(results.output, read_sample(results)) == [((first, 1), 0.5)]
-    results.output.remove("evaluation")
+    shutil.rmtree(tmp_path / "out" / "evaluation")
     commands = {key: card.command for key, card in collect(results).cards.items()}
     assert commands[first, 0].endswith(f"show --shard {first} --row 0 {results.output.uri} a")
     assert commands[second, 0].endswith(f"show --shard {second} --row 0 {results.output.uri} a")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import tarfile
 from pathlib import Path
 
 import pytest
 
 from pipeline.errors import UsageError
+from pipeline.status import read_status
 from tests.faults.conftest import Label
 from tests.faults.images import write_tars
 from tests.faults.kill_matrix import rows
@@ -69,3 +71,34 @@ def test_overwrite_begins_anew_also_when_nothing_changed(label: Label, begun: tu
     label(source, output, overwrite=True)
     assert labelled(output) == [True] * IMAGES
     assert record(output)["run_id"] != before["run_id"]
+
+
+def test_overwrite_leaves_files_of_other_origin(label: Label, begun: tuple[Path, Path]) -> None:
+    source, output = begun
+    theirs = {name: output / name for name in ("labels/0000.txt", "errors/notes.md", "images/0000.jpg", "draft.tmp")}
+    for name, path in theirs.items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(name)
+    label(source, output, overwrite=True)
+    assert labelled(output) == [True] * IMAGES
+    assert {name: path.read_text() for name, path in theirs.items()} == {name: name for name in theirs}
+
+
+def test_an_image_added_to_the_folder_is_refused_then_labelled_once(label: Label, tmp_path: Path) -> None:
+    tars = write_tars(tmp_path / "in", 8, 8)
+    source, output = tmp_path / "folder", tmp_path / "out"
+    with tarfile.open(next(tars.glob("*.tar"))) as archive:
+        archive.extractall(source, filter="data")
+    names = sorted(source.iterdir())
+    added = names[0].read_bytes()
+    names[0].unlink()
+    label(source, output, shard_size=3)
+    names[0].write_bytes(added)
+    before = rows(output, "labels")
+    with pytest.raises(UsageError, match="the input has changed since the output was made: 3 finished shards are cut"):
+        label(source, output, shard_size=3)
+    assert rows(output, "labels") == before
+    result = label(source, output, shard_size=3, incremental=True)
+    assert sorted(row["uri"] for row in rows(output, "labels")) == [str(path) for path in names]
+    status = read_status(str(output))
+    assert (status.shards, status.shards_done, status.images) == (3, 3, len(names)) == (3, 3, result.summary["images"])

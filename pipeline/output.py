@@ -121,6 +121,10 @@ class Output:
         names = (path.rsplit("/", 1)[-1] for path in paths)
         return sorted(name.removesuffix(suffix) for name in names if name.endswith(suffix))
 
+    def finished(self) -> list[str]:
+        """Ids of the shards that have a marker, sorted; files of other origin in the folder do not count."""
+        return [name for name in self.names("stats", ".json") if is_shard_id(name)]
+
     def read_many(self, names: Iterable[str]) -> list[bytes]:
         """Read many small files, several at a time, in the order given."""
         with ThreadPoolExecutor(READ_THREADS) as pool:
@@ -204,7 +208,7 @@ class Output:
         if not self.exists("run.json"):
             return
         tables = {folder: self.names(folder, ".parquet") for folder in ("labels", "errors")}
-        done = {name for name in self.names("stats", ".json") if is_shard_id(name)}
+        done = set(self.finished())
         self.remove("inventory.json")
         self.remove_many(f"stats/{shard_id}.json" for shard_id in sorted(done))
         for name in ("summary.json", "class_stats.parquet"):

@@ -88,7 +88,7 @@ def plan_run(config: LabelConfig) -> Plan:
     start_anew = config.overwrite
     if old is not None and not config.overwrite:
         record, start_anew = _continue(with_absolute_input(old, config), record, config)
-    done = set() if start_anew or old is None else set(output.names("stats", ".json"))
+    done = set() if start_anew or old is None else set(output.finished())
     plan = Plan(
         config=config,
         spec=spec,
@@ -194,7 +194,7 @@ def plan_retry(config: LabelConfig, stage: str | None = None, error_class: str |
     if changed:
         raise UsageError(f"retry must use the settings of run {record.run_id}; changed since: {', '.join(changed)}")
     shards = _list_shards(config)
-    done, with_errors = set(output.names("stats", ".json")), set(output.names("errors", ".parquet"))
+    done, with_errors = set(output.finished()), set(output.names("errors", ".parquet"))
     # Files without a marker: a commit was interrupted, of a retry perhaps, which takes the marker away first.
     interrupted = set(output.names("labels", ".parquet")) - done
     kept = tuple(sorted(done - {shard.shard_id for shard in shards}))

@@ -46,7 +46,8 @@ def read_status(output_uri: str, storage_options: StorageOptions | None = None) 
     run = output.read_json("run.json")
     if run is None:
         raise UsageError(f"{output_uri} holds no run (no run.json there)")
-    markers = read_marker_heads(output, [marker_name(name) for name in output.names("stats", ".json")])
+    found = read_marker_heads(output, [marker_name(name) for name in output.names("stats", ".json")])
+    markers = [marker for marker in found if "sums" in marker]  # users may have put other files there
     errors: Counter[str] = Counter()
     for marker in markers:
         errors.update(marker["sums"]["errors"])

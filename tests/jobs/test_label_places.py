@@ -19,7 +19,7 @@ from pipeline.history import new_attempt, write_attempt
 from pipeline.lease import LEASE
 from pipeline.output import Output, labels_name
 from tests.conftest import Bucket
-from tests.jobs.finished_runs import add_images, files_below, finished, label, refused
+from tests.jobs.finished_runs import add_images, files_below, finished, label, refused, told
 
 
 @pytest.fixture
@@ -201,6 +201,14 @@ def test_starting_anew_removes_what_the_run_wrote_and_nothing_else(
     assert set(output.all_names()) == {*theirs, *history, "run.json", "classes.json"}
     assert all(output.read_bytes(name) == data for name, data in theirs.items())
     assert not output.exists(labels_name(first))
+
+
+def test_other_files_among_the_markers_are_no_shards(here: Path) -> None:
+    finished("in", "out")
+    (here / "out" / "stats" / "notes.json").write_text("{}")
+    assert label("in", "out").exit_code == 0
+    assert "1 of 1 done" in told("status", "out").stdout
+    assert told("retry", "out", "--dry-run").exit_code == 0
 
 
 def _table() -> bytes:

@@ -28,6 +28,8 @@ class ClassEntry:
     colour: (red, green, blue) in 0..255 for pictures; None leaves the choice to whoever draws.
     distractor: the class competes for pixels, but those it wins come out unlabelled.
     group: free label under which an evaluation may report classes together.
+    thing: whether the class is countable, so that each of its instances is a segment of its own in panoptic exports, or
+        stuff (False); None if nobody said.
     """
 
     name: str
@@ -37,6 +39,7 @@ class ClassEntry:
     colour: tuple[int, int, int] | None = None
     distractor: bool = False
     group: str | None = None
+    thing: bool | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not all(isinstance(synonym, str) for synonym in self.synonyms):
@@ -50,9 +53,9 @@ class ClassEntry:
             raise ValueError(f"Class {self.name!r} holds the same name twice")
         if not all(isinstance(prompt, str) and prompt.strip() for prompt in self.prompts):
             raise ValueError(f"Class {self.name!r} has an empty prompt")
-        for key in ("seen", "distractor"):
+        for key in ("seen", "thing", "distractor"):
             value = getattr(self, key)
-            if not isinstance(value, bool) and not (key == "seen" and value is None):
+            if not isinstance(value, bool) and not (key != "distractor" and value is None):
                 raise ValueError(f"Class {self.name!r}: {key} must be true or false, got {value!r}")
         if self.colour is not None and not _is_colour(self.colour):
             raise ValueError(f"Class {self.name!r}: colour must be three integers in 0..255, got {self.colour!r}")

@@ -6,10 +6,12 @@ import csv
 import logging
 import os
 from collections.abc import Sequence
+from dataclasses import fields
 
 from model import Vocabulary
 from model.vocabulary import ClassEntry
 from pipeline.errors import UsageError
+from pipeline.evaluation.bundled_protocols import bundled_protocol_data
 from pipeline.storage import StorageOptions, public_uri
 from pipeline.text_files import YAML_SUFFIXES, parse_data, read_text, suffix_of
 
@@ -18,17 +20,22 @@ log = logging.getLogger(__name__)
 TABLE_DELIMITERS = {".csv": ",", ".tsv": "\t"}
 FILE_SUFFIXES = (".txt", ".json", *YAML_SUFFIXES, *TABLE_DELIMITERS, ".names", ".labels", ".lst")
 """Endings that no class name has: a text that ends so means a file."""
+PROTOCOL = "protocol:"
+"""What the classes of a protocol that comes with the package begin with."""
 _PATH_BEGINNINGS = ("/", "./", "../", "~")
 _NAME_HEADERS = ("name", "class", "class_name", "label", "category")
 _SYNONYMS_HEADER = "synonyms"
 
 
 def parse_classes(classes: str, storage_options: StorageOptions | None = None) -> Vocabulary:
-    """Return the classes of a file (any fsspec URI) or of a comma-separated list of names.
+    """Return the classes of a file (any fsspec URI), of a bundled protocol, or of a comma-separated list of names.
 
+    ``protocol:NAME`` means the classes of that protocol, with their synonyms and which of them are things.
     A file that exists is read, whatever its name; one that is meant but not there is an error, never a class. Raises
     UsageError for a file that cannot be read or understood, and ValueError for names that make no vocabulary.
     """
+    if classes.startswith(PROTOCOL):
+        return _of_protocol(classes.removeprefix(PROTOCOL))
     if _means_file(classes):
         return _parse_file(classes, storage_options)
     names = [name.strip() for name in classes.split(",")]
@@ -37,6 +44,12 @@ def parse_classes(classes: str, storage_options: StorageOptions | None = None) -
             reason = "is a file" if os.path.isfile(name) else "looks like a file, and there is none"
             raise UsageError(f"{name!r} {reason}; give one file alone, or class names separated by commas")
     return Vocabulary(names)
+
+
+def _of_protocol(name: str) -> Vocabulary:
+    kept = [field.name for field in fields(ClassEntry)]
+    entries = [{key: entry[key] for key in kept if key in entry} for entry in bundled_protocol_data(name)["classes"]]
+    return Vocabulary.from_data(entries)
 
 
 def _means_file(classes: str) -> bool:

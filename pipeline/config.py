@@ -38,7 +38,9 @@ class LabelConfig(BaseModel):
 
     input: str = Field(description="Images: tars, Parquet, a folder or a manifest; any fsspec URI, globs and {a..b}.")
     output: str = Field(description="Where the run's files go: a folder or any writable fsspec URI.")
-    classes: str = Field(description="Class names: a file (text, .csv, .tsv, .json, .yaml) or a comma-separated list.")
+    classes: str = Field(
+        description="Class names: a file (text, .csv, .tsv, .json, .yaml), a comma-separated list, or protocol:NAME."
+    )
 
     preset: str = Field("bundled", description="A whole model by name; `maskmill models` lists them.")
     proposer: str | None = Field(

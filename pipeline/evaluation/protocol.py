@@ -8,12 +8,12 @@ import posixpath
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib.resources import files
 from typing import Any, Literal
 
 import numpy as np
 
 from pipeline.errors import UsageError
+from pipeline.evaluation.bundled_protocols import bundled_protocol_data, bundled_protocols
 from pipeline.evaluation.protocol_file import LABEL_VALUES, check_protocol
 from pipeline.storage import StorageOptions, public_uri, without_query
 from pipeline.text_files import parse_data, read_text, suffix_of
@@ -98,20 +98,13 @@ class Protocol:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def bundled_protocols() -> list[str]:
-    """Names of the protocols that come with the package."""
-    folder = files("pipeline.evaluation") / "protocols"
-    return sorted(entry.name.removesuffix(".json") for entry in folder.iterdir() if entry.name.endswith(".json"))
-
-
 def load_protocol(name: str, *, setting: Setting = "gzs3", storage_options: StorageOptions | None = None) -> Protocol:
     """Return a bundled protocol by name, or one's own from a JSON or YAML file (any fsspec URI).
 
     Raises UsageError for an unknown name, an unreadable file or wrong content, saying what would be valid.
     """
     if name in bundled_protocols():
-        text = (files("pipeline.evaluation") / "protocols" / f"{name}.json").read_text(encoding="utf-8")
-        return protocol_from_data(json.loads(text), name=name, setting=setting)
+        return protocol_from_data(bundled_protocol_data(name), name=name, setting=setting)
     if suffix_of(name) not in (".json", ".yaml", ".yml"):
         raise UsageError(
             f"unknown protocol {name!r}. Choose from: {', '.join(bundled_protocols())}, or give a .json or .yaml file"

@@ -66,7 +66,10 @@ def test_evaluate_and_compare_by_relative_paths(data: Path, monkeypatch: pytest.
     "arguments, message",
     [
         (("right", "images/*.tar", "--protocol", "voc"), "56 classes instead of 20"),
-        (("right", "images/*.tar", "--protocol", "shape"), "unknown protocol 'shape'. Choose from: ade20k-full, "),
+        (
+            ("right", "images/*.tar", "--protocol", "shape"),
+            "unknown protocol 'shape'. Choose from: ade20k-150, ",
+        ),
         (("right", "images/*.tar"), "protocol is missing"),
         (("right", "nowhere", "--protocol", "shapes"), "no such file or folder"),
         (("right", "images/*.tar", "--protocol", "shapes", "--compare", "x"), "holds no evaluation"),

@@ -136,3 +136,21 @@ def test_the_command_names_the_file_and_the_byte(tmp_path: Path, what: str) -> N
 def test_half_a_character_is_no_class_name() -> None:
     with pytest.raises(ValueError, match=r"'\\ud83d' holds half"):
         ClassEntry(name="\ud83d")
+
+
+def test_a_bundled_protocol_is_a_list_of_classes() -> None:
+    vocabulary = parse_classes("protocol:voc-21")
+    assert len(vocabulary) == 21
+    assert vocabulary.entries[1].names == ("aeroplane", "airplane", "aeroplanes", "airplanes")
+    assert [entry.thing for entry in vocabulary.entries[:2]] == [False, True]
+    assert parse_classes("protocol:voc").seen_flags.count(True) == 15
+    with pytest.raises(UsageError, match=r"unknown protocol 'voc-22'. Choose from: ade20k-150, ade20k-full"):
+        parse_classes("protocol:voc-22")
+
+
+def test_things_and_stuff_are_kept_with_the_classes() -> None:
+    vocabulary = Vocabulary.from_data([{"name": "dog", "thing": True}, {"name": "sky", "thing": False}, "cow"])
+    assert [entry.thing for entry in vocabulary] == [True, False, None]
+    assert Vocabulary.from_data(vocabulary.to_dict()) == vocabulary
+    with pytest.raises(ValueError, match="thing must be true or false, got 'yes'"):
+        Vocabulary.from_data([{"name": "dog", "thing": "yes"}])

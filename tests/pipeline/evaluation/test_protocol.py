@@ -42,7 +42,21 @@ def test_bundled_protocols(name: str, seen: int, unseen: int, ignore_label: int)
 
 
 def test_bundled_names() -> None:
-    assert bundled_protocols() == ["ade20k-full", "coco-stuff", "shapes", "voc"]
+    names = ["ade20k-150", "ade20k-full", "coco-stuff", "pascal-context-59", "shapes", "voc", "voc-20", "voc-21"]
+    assert bundled_protocols() == names
+
+
+@pytest.mark.parametrize(
+    "name, classes, things",
+    [("ade20k-150", 150, 100), ("pascal-context-59", 59, 20), ("voc-20", 20, 20), ("voc-21", 21, 20)],
+)
+def test_protocols_of_open_vocabularies(name: str, classes: int, things: int) -> None:
+    protocol = load_protocol(name)
+    assert (len(protocol), int(protocol.things.sum())) == (classes, things)
+    first = 0 if name == "voc-21" else 1
+    assert [entry.raw_id for entry in protocol.classes] == list(range(first, first + classes))
+    assert protocol.ignore_label == 255
+    assert protocol.groups() == {}  # nobody says what a model has seen
 
 
 def test_shapes_is_the_world_that_is_drawn() -> None:
@@ -109,7 +123,7 @@ def test_the_command_names_the_file_and_the_entry(ending: str, tmp_path: Path) -
 
 
 def test_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(UsageError, match="ade20k-full, coco-stuff, shapes, voc"):
+    with pytest.raises(UsageError, match="ade20k-150, ade20k-full, coco-stuff, pascal-context-59, shapes, voc"):
         load_protocol("cityscapes")
 
 

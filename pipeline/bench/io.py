@@ -44,7 +44,7 @@ def measure_io(bench: IoBench, vocabulary: Vocabulary) -> dict[str, Any]:
     for table in _tables(bench):
         read_s += time.perf_counter() - started
         started = time.perf_counter()
-        decoded = decode(table)
+        decoded = pa.concat_tables(decode(table))
         decode_s += time.perf_counter() - started
         if decoded["pixels"].null_count < len(decoded):
             first = table if first is None else first
@@ -70,7 +70,7 @@ def travelled_bytes(encoded: pa.Table, decode: DecodeStage, bench: IoBench, voca
     encoded = encoded.slice(0, TRAVELLED_IMAGES)
     spec = local_spec(bench.spec, bench.storage_options)
     model = StageModel(spec=spec, vocabulary=vocabulary, segments="semantic", storage_option={})
-    tables = {"read -> decode": encoded, "decode -> model": decode(encoded)}
+    tables = {"read -> decode": encoded, "decode -> model": pa.concat_tables(decode(encoded))}
     tables["propose -> classify (split pools)"] = ProposeStage(model, 1)(tables["decode -> model"])
     tables["model -> encode"] = ClassifyStage(model, 1)(tables["propose -> classify (split pools)"])
     return {name: table.nbytes / len(table) for name, table in tables.items()}

@@ -162,7 +162,7 @@ def _decoded(plan: Plan) -> Iterator[pa.Table]:
     decode = DecodeStage(how, plan.spec.short_side, plan.spec.max_long_side)
     for task in plan.tasks:
         for table in read(pa.table({"task": [pickle.dumps(task)]})):
-            yield decode(table)
+            yield from decode(table)
 
 
 def _pixels(table: pa.Table) -> tuple[list[np.ndarray], list[tuple[int, int]]]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "img", "image_bytes", "bytes", "content", "data")
 URI_COLUMNS = ("uri", "url", "image_uri", "image_url", "path", "image_path", "file", "filename", "file_name", "image")
@@ -21,38 +22,79 @@ class ColumnError(Exception):
 class TableLayout:
     """Names of the columns to read; one of ``image`` (bytes) and ``uri`` is set. ``image`` may be a struct's field.
 
-    An id or segmentation of None means that the table has no such column.
+    path: where the images lie whose bytes are null, a field beside ``image``. An id, path or segmentation of None
+    means that the table has no such column.
     """
 
     image: str | None
     uri: str | None
+    path: str | None = None
     image_id: str | None
     segmentation: str | None
 
     def columns(self) -> list[str]:
         """Return the top-level names and dotted paths to read, without repeats."""
-        names = [self.image, self.uri, self.image_id, self.segmentation]
+        names = [self.image, self.uri, self.path, self.image_id, self.segmentation]
         return list(dict.fromkeys(name for name in names if name is not None))
 
 
-def _is_binary(kind: pa.DataType) -> bool:
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
+def storage_type(kind: pa.DataType) -> pa.DataType:
+    """Return what a column's values are, without extension, dictionary and run lengths, which only say how."""
+    if isinstance(kind, pa.BaseExtensionType):
+        return storage_type(kind.storage_type)
+    if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
+        return storage_type(kind.value_type)
+    return kind
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+def plain(values: pa.Array) -> pa.Array:
+    """Return the values as large binary or large text, or as their storage type where they are neither."""
+    if isinstance(values, pa.ExtensionArray):
+        return plain(values.storage)
+    if pa.types.is_dictionary(values.type):
+        return plain(values.dictionary_decode())
+    if pa.types.is_run_end_encoded(values.type):
+        return plain(pc.run_end_decode(values))
+    if is_binary(values.type):
+        return values.cast(pa.large_binary())
+    return values.cast(pa.large_string()) if is_text(values.type) else values
 
 
-def _is_bytes_struct(kind: pa.DataType) -> bool:
-    """Whether this is how Hugging Face datasets store an image: struct<bytes: binary, path: string>."""
-    return pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 and _is_binary(kind.field("bytes").type)
+def is_binary(kind: pa.DataType) -> bool:
+    """Whether values of this type are bytes, however they are laid out; the bytes of a UUID do not count."""
+    if getattr(kind, "extension_name", "") == "arrow.uuid":
+        return False
+    storage = storage_type(kind)
+    tests = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view)
+    return any(test(storage) for test in tests)
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether values of this type are text, however they are laid out."""
+    storage = storage_type(kind)
+    return any(test(storage) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view))
+
+
+def _field(kind: pa.DataType, name: str, test: Callable[[pa.DataType], bool]) -> bool:
+    """Whether this is a struct with such a field, of a type that passes the test."""
+    struct = storage_type(kind)
+    return pa.types.is_struct(struct) and struct.get_field_index(name) >= 0 and test(struct.field(name).type)
 
 
 def _bytes_column(schema: pa.Schema, name: str) -> str | None:
+    """Return the path of the bytes in a column: itself, or a field, as Hugging Face has struct<bytes, path>."""
     kind = schema.field(name).type
-    if _is_binary(kind):
+    if is_binary(kind):
         return name
-    return f"{name}.bytes" if _is_bytes_struct(kind) else None
+    return f"{name}.bytes" if _field(kind, "bytes", is_binary) else None
+
+
+def _path_beside(schema: pa.Schema, image: str | None) -> str | None:
+    """Return the path of the text that says where an image lies whose bytes are null."""
+    top, _, field = (image or "").rpartition(".")
+    if field != "bytes" or top not in schema.names:
+        return None
+    return f"{top}.path" if _field(schema.field(top).type, "path", is_text) else None
 
 
 def table_layout(schema: pa.Schema, image_column: str | None = None) -> TableLayout:
@@ -62,19 +104,18 @@ def table_layout(schema: pa.Schema, image_column: str | None = None) -> TableLay
     segmentation = segmentation and _bytes_column(schema, segmentation)
     image, uri = _named_column(schema, image_column) if image_column else _found_columns(schema, segmentation)
     image_id = next((name for name in ID_COLUMNS if name in names and name not in (image, uri)), None)
-    return TableLayout(image=image, uri=uri, image_id=image_id, segmentation=segmentation)
+    path = _path_beside(schema, image)
+    return TableLayout(image=image, uri=uri, path=path, image_id=image_id, segmentation=segmentation)
 
 
 def _named_column(schema: pa.Schema, name: str) -> tuple[str | None, str | None]:
     top, _, field = name.partition(".")
-    if top in schema.names and name not in schema.names and pa.types.is_struct(schema.field(top).type):
-        kind = schema.field(top).type
-        if kind.get_field_index(field) >= 0 and _is_binary(kind.field(field).type):
-            return name, None
+    if name not in schema.names and top in schema.names and _field(schema.field(top).type, field, is_binary):
+        return name, None
     if name in schema.names:
         if column := _bytes_column(schema, name):
             return column, None
-        if _is_text(schema.field(name).type):
+        if is_text(schema.field(name).type):
             return None, name
         raise ColumnError(f"column {name!r} holds {schema.field(name).type}, not image bytes or URIs")
     raise ColumnError(f"no column {name!r}; the columns are {_described(schema)}")
@@ -85,7 +126,7 @@ def _found_columns(schema: pa.Schema, segmentation: str | None) -> tuple[str | N
         if name in schema.names and (column := _bytes_column(schema, name)):
             return column, None
     for name in URI_COLUMNS:
-        if name in schema.names and _is_text(schema.field(name).type):
+        if name in schema.names and is_text(schema.field(name).type):
             return None, name
     others = [column for name in schema.names if (column := _bytes_column(schema, name)) and column != segmentation]
     if len(others) == 1:

@@ -19,7 +19,11 @@ from pipeline.storage import ShortReadError, StorageOptions, is_local, is_missin
 
 _NO_SUCH_NAME = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP}
 READ_THREADS = 16
-"""Files in flight per shard read from a store; each may take up to the byte limit of memory, most take kilobytes."""
+"""Files in flight per shard read from a store, fewer where they are large."""
+
+READ_AHEAD_BYTES = 64 * 2**20
+"""About as much is held of files that are read ahead, however many and large they are."""
+_FIRST_AHEAD = 2
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -96,23 +100,41 @@ def _content(data: bytes) -> Fetched:
 
 
 def ordered_map(
-    function: Callable[[Item], Result], items: Iterable[Item], threads: int
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    threads: int,
+    size_of: Callable[[Result], int] | None = None,
 ) -> Iterator[tuple[Item, Result]]:
-    """Yield every item with its result, in order, computing at most ``threads`` ahead; none ahead for one thread."""
+    """Yield every item with its result, in order, computing at most ``threads`` ahead; none ahead for one thread.
+
+    size_of: the bytes that a result holds. So few are then computed ahead that they hold about ``READ_AHEAD_BYTES``,
+    judged by the largest of the latest results: two at first, and one more after each small one.
+    """
     if threads == 1:
         yield from ((item, function(item)) for item in items)
         return
     pending: deque[tuple[Item, Future[Result]]] = deque()
+    latest: deque[int] = deque(maxlen=threads)
+    most = threads if size_of is None else min(threads, _FIRST_AHEAD)
+
+    def take() -> tuple[Item, Result]:
+        item, future = pending.popleft()
+        result = future.result()
+        del future
+        if size_of is not None:
+            latest.append(size_of(result))
+        return item, result
+
     with ThreadPoolExecutor(threads, thread_name_prefix="fetch") as pool:
         try:
             for item in items:
                 pending.append((item, pool.submit(function, item)))
-                if len(pending) >= threads:
-                    first, future = pending.popleft()
-                    yield first, future.result()
+                while len(pending) >= most:
+                    yield take()
+                    if latest:
+                        most = max(1, min(most + 1, threads, READ_AHEAD_BYTES // max(1, *latest)))
             while pending:
-                first, future = pending.popleft()
-                yield first, future.result()
+                yield take()
         finally:
             for _, future in pending:
                 future.cancel()

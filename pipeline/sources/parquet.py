@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import BadImageError
-from pipeline.sources.columns import ColumnError, TableLayout, table_layout
+from pipeline.sources.columns import ColumnError, TableLayout, is_binary, is_text, plain, table_layout
 from pipeline.sources.shard import DEFAULT_LIMITS, DamagedError, ReadLimits, too_large
 
 _BATCH_BYTES = 16 * 2**20
@@ -90,6 +90,8 @@ def read_parquet(
 ) -> Iterator[TableRow]:
     """Yield the rows of some row groups. A null image or URI is a row with an error.
 
+    A null image beside which a path stands, as Hugging Face datasets have it, is a row with that path as its URI.
+
     Raises DamagedError where pages are corrupt or rows missing.
     """
     columns = [name for name in layout.columns() if with_segmentation or name != layout.segmentation]
@@ -97,69 +99,80 @@ def read_parquet(
     position = sum(rows[: groups.start])
     for group in groups:
         end = position + rows[group]
-        for batch in _batches(file, group, columns):
+        for batch in _batches(file, group, columns, layout):
             yield from _rows(batch, layout, position, limits, with_segmentation)
             position += batch.num_rows
         if position != end:
             raise DamagedError(f"damaged Parquet data: row group {group} ends {end - position} rows early")
 
 
-def _batches(file: pq.ParquetFile, group: int, columns: list[str]) -> Iterator[pa.RecordBatch]:
+def _batches(file: pq.ParquetFile, group: int, columns: list[str], layout: TableLayout) -> Iterator[pa.RecordBatch]:
     with _damage_told():
         yield from file.iter_batches(
-            batch_size=_batch_rows(file, group), row_groups=[group], columns=columns, use_threads=False
+            batch_size=_batch_rows(file, group, layout), row_groups=[group], columns=columns, use_threads=False
         )
 
 
-def _batch_rows(file: pq.ParquetFile, group: int) -> int:
-    """Return how many rows hold about 16 MiB, so that memory does not depend on the size of the images."""
+def _batch_rows(file: pq.ParquetFile, group: int, layout: TableLayout) -> int:
+    """Return how many rows to read at once so that they hold about 16 MiB, whatever the images.
+
+    Tables of images are read row by row, unless all of the row group is small: a mean would say nothing of images of
+    different sizes, nor of one that stands once in a dictionary and counts for every row that names it.
+    """
     metadata = file.metadata.row_group(group)
-    row_bytes = metadata.total_byte_size / max(1, metadata.num_rows)
-    return int(max(1, min(_MAX_BATCH_ROWS, _BATCH_BYTES // max(1.0, row_bytes))))
+    if layout.uri is not None:
+        row_bytes = metadata.total_byte_size / max(1, metadata.num_rows)
+        return int(max(1, min(_MAX_BATCH_ROWS, _BATCH_BYTES // max(1.0, row_bytes))))
+    return int(max(1, min(_MAX_BATCH_ROWS, _BATCH_BYTES // max(1, metadata.total_byte_size))))
 
 
 def _column(batch: pa.RecordBatch, path: str | None) -> pa.Array | None:
     if path is None:
         return None
     if path in batch.schema.names:
-        return batch.column(path)
-    top, _, field = path.partition(".")
+        return plain(batch.column(path))
+    top, _, field = path.rpartition(".")
     # flatten() keeps a null struct's fields null.
-    structs = batch.column(top)
-    return structs.flatten()[structs.type.get_field_index(field)]
+    structs = plain(batch.column(top))
+    return plain(structs.flatten()[structs.type.get_field_index(field)])
 
 
 def _rows(
     batch: pa.RecordBatch, layout: TableLayout, position: int, limits: ReadLimits, with_segmentation: bool
 ) -> Iterator[TableRow]:
-    images, uris = _column(batch, layout.image), _column(batch, layout.uri)
-    ids = _column(batch, layout.image_id)
-    labels = _column(batch, layout.segmentation) if with_segmentation else None
+    with _damage_told():
+        images, uris, paths = (_column(batch, path) for path in (layout.image, layout.uri, layout.path))
+        ids = _column(batch, layout.image_id)
+        labels = _column(batch, layout.segmentation) if with_segmentation else None
     for index in range(batch.num_rows):
         fields: dict[str, Any] = {
             "position": position + index,
             "image_id": None if ids is None else _text(ids[index]),
             "segmentation": None if labels is None else labels[index].as_py(),
         }
-        value = (images if uris is None else uris)[index]  # type: ignore[index]
-        if not value.is_valid:
+        if images is not None and images[index].is_valid:
+            yield _image_row(images[index], fields, limits)
+            continue
+        places = paths if uris is None else uris
+        if places is None or not places[index].is_valid:
             yield TableRow(**fields, error=BadImageError("read", "missing_data", "the image is null in the table"))
-        elif uris is not None:
-            yield TableRow(**fields, uri=_text(value))
         else:
-            size = len(value.as_buffer())
-            if size > limits.max_image_bytes:
-                yield TableRow(**fields, error=too_large(size, limits))
-            elif size == 0:
-                yield TableRow(**fields, error=BadImageError("read", "empty", "the image has no data"))
-            else:
-                yield TableRow(**fields, data=value.as_py())
+            yield TableRow(**fields, uri=_text(places[index]))
+
+
+def _image_row(value: pa.Scalar, fields: dict[str, Any], limits: ReadLimits) -> TableRow:
+    size = len(value.as_buffer())
+    if size > limits.max_image_bytes:
+        return TableRow(**fields, error=too_large(size, limits))
+    if size == 0:
+        return TableRow(**fields, error=BadImageError("read", "empty", "the image has no data"))
+    return TableRow(**fields, data=value.as_py())
 
 
 def _text(value: pa.Scalar) -> str | None:
     if not value.is_valid:
         return None
-    if pa.types.is_string(value.type) or pa.types.is_large_string(value.type):
+    if is_text(value.type) or is_binary(value.type):
         # Files may hold other bytes than they declare.
         return value.as_buffer().to_pybytes().decode("utf-8", "backslashreplace")
     return str(value.as_py())

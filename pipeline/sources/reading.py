@@ -6,7 +6,8 @@ import csv
 import os
 import posixpath
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import IO
 
 from pipeline.sources.columns import ColumnError
@@ -121,10 +122,27 @@ def _read_parquet_shard(reading: _Reading) -> Iterator[ImageRecord]:
         groups = range(shard.start, shard.stop or file.metadata.num_row_groups)
         rows = read_parquet(file, groups, layout, reading.limits, with_segmentation=reading.with_segmentation)
         if layout.uri is None:
-            yield from (_table_record(shard, number, row) for number, row in enumerate(rows))
+            yield from _table_records(reading, rows)
         else:
-            entries = (Entry(uri=row.uri, image_id=row.image_id, error=row.error) for row in rows)
-            yield from _entry_records(reading, entries)
+            yield from _entry_records(reading, (_entry(row) for row in rows))
+
+
+def _entry(row: TableRow) -> Entry:
+    return Entry(uri=row.uri, image_id=row.image_id, error=row.error)
+
+
+def _table_records(reading: _Reading, rows: Iterable[TableRow]) -> Iterator[ImageRecord]:
+    """Yield images that are in the table, and fetch those of which it has only a path."""
+    number = 0
+    for is_elsewhere, run in groupby(rows, key=lambda row: row.uri is not None):
+        if is_elsewhere:
+            for record in _entry_records(reading, (_entry(row) for row in run)):
+                yield replace(record, row=number)
+                number += 1
+            continue
+        for row in run:
+            yield _table_record(reading.shard, number, row)
+            number += 1
 
 
 def _table_record(shard: Shard, number: int, row: TableRow) -> ImageRecord:
@@ -159,7 +177,7 @@ def _entry_records(reading: _Reading, entries: Iterable[Entry]) -> Iterator[Imag
             return Fetched(error=entry.error), None
         return _fetch_with_label(reading, resolve(entry.uri, base))
 
-    for number, (entry, (fetched, label)) in enumerate(ordered_map(load, entries, READ_THREADS)):
+    for number, (entry, (fetched, label)) in enumerate(ordered_map(load, entries, READ_THREADS, _held_bytes)):
         uri = shard.uri if entry.uri is None else printable(public_uri(resolve(entry.uri, base)))
         stem = f"{shard.shard_id}/{number}" if entry.uri is None else image_key(without_query(public_uri(entry.uri)))
         yield ImageRecord(
@@ -180,7 +198,7 @@ def _read_folder_shard(reading: _Reading) -> Iterator[ImageRecord]:
         return _fetch_with_label(reading, posixpath.join(shard.location, name))
 
     threads = 1 if is_local(fs) else READ_THREADS
-    for number, (name, (fetched, label)) in enumerate(ordered_map(load, shard.members, threads)):
+    for number, (name, (fetched, label)) in enumerate(ordered_map(load, shard.members, threads, _held_bytes)):
         if fetched.error is not None and is_local(fs) and not os.path.isdir(root):
             # A disk that went away is no property of the images on it.
             raise FileNotFoundError(f"the folder {shard.uri} is gone")
@@ -192,6 +210,11 @@ def _read_folder_shard(reading: _Reading) -> Iterator[ImageRecord]:
             error=fetched.error,
             segmentation=label,
         )
+
+
+def _held_bytes(result: tuple[Fetched, bytes | None]) -> int:
+    fetched, label = result
+    return len(fetched.data or b"") + len(label or b"")
 
 
 def _fetch_with_label(reading: _Reading, uri: str) -> tuple[Fetched, bytes | None]:

@@ -51,7 +51,7 @@ def decode_large_image(file_format: str, directory: str) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     Image.fromarray(pixels).resize((10_000, 10_000), Image.Resampling.NEAREST).save(stream, file_format)
     row = {"shard": 0, "row": 0, "image_id": "large", "uri": "large", "attempts": 1, "data": stream.getvalue()}
-    decoded = DecodeStage(Decoding(), 160, 512)(pa.Table.from_pylist([row], schema=ENCODED))
+    (decoded,) = DecodeStage(Decoding(), 160, 512)(pa.Table.from_pylist([row], schema=ENCODED))
     assert decoded["width"].to_pylist() == [10_000]
     _write(decoded, directory, "decoded")
 

@@ -18,6 +18,7 @@ from rich.text import Text
 from pipeline.incremental import Changes
 from pipeline.plan import Plan
 from pipeline.run import Progress, RunResult
+from pipeline.sources.listing import skipped_text
 from pipeline.storage import public_uri
 
 PLAIN_INTERVAL_S = 10.0
@@ -62,7 +63,7 @@ def set_up_logging(log_format: str, run: str) -> None:
 
 
 def plan_lines(plan: Plan) -> list[str]:
-    """What is about to happen, in two lines."""
+    """What is about to happen, in two lines, and a third one for files of the input that will not be labelled."""
     todo, shards = len(plan.tasks), len(plan.shards)
     fresh = f"{shards} shards" if todo == shards else f"{todo} of {shards} shards to do"
     if plan.changes is not None:
@@ -70,7 +71,16 @@ def plan_lines(plan: Plan) -> list[str]:
     return [
         f"{public_uri(plan.config.input)} -> {public_uri(plan.config.output)}: {fresh}",
         f"{plan.config.preset}: {len(plan.vocabulary)} classes, region {plan.spec.region}, fusion {plan.spec.fusion}",
+        *_skipped_lines(plan),
     ]
+
+
+def _skipped_lines(plan: Plan) -> list[str]:
+    skipped = plan.record.skipped
+    if not skipped:
+        return []
+    count = sum(skipped.values())
+    return [f"warning: {count:,} files of the input are not taken, being no images by name: {skipped_text(skipped)}"]
 
 
 def changes_text(changes: Changes) -> str:

@@ -41,6 +41,11 @@ def status_lines(found: Status) -> list[str]:
         f"shards   {found.shards_done:,} of {found.shards:,} done{share}, {found.shards_pending:,} pending",
         f"images   {found.images:,}: {found.labelled:,} labelled, {found.failed:,} failed",
     ]
+    if found.skipped_files:
+        from pipeline.sources.listing import skipped_text
+
+        count = sum(found.skipped_files.values())
+        lines.append(f"skipped  {count:,} files that are no images by name: {skipped_text(found.skipped_files)}")
     if found.last_commit_age_s is not None:
         lines.append(f"commit   {duration(found.last_commit_age_s)} ago")
     if found.images_per_s is not None and found.shards_pending:

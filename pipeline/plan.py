@@ -100,8 +100,11 @@ def plan_run(config: LabelConfig) -> Plan:
         start_anew=start_anew,
     )
     if config.incremental:
-        return _plan_incremental(plan, listing, done, same_settings=old is not None and old.digest == record.digest)
-    return _plan_whole(plan, listing, done, anew=new_record(config, parts, shards=0))
+        same_settings = old is not None and old.digest == record.digest
+        plan = _plan_incremental(plan, listing, done, same_settings=same_settings)
+    else:
+        plan = _plan_whole(plan, listing, done, anew=new_record(config, parts, shards=0))
+    return replace(plan, record=replace(plan.record, skipped=listing.skipped))
 
 
 def _plan_whole(plan: Plan, listing: Listing, done: set[str], anew: RunRecord) -> Plan:

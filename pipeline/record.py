@@ -39,6 +39,8 @@ class RunRecord:
     shards: int
     measured_dtype: dict[str, Any] | None = None
     """With --dtype auto: the precision chosen, and the seconds per image measured for each. A rerun keeps it."""
+    skipped: dict[str, int] = field(default_factory=dict)
+    """Files of the input that are no images, by ending: what was not labelled is said wherever the run is looked at."""
     earlier: list[dict[str, Any]] = field(default_factory=list)
     """Records of the same run under other settings, whose finished shards were kept (--on-change keep)."""
 

@@ -244,6 +244,7 @@ def finish_run(plan: Plan, attempt: Attempt) -> RunResult:
         "cost": None if attempt.cost is None else asdict(attempt.cost),
         "shards": len(plan.shard_ids),
         "vanished_shards": attempt.vanished,
+        "skipped_files": plan.record.skipped,
         "images": sums.images,
         "labelled": sums.labelled,
         "failed": sums.failed,

@@ -21,7 +21,9 @@ RATE_WINDOW = 50
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Status:
-    """Counts of a run. errors: "stage/class" -> images. rate and ETA are None until two shards are committed."""
+    """Counts of a run. errors: "stage/class" -> images; skipped_files: ending -> files.
+
+    rate and ETA are None until two shards are committed."""
 
     run_id: str
     shards: int
@@ -33,6 +35,7 @@ class Status:
     images_per_s: float | None
     eta_s: float | None
     last_commit_age_s: float | None
+    skipped_files: dict[str, int]
 
     @property
     def shards_pending(self) -> int:
@@ -65,6 +68,7 @@ def read_status(output_uri: str, storage_options: StorageOptions | None = None) 
         images_per_s=images_per_s,
         eta_s=(shards - len(markers)) / shards_per_s if shards_per_s else None,
         last_commit_age_s=time.time() - max(m["committed_at"] for m in markers) if markers else None,
+        skipped_files=run.get("skipped", {}),
     )
 
 

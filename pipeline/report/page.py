@@ -31,7 +31,10 @@ REASON_TITLES = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Page:
-    """All that the page shows. cards: by image, for gallery, review and evaluation. errors: by kind, most first."""
+    """All that the page shows. cards: by image, for gallery, review and evaluation. errors: by kind, most first.
+
+    skipped: the files of the input that were not taken, in words.
+    """
 
     results: Results
     figures: Figures
@@ -42,6 +45,7 @@ class Page:
     review: dict[str, list[dict[str, Any]]]
     evaluation: EvaluationView | None
     errors: list[dict[str, Any]]
+    skipped: str = ""
     price_per_hour: float | None = None
 
 

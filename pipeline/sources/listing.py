@@ -6,9 +6,9 @@ import os
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import fsspec
@@ -17,7 +17,7 @@ from fsspec.utils import glob_translate
 from pipeline.errors import UsageError
 from pipeline.sources.manifest import TEXT_SUFFIXES
 from pipeline.sources.patterns import expand_braces
-from pipeline.sources.shard import is_image_name, segmentation_key
+from pipeline.sources.shard import SEGMENTATION_SUFFIX, is_image_name, segmentation_key
 from pipeline.sources.version import file_info, file_version, local_info
 from pipeline.storage import (
     StorageOptions,
@@ -55,11 +55,13 @@ class Listing:
     """All files an input stands for, sorted by name, of one kind.
 
     kind: "tar", "parquet", "manifest" or "image", and "segmentation" where such files are preferred.
+    skipped: how many files beside them are no input, by ending or by what else kept them out.
     """
 
     kind: str
     root: str
     files: list[File]
+    skipped: dict[str, int] = field(default_factory=dict)
 
 
 def list_files(
@@ -82,9 +84,9 @@ def list_files(
         if is_transient(error):
             raise ConnectionError(f"cannot reach {public_uri(uri)}: {error}") from error
         raise
-    kind, infos = _one_kind(found, public_uri(uri), explicit, prefer_segmentations)
+    kind, infos, skipped = _one_kind(found, root, public_uri(uri), explicit, prefer_segmentations)
     files = [_file(fs, root, path, info) for path, info in sorted(infos.items())]
-    return Listing(kind=kind, root=_location(fs, root), files=files)
+    return Listing(kind=kind, root=_location(fs, root), files=files, skipped=skipped)
 
 
 Infos = dict[str, dict[str, Any]]
@@ -93,7 +95,9 @@ Infos = dict[str, dict[str, Any]]
 
 def _find(fs: fsspec.AbstractFileSystem, path: str, uri: str) -> tuple[Infos, str, bool]:
     """Return the files, the root their names are relative to, and whether they were named rather than found."""
-    info = _info(fs, path)
+    info = None if _bucket_is_pattern(fs, path) else _info(fs, path)
+    if info is not None and _is_placeholder(path, info) and not is_local(fs) and (found := _walk(fs, path)):
+        return found, path, False
     # A folder may really be called "photos [2020]", so a pattern is one only if nothing has that very name.
     if info is not None and info["type"] == "directory":
         return _walk(fs, path), path, False
@@ -113,6 +117,24 @@ def _find(fs: fsspec.AbstractFileSystem, path: str, uri: str) -> tuple[Infos, st
         infos = {each: _present_info(each) if is_local(fs) else info for each, info in matches.items()}
         found |= {each: info for each, info in infos.items() if info["type"] != "directory"}
     return found, root, True
+
+
+def _bucket_is_pattern(fs: fsspec.AbstractFileSystem, path: str) -> bool:
+    """Return whether a pattern stands for several buckets, about which no store can be asked.
+
+    Raises UsageError for wildcards there: which buckets there are is often not to be known.
+    """
+    if is_local(fs) or "://" in path:
+        return False
+    bucket = path.partition("/")[0]
+    if _is_glob(bucket):
+        raise UsageError(f"{bucket!r} cannot stand for buckets; list them, as in s3://{{a,b}}/*.tar")
+    return "{" in bucket
+
+
+def _is_placeholder(path: str, info: dict[str, Any]) -> bool:
+    """Return whether this is an object without content that stands for a folder, as consoles and Hadoop make them."""
+    return not info.get("size") and (path.endswith(("/", "_$folder$")) or posixpath.splitext(path)[1] == "")
 
 
 def _matches(fs: fsspec.AbstractFileSystem, pattern: str) -> Infos:
@@ -162,15 +184,11 @@ def _named(fs: fsspec.AbstractFileSystem, paths: list[str], uri: str) -> Infos:
 
 
 def _walk(fs: fsspec.AbstractFileSystem, root: str) -> Infos:
-    """Return every file below ``root``, without those in or under a name that begins with a dot."""
+    """Return every file below ``root``."""
     if is_local(fs):
         return dict(_walk_local(root))
     found: Infos = with_retries(lambda: fs.find(root, detail=True))
-    return {
-        path: info
-        for path, info in found.items()
-        if info["type"] != "directory" and not any(part.startswith(".") for part in _relative(path, root).split("/"))
-    }
+    return {path: info for path, info in found.items() if info["type"] != "directory" and path.rstrip("/") != root}
 
 
 def _walk_local(root: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -178,11 +196,12 @@ def _walk_local(root: str) -> Iterator[tuple[str, dict[str, Any]]]:
         raise error
 
     for folder, subfolders, names in os.walk(root, onerror=refuse):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        for name in names:
-            if not name.startswith("."):
-                path = os.path.join(folder, name)
-                yield path, _present_info(path)
+        # Folders that are not looked into count once: hidden ones, and links, which may lead anywhere and in circles.
+        closed = [each for each in subfolders if each.startswith(".") or os.path.islink(os.path.join(folder, each))]
+        subfolders[:] = [each for each in subfolders if each not in closed]
+        for name in [*names, *closed]:
+            path = os.path.join(folder, name)
+            yield path, _present_info(path)
 
 
 def _present_info(path: str) -> dict[str, Any]:
@@ -207,21 +226,45 @@ def kind_of(name: str) -> str | None:
     return "image" if is_image_name(name) else None
 
 
-def _one_kind(found: Infos, uri: str, explicit: bool, prefer_segmentations: bool) -> tuple[str, Infos]:
-    """Choose the files that are input. Text files count as manifests only where they were named."""
+_HIDDEN, _LINK, _PLACEHOLDER, _NO_ENDING = "hidden files", "links to folders", "placeholders of folders", "no ending"
+_SYSTEM_FILES = ("thumbs.db", "desktop.ini")
+
+
+def _why_skipped(name: str, path: str, info: dict[str, Any]) -> str | None:
+    """Return under what a file is counted that is no input whatever its ending, else None."""
+    parts = name.split("/")
+    if any(part.startswith(".") or part == "__MACOSX" for part in parts) or parts[-1].lower() in _SYSTEM_FILES:
+        return _HIDDEN
+    if info["type"] == "directory":
+        return _LINK
+    return _PLACEHOLDER if not info.get("size") and path.endswith(("/", "_$folder$")) else None
+
+
+def _ending(path: str) -> str:
+    return posixpath.splitext(path)[1].lower() or _NO_ENDING
+
+
+def _one_kind(
+    found: Infos, root: str, uri: str, explicit: bool, prefer_segmentations: bool
+) -> tuple[str, Infos, dict[str, int]]:
+    """Choose the files that are input and count the others. Text files are manifests only where they were named."""
     if not found:
         raise UsageError(f"{uri} is empty")
     by_kind: dict[str, Infos] = {}
+    skipped: Counter[str] = Counter()
     for path, info in found.items():
         name = without_query(path)
         kind = "segmentation" if prefer_segmentations and segmentation_key(name) else kind_of(name)
-        if kind is not None and (explicit or kind != "manifest"):
+        if (reason := _why_skipped(_relative(name, root), path, info)) is not None:
+            skipped[reason] += 1
+        elif kind is not None and (explicit or kind != "manifest"):
             by_kind.setdefault(kind, {})[path] = info
+        else:
+            skipped[SEGMENTATION_SUFFIX if segmentation_key(name) else _ending(name)] += 1
     if "segmentation" in by_kind:
         by_kind.pop("image", None)
     if not by_kind:
-        suffixes = Counter(posixpath.splitext(path)[1] or "no extension" for path in sorted(found))
-        seen = ", ".join(f"{count} x {suffix}" for suffix, count in suffixes.most_common(_EXAMPLES))
+        seen = ", ".join(f"{count} x {ending}" for ending, count in skipped.most_common(_EXAMPLES))
         raise UsageError(
             f"nothing in {uri} is a tar, a Parquet file, an image or a manifest (found {seen}); "
             "manifests (.txt .csv .jsonl .parquet) must be named themselves"
@@ -229,7 +272,16 @@ def _one_kind(found: Infos, uri: str, explicit: bool, prefer_segmentations: bool
     if len(by_kind) > 1:
         counts = ", ".join(f"{len(infos)} of kind {kind}" for kind, infos in sorted(by_kind.items()))
         raise UsageError(f"{uri} holds several kinds of input ({counts}); name one kind with a pattern like '*.tar'")
-    return next(iter(by_kind.items()))
+    ((kind, infos),) = by_kind.items()
+    return kind, infos, dict(skipped.most_common())
+
+
+def skipped_text(skipped: Mapping[str, int], most: int = _EXAMPLES) -> str:
+    """Return what people are told of files that are no input: "3 x .txt, 1 x no ending, 2 others"."""
+    ordered = sorted(skipped.items(), key=lambda item: (-item[1], item[0]))
+    shown = [f"{count:,} x {ending}" for ending, count in ordered[:most]]
+    rest = sum(count for _, count in ordered[most:])
+    return ", ".join([*shown, *([f"{rest:,} others"] if rest else [])])
 
 
 def _relative(path: str, root: str) -> str:

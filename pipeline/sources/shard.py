@@ -12,7 +12,11 @@ from typing import Literal
 from pipeline.errors import BadImageError
 from pipeline.storage import without_query
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jif", ".jfif", ".jfi", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib"),
+    *(".tif", ".tiff", ".btf", ".tf8", ".heic", ".heif", ".hif", ".avif", ".jxl", ".jp2", ".j2k", ".jpx", ".jpf"),
+)
+"""What is taken for an image by its name. What it is, its first bytes say: each is labelled or a row with an error."""
 SEGMENTATION_SUFFIX = ".seg.png"
 """``x.seg.png`` is the ground truth of image ``x`` and never an image itself."""
 

@@ -264,7 +264,7 @@ def test_useless_inputs_are_refused_saying_what_was_found(tmp_path: Path) -> Non
     with pytest.raises(UsageError, match="empty is empty"):
         list_shards(f"{tmp_path}/empty")
     fill(tmp_path / "docs", "a.txt", "b.txt", "c.md", "Makefile")
-    with pytest.raises(UsageError, match=r"found 2 x \.txt, 1 x no extension, 1 x \.md\); manifests"):
+    with pytest.raises(UsageError, match=r"found 2 x \.txt, 1 x no ending, 1 x \.md\); manifests"):
         list_shards(f"{tmp_path}/docs")
     fill(tmp_path / "both", "a.jpg", "b.tar")
     with pytest.raises(UsageError, match=r"several kinds of input \(1 of kind image, 1 of kind tar\); name one"):

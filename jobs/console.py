@@ -18,7 +18,7 @@ from rich.text import Text
 from pipeline.incremental import Changes
 from pipeline.plan import Plan
 from pipeline.run import Progress, RunResult
-from pipeline.sources.listing import skipped_text
+from pipeline.sources.kinds import skipped_text
 from pipeline.storage import public_uri
 
 PLAIN_INTERVAL_S = 10.0

@@ -42,7 +42,7 @@ def status_lines(found: Status) -> list[str]:
         f"images   {found.images:,}: {found.labelled:,} labelled, {found.failed:,} failed",
     ]
     if found.skipped_files:
-        from pipeline.sources.listing import skipped_text
+        from pipeline.sources.kinds import skipped_text
 
         count = sum(found.skipped_files.values())
         lines.append(f"skipped  {count:,} files that are no images by name: {skipped_text(found.skipped_files)}")

@@ -18,7 +18,7 @@ from pipeline.report.evaluation import EvaluationView, read_evaluation
 from pipeline.report.page import Page, render_page
 from pipeline.report.sample import SHARDS, Key, Sample, choose_gallery, choose_review, read_sample
 from pipeline.results import Results, open_results
-from pipeline.sources.listing import skipped_text
+from pipeline.sources.kinds import skipped_text
 from pipeline.storage import StorageOptions, is_local, open_filesystem, public_uri, with_retries, write_atomic
 from pipeline.writable import check_writable
 

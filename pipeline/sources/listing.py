@@ -6,7 +6,7 @@ import os
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,9 +15,9 @@ import fsspec
 from fsspec.utils import glob_translate
 
 from pipeline.errors import UsageError
-from pipeline.sources.manifest import TEXT_SUFFIXES
+from pipeline.sources.kinds import ending_of, kind_of, why_skipped
 from pipeline.sources.patterns import expand_braces
-from pipeline.sources.shard import SEGMENTATION_SUFFIX, is_image_name, segmentation_key
+from pipeline.sources.shard import SEGMENTATION_SUFFIX, segmentation_key
 from pipeline.sources.version import file_info, file_version, local_info
 from pipeline.storage import (
     StorageOptions,
@@ -31,8 +31,6 @@ from pipeline.storage import (
     without_query,
 )
 
-TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
-PARQUET_SUFFIXES = (".parquet", ".pq")
 LISTING_THREADS = 16
 _GLOB_CHARACTERS = "*?["
 _EXAMPLES = 5
@@ -212,38 +210,6 @@ def _present_info(path: str) -> dict[str, Any]:
         return {"type": "file", "size": 0, "mtime": 0}
 
 
-def kind_of(name: str) -> str | None:
-    """Return what a file of this name is taken for: "tar", "parquet", "manifest", "image" or None."""
-    if posixpath.basename(name).startswith("."):
-        return None
-    lower = name.lower()
-    if lower.endswith(TAR_SUFFIXES):
-        return "tar"
-    if lower.endswith(PARQUET_SUFFIXES):
-        return "parquet"
-    if lower.endswith(TEXT_SUFFIXES):
-        return "manifest"
-    return "image" if is_image_name(name) else None
-
-
-_HIDDEN, _LINK, _PLACEHOLDER, _NO_ENDING = "hidden files", "links to folders", "placeholders of folders", "no ending"
-_SYSTEM_FILES = ("thumbs.db", "desktop.ini")
-
-
-def _why_skipped(name: str, path: str, info: dict[str, Any]) -> str | None:
-    """Return under what a file is counted that is no input whatever its ending, else None."""
-    parts = name.split("/")
-    if any(part.startswith(".") or part == "__MACOSX" for part in parts) or parts[-1].lower() in _SYSTEM_FILES:
-        return _HIDDEN
-    if info["type"] == "directory":
-        return _LINK
-    return _PLACEHOLDER if not info.get("size") and path.endswith(("/", "_$folder$")) else None
-
-
-def _ending(path: str) -> str:
-    return posixpath.splitext(path)[1].lower() or _NO_ENDING
-
-
 def _one_kind(
     found: Infos, root: str, uri: str, explicit: bool, prefer_segmentations: bool
 ) -> tuple[str, Infos, dict[str, int]]:
@@ -255,12 +221,12 @@ def _one_kind(
     for path, info in found.items():
         name = without_query(path)
         kind = "segmentation" if prefer_segmentations and segmentation_key(name) else kind_of(name)
-        if (reason := _why_skipped(_relative(name, root), path, info)) is not None:
+        if (reason := why_skipped(_relative(name, root), path, info)) is not None:
             skipped[reason] += 1
         elif kind is not None and (explicit or kind != "manifest"):
             by_kind.setdefault(kind, {})[path] = info
         else:
-            skipped[SEGMENTATION_SUFFIX if segmentation_key(name) else _ending(name)] += 1
+            skipped[SEGMENTATION_SUFFIX if segmentation_key(name) else ending_of(name)] += 1
     if "segmentation" in by_kind:
         by_kind.pop("image", None)
     if not by_kind:
@@ -274,14 +240,6 @@ def _one_kind(
         raise UsageError(f"{uri} holds several kinds of input ({counts}); name one kind with a pattern like '*.tar'")
     ((kind, infos),) = by_kind.items()
     return kind, infos, dict(skipped.most_common())
-
-
-def skipped_text(skipped: Mapping[str, int], most: int = _EXAMPLES) -> str:
-    """Return what people are told of files that are no input: "3 x .txt, 1 x no ending, 2 others"."""
-    ordered = sorted(skipped.items(), key=lambda item: (-item[1], item[0]))
-    shown = [f"{count:,} x {ending}" for ending, count in ordered[:most]]
-    rest = sum(count for _, count in ordered[most:])
-    return ", ".join([*shown, *([f"{rest:,} others"] if rest else [])])
 
 
 def _relative(path: str, root: str) -> str:

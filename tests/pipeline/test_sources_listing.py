@@ -14,7 +14,8 @@ from pipeline.errors import UsageError
 from pipeline.output import Output
 from pipeline.report.build import write_report
 from pipeline.sources import list_shards, read_shard
-from pipeline.sources.listing import list_files, skipped_text
+from pipeline.sources.kinds import skipped_text
+from pipeline.sources.listing import list_files
 from tests.pipeline.odd_images import encoded
 from tests.pipeline.written_run import RunSettings, write_run
 

@@ -12,7 +12,7 @@ TORCH_PIN ?= torch==2.14.1 torchvision==0.29.1
 TORCH_INDEX ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all check lint format bundled picture lock clean
+.PHONY: help setup demo test test-slow test-all check lint format bundled picture lock clean
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -32,10 +32,13 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: setup  ## draw 400 images, label them on local Ray, score them, draw an overlay picture
 	$(BIN)/maskmill demo $(DEMO)
 
-test: setup  ## run the tests that take less than about 20 seconds each
+test: setup  ## run the tests that take less than about 20 seconds each, in PROCESSES processes (2)
 	$(BIN)/python -m pytest -m "not slow" --numprocesses $(PROCESSES)
 
-test-all: setup  ## run every test
+test-slow: setup  ## run the slow tests that continuous integration runs, about half an hour
+	$(BIN)/python -m pytest -m "slow and not marathon" --numprocesses $(PROCESSES)
+
+test-all: setup  ## run every test, one after another, those that take hours too
 	$(BIN)/python -m pytest
 
 check: lint test  ## everything a change has to pass: format, lint, types, tests

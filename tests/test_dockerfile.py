@@ -38,8 +38,9 @@ def test_hadolint_would_notice_root(tmp_path: Path) -> None:
     assert subprocess.run([linter("hadolint"), broken], capture_output=True, check=False).returncode != 0
 
 
-def test_shellcheck_has_nothing_to_say_of_the_slurm_script() -> None:
-    result = subprocess.run([linter("shellcheck"), SBATCH], capture_output=True, text=True, check=False)
+@pytest.mark.parametrize("script", [SBATCH, ROOT / ".ci" / "run"], ids=lambda path: path.name)
+def test_shellcheck_has_nothing_to_say(script: Path) -> None:
+    result = subprocess.run([linter("shellcheck"), script], capture_output=True, text=True, check=False)
     assert (result.returncode, result.stdout) == (0, "")
 
 

@@ -72,7 +72,7 @@ class Output:
         """The parsed file, or None if there is none. Raises DamagedFileError if it holds no JSON object."""
         try:
             value = json.loads(self.read_bytes(name))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (ValueError, RecursionError) as error:
             raise DamagedFileError(f"{self._shown(name)} is damaged, it is no valid JSON: {error}") from error

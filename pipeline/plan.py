@@ -75,6 +75,7 @@ def plan_run(config: LabelConfig) -> Plan:
     """
     config = with_absolute_addresses(config)
     check_apart(config.output, config.input)
+    check_writable(config.output, config.storage_option)
     output = Output(config.output, config.storage_option)
     old = read_record(output)
     spec = model_spec(config, None if old is None or config.overwrite else old.fingerprint)
@@ -82,7 +83,6 @@ def plan_run(config: LabelConfig) -> Plan:
     listing = list_files(config.input, config.storage_option)
     check_listing_apart(config.output, listing)
     parts = fingerprint(config, spec, vocabulary)
-    check_writable(config.output, config.storage_option)
     check_free(output, holds_run=old is not None, overwrite=config.overwrite)
     record = new_record(config, parts, shards=0)
     start_anew = config.overwrite

@@ -58,6 +58,13 @@ def test_an_export_goes_to_a_place_of_its_own(here: Path, place: str) -> None:
     assert "holds the run" in line or "holds the input" in line
 
 
+@pytest.mark.parametrize("words", [["status"], ["report"], ["retry"], ["export", "x", "--format", "coco"]])
+def test_a_file_in_place_of_a_run_is_one_line(tmp_path: Path, words: list[str]) -> None:
+    (tmp_path / "file").write_text("mine")
+    line = refused(told(words[0], tmp_path / "file", *words[1:]))
+    assert "holds no run" in line or "cannot be written to" in line
+
+
 def test_a_picture_is_not_put_among_the_images_by_default(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(here / "images")
     assert "the picture (--out) '000003.overlay.png' lies inside" in refused(told("show", "../out", "000003"))

@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import posixpath
 from fnmatch import fnmatchcase
-from urllib.parse import unquote
 
-from fsspec.implementations.local import LocalFileSystem
+from pipeline.uris import is_chained, local_path, scheme_of
 
-_LOCAL_SCHEMES = ("file", "local")
+_LOCAL_SCHEMES = (None, "file", "local")
 _SAME_STORE = {"s3a": "s3", "gcs": "gs", "adl": "az", "abfs": "az", "abfss": "az"}
 """Schemes that are other names of a store."""
 GLOB_CHARACTERS = "*?["
@@ -17,10 +16,7 @@ GLOB_CHARACTERS = "*?["
 
 def is_local_address(uri: str) -> bool:
     """Whether ``uri`` names a place of this machine's file system: a path, or a ``file:`` address."""
-    if "::" in uri:
-        return False
-    scheme, separator, _ = uri.partition("://")
-    return not separator or scheme in _LOCAL_SCHEMES
+    return not is_chained(uri) and scheme_of(uri) in _LOCAL_SCHEMES
 
 
 def absolute(uri: str) -> str:
@@ -29,13 +25,10 @@ def absolute(uri: str) -> str:
     A local place becomes an absolute path without ``.``, ``..``, ``file:`` and closing slashes; symbolic links stay. Of
     a store's address only closing slashes go, since every other character of a key counts.
     """
-    if not uri.strip() or "::" in uri:
+    if not uri.strip() or is_chained(uri):
         return uri
     if is_local_address(uri):
-        path = LocalFileSystem._strip_protocol(uri)
-        if uri.startswith("file:") and "%" in path and not os.path.lexists(path) and os.path.lexists(unquote(path)):
-            path = unquote(path)
-        return os.path.abspath(path)
+        return os.path.abspath(local_path(uri))
     scheme, _, rest = uri.partition("://")
     # A web address may end in a signature, in which a slash counts.
     return uri if scheme.startswith("http") else f"{_SAME_STORE.get(scheme, scheme)}://{rest.rstrip('/')}"

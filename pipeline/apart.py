@@ -93,7 +93,7 @@ def check_entries_apart(
             suffix = posixpath.splitext(without_query(file.location))[1].lower()
             for entry in read_entries(stream, suffix, offset=0, count=sys.maxsize, image_column=image_column):
                 if entry.uri is not None:
-                    place = absolute(resolve(entry.uri, posixpath.dirname(file.location)))
+                    place = absolute(resolve(entry.uri, file.location))
                     apart.check(place, posixpath.dirname(place))
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from pipeline.storage_options import public_uri
+from pipeline.uris import public_uri
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -26,9 +26,15 @@ OUTPUT_SETTINGS = (
     "min_area",
 )
 
-
 URIS = ("input", "output", "classes", "weights", "clip", "proposer")
-"""Settings that may be addresses, and hold signatures or passwords as such."""
+"""Settings that may be addresses."""
+
+# Of lists (manifests, URI columns), whichever command reads them.
+OWN_STORE_HELP = (
+    "A store (s3://bucket) that a list's entries may be read from as from the list's own, options included."
+)
+ALLOW_LOCAL_HELP = "Let a list that lies elsewhere name files of this machine."
+ALLOW_PRIVATE_HELP = "Let a list name web servers at private, loopback and link-local addresses."
 
 
 class LabelConfig(BaseModel):
@@ -108,6 +114,9 @@ class LabelConfig(BaseModel):
     storage_option: dict[str, Any] = Field(
         default_factory=dict, description="key=value for fsspec (client_kwargs.endpoint_url=...); never stored."
     )
+    own_store: list[str] = Field(default_factory=list, description=OWN_STORE_HELP)
+    allow_local: bool = Field(False, description=ALLOW_LOCAL_HELP)
+    allow_private: bool = Field(False, description=ALLOW_PRIVATE_HELP)
 
     fuse: Literal["auto", "on", "off"] = Field(
         "auto", description="Propose and classify in one actor; auto: on, unless the two pools are sized apart."
@@ -187,9 +196,10 @@ class LabelConfig(BaseModel):
 
     def public(self) -> dict[str, Any]:
         """The resolved configuration as stored in run.json: no values of storage options, no webhook, no signatures."""
-        uris = {name: public_uri(value) for name in URIS if (value := getattr(self, name)) is not None}
         plain = self.model_dump(exclude={"notify_url"})
-        return {**plain, **uris, "storage_option": sorted(self.storage_option)}
+        shown = {name: public_uri(value) if isinstance(value, str) else value for name, value in plain.items()}
+        shown["own_store"] = [public_uri(store) for store in self.own_store]
+        return {**shown, "storage_option": sorted(self.storage_option)}
 
 
 def output_settings(config: LabelConfig) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from pipeline.model_stages import ClassifyStage, ProposeStage, SegmentStage, Sta
 from pipeline.output import Output
 from pipeline.quarantine import Quarantine, Run, Trail
 from pipeline.queues import watch_queues
-from pipeline.sources import ReadLimits
+from pipeline.sources import read_limits
 from pipeline.staging import StageStage, Thresholds
 from pipeline.trail import RemoteTrail
 from pipeline.weights import loadable_spec
@@ -163,7 +163,7 @@ def build_dataset(job: Job, pools: Pools) -> tuple[Dataset, RemoteTrail]:
     assert job.spec.max_long_side is not None  # filled in by the preset
     # Before any actor: Ray Data looks at the blocks in a task of a whole CPU, and there may be one CPU in all.
     data = _tasks_dataset(job.tasks)
-    limits = ReadLimits(max_image_bytes=config.max_image_bytes)
+    limits = read_limits(config.model_dump())
     read = ReadStage(limits, config.storage_option)
     keep = ray.remote(
         num_cpus=COMMIT_CPUS, max_restarts=-1, max_task_retries=-1, label_selector=task_nodes(config) or {}

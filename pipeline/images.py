@@ -18,6 +18,7 @@ import numpy as np
 from pipeline.decode import DEFAULT, Decoding, ImageHeader, decode_for, read_header
 from pipeline.errors import BadImageError, UsageError
 from pipeline.sources.files import READ_THREADS, Fetched, fetch, ordered_map
+from pipeline.sources.named import NamedReader
 from pipeline.sources.parquet import open_parquet, parquet_layout, read_parquet, row_group_rows
 from pipeline.sources.shard import DEFAULT_LIMITS, DamagedError, ReadLimits, unprintable
 from pipeline.sources.stream import open_stream
@@ -32,6 +33,7 @@ from pipeline.storage import (
     open_filesystem,
     with_retries,
 )
+from pipeline.uris import scheme_of
 
 FORBIDDEN, UNREACHABLE = "forbidden", "unreachable"
 """Error classes of images whose store refuses or does not answer: whoever meets many in a row may want to stop."""
@@ -74,7 +76,8 @@ class ImageFinder:
     """Reads source images of a run.
 
     image_column: of Parquet inputs, as the run was told; None to find it. limits: bounds while reading. how: images are
-    decoded as the run did, within its limit and with its bits of a sample.
+    decoded as the run did, within its limit and with its bits of a sample. source: the run's input;
+    images elsewhere were named by a list, and are read as it may name them. None: all are the caller's own.
     """
 
     def __init__(
@@ -83,11 +86,15 @@ class ImageFinder:
         image_column: str | None = None,
         limits: ReadLimits = DEFAULT_LIMITS,
         how: Decoding = DEFAULT,
+        source: str | None = None,
     ) -> None:
         self.storage_options = storage_options
         self.image_column = image_column
         self.limits = limits
         self.how = how
+        self._named = (
+            None if source is None else NamedReader(location=source, storage_options=storage_options, limits=limits)
+        )
 
     def pixels(self, fetched: Fetched, row: Mapping[str, Any]) -> np.ndarray:
         """Decode an image that :meth:`read` found, (H, W, 3) uint8, upright. row: of the labels.
@@ -133,7 +140,8 @@ class ImageFinder:
 
     def _fetch(self, uri: str) -> Fetched:
         try:
-            return fetch(uri if "://" in uri else path_on_disk(uri), self.storage_options, self.limits)
+            place = path_on_disk(uri) if scheme_of(uri) is None else uri
+            return fetch(place, self.storage_options, self.limits) if self._named is None else self._named.read(place)
         except Exception as error:
             if (told := _told(error)) is None:
                 raise

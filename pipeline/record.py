@@ -19,7 +19,7 @@ from pipeline.decode import DECODE_VERSION
 from pipeline.errors import UsageError
 from pipeline.output import Output
 from pipeline.schema import SCHEMA_VERSION
-from pipeline.storage_options import public_uri
+from pipeline.uris import public_uri
 from pipeline.weights import local_spec
 
 RUN = "run.json"

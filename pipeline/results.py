@@ -16,7 +16,7 @@ from pipeline.output import Output, labels_name
 from pipeline.palette import Colour, class_colours
 from pipeline.run_classes import read_run_classes
 from pipeline.samples import FULL_BITS
-from pipeline.sources.shard import DEFAULT_LIMITS, ReadLimits
+from pipeline.sources.shard import read_limits
 from pipeline.storage import StorageOptions
 
 BATCH_ROWS = 256
@@ -91,8 +91,9 @@ class Results:
         return ImageFinder(
             self.output.storage_options,
             config["image_column"],
-            ReadLimits(max_image_bytes=config.get("max_image_bytes", DEFAULT_LIMITS.max_image_bytes)),
+            read_limits(config),
             Decoding(max_pixels=config.get("max_pixels", MAX_PIXELS), sample_bits=config.get("sample_bits", FULL_BITS)),
+            config.get("input"),
         )
 
     def rows(self, shard_id: str, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:

@@ -1,14 +1,12 @@
-"""What a user may say of a store: parsed, typed and checked by name; and what may be shown of it."""
+"""What a user may say of a store: parsed, typed and checked by name."""
 
 from __future__ import annotations
 
 import inspect
 import os
-import re
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 import fsspec
 
@@ -17,9 +15,6 @@ from pipeline.errors import UsageError
 StorageOptions = Mapping[str, Any]
 """Arguments of a file system's constructor; values may be text, dots in a key nest ("client_kwargs.endpoint_url")."""
 
-_SECRET_PARAMETER = re.compile(
-    r"signature|credential|token|secret|password|policy|api-?_?key|key-pair|accesskey|^sig$", re.I
-)
 _NUMBERS = {
     "connect_timeout",
     "default_block_size",
@@ -91,22 +86,3 @@ def _s3_option_names() -> frozenset[str]:
         parameters = inspect.signature(kind.__init__).parameters.values()
         named |= {each.name for each in parameters if each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL)}
     return frozenset(named - {"self", "session", "loop", "asynchronous"})
-
-
-def without_query(uri: str) -> str:
-    """Return a web address without its query and fragment; in every other URI "?" and "#" are part of the name."""
-    if not uri.startswith(("http://", "https://")):
-        return uri
-    return uri.partition("#")[0].partition("?")[0]
-
-
-def public_uri(uri: str) -> str:
-    """Return ``uri`` fit for logs and tables: without user and password, signatures in its query blanked out."""
-    parts = urlsplit(uri)
-    if not parts.scheme or not (parts.query or "@" in parts.netloc):
-        return uri
-    query = "&".join(
-        f"{name}=..." if separator and _SECRET_PARAMETER.search(name) else f"{name}{separator}{value}"
-        for name, separator, value in (field.partition("=") for field in parts.query.split("&"))
-    )
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=query))

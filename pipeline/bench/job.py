@@ -28,7 +28,7 @@ from pipeline.model_stages import StageModel
 from pipeline.plan import Plan, plan_run
 from pipeline.run import Progress, run_plan
 from pipeline.shapes.write import ShapesSettings, write_shapes
-from pipeline.sources import ReadLimits
+from pipeline.sources import read_limits
 
 WARM_UP_SHARE = 0.25
 """Share of the images left out of the rate: while they pass, workers start and pools fill."""
@@ -157,7 +157,7 @@ def bare_images_per_s(bench: JobBench, source: Path, core: int, wait_for_all: Ca
 
 def _decoded(plan: Plan) -> Iterator[pa.Table]:
     assert plan.spec.max_long_side is not None
-    read = ReadStage(ReadLimits(max_image_bytes=plan.config.max_image_bytes), plan.config.storage_option)
+    read = ReadStage(read_limits(plan.config.model_dump()), plan.config.storage_option)
     how = Decoding(max_pixels=plan.config.max_pixels, sample_bits=plan.config.sample_bits)
     decode = DecodeStage(how, plan.spec.short_side, plan.spec.max_long_side)
     for task in plan.tasks:

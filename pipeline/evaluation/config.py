@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from pipeline.config import ALLOW_LOCAL_HELP, ALLOW_PRIVATE_HELP, OWN_STORE_HELP
 from pipeline.evaluation.boundary import TOLERANCE
 from pipeline.evaluation.protocol import IdKind, Setting
 
@@ -58,4 +59,7 @@ class EvaluationConfig(BaseModel):
     workers: int | None = Field(None, ge=1, description="Units of work at once (default: one per CPU).")
     address: str | None = Field(None, description="A running Ray cluster; default: RAY_ADDRESS, else a local Ray.")
     storage_option: dict[str, str] = Field(default_factory=dict, description="Passed to fsspec; never stored.")
+    own_store: list[str] = Field(default_factory=list, description=OWN_STORE_HELP)
+    allow_local: bool = Field(False, description=ALLOW_LOCAL_HELP)
+    allow_private: bool = Field(False, description=ALLOW_PRIVATE_HELP)
     overwrite: bool = Field(False, description="Compute every shard again.")

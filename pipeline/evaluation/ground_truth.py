@@ -23,10 +23,10 @@ from pipeline.evaluation.protocol import EvaluationError, Protocol, label_table
 from pipeline.evaluation.rle_columns import paint, parse_column
 from pipeline.evaluation.truth import AbsentTruth, GroundTruth, from_label_map, from_panoptic, from_segments
 from pipeline.evaluation.truth_tables import has_rles, id_column, label_column, read_schema, read_segment_table
-from pipeline.sources import ImageRecord, Shard, list_shards, read_shard
+from pipeline.sources import ImageRecord, ReadLimits, Shard, list_shards, read_shard
 from pipeline.sources.files import READ_THREADS, ordered_map
 from pipeline.sources.listing import list_files
-from pipeline.sources.shard import shard_id
+from pipeline.sources.shard import DEFAULT_LIMITS, shard_id
 from pipeline.storage import StorageOptions, is_local, open_filesystem, public_uri, read_bytes
 
 MAP_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
@@ -54,7 +54,7 @@ class TruthReader:
 
     label_table: (65536,) evaluation ids of pixel values and class ids. categories: those of a COCO JSON's categories.
     maps: folder of a panoptic JSON's PNGs. suffix: taken off the ends of names. ids: how the predictions name their
-    images. allow_missing: ground truth whose file is not there is told instead of refused.
+    images. allow_missing: ground truth whose file is not there is told instead of refused. limits: what lists may name.
     """
 
     label_table: np.ndarray
@@ -65,6 +65,7 @@ class TruthReader:
     maps: str
     ids: IdForm = "names"
     allow_missing: bool = False
+    limits: ReadLimits = DEFAULT_LIMITS
 
     def read(self, unit: TruthShard) -> Iterator[GroundTruth | AbsentTruth]:
         """Yield every image of the unit that has ground truth, or should have.
@@ -98,7 +99,10 @@ class TruthReader:
         assert unit.shard is not None
         in_table = unit.shard.kind == "parquet"  # then the column of label maps is read as if it were the images
         is_list = unit.shard.kind == "manifest"  # of images with x.seg.png beside them, or of label maps
-        for record in read_shard(unit.shard, self.storage_options, with_segmentation=is_list or in_table):
+        records = read_shard(
+            unit.shard, self.storage_options, with_segmentation=is_list or in_table, limits=self.limits
+        )
+        for record in records:
             beside = record.segmentation if is_list else None
             if self.allow_missing and record.error is not None and record.error.error_class == "not_found":
                 yield AbsentTruth(image_id=record.image_id, file=record.uri)
@@ -191,6 +195,9 @@ def find_ground_truth(
         maps=maps_folder(config),
         ids=ids,
         allow_missing=config.allow_missing,
+        limits=ReadLimits(
+            own_stores=tuple(config.own_store), allow_local=config.allow_local, allow_private=config.allow_private
+        ),
     )
     if config.ground_truth.lower().endswith(".json"):
         units, categories = _json_units(config, protocol, reader.label_table)

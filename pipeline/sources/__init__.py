@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from pipeline.sources.reading import count_images, read_shard
-from pipeline.sources.shard import ImageRecord, ReadLimits, Shard, ShardError
+from pipeline.sources.shard import ImageRecord, ReadLimits, Shard, ShardError, read_limits
 from pipeline.sources.sharding import list_shards
 
-__all__ = ["ImageRecord", "ReadLimits", "Shard", "ShardError", "count_images", "list_shards", "read_shard"]
+__all__ = [
+    "ImageRecord",
+    "ReadLimits",
+    "Shard",
+    "ShardError",
+    "count_images",
+    "list_shards",
+    "read_limits",
+    "read_shard",
+]

@@ -16,6 +16,7 @@ import fsspec
 from pipeline.errors import BadImageError, UsageError
 from pipeline.sources.shard import ReadLimits, too_large
 from pipeline.storage import ShortReadError, StorageOptions, is_local, is_missing, open_filesystem, with_retries
+from pipeline.uris import is_web
 
 _NO_SUCH_NAME = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP}
 READ_THREADS = 16
@@ -44,13 +45,18 @@ def fetch(uri: str, storage_options: StorageOptions | None, limits: ReadLimits) 
     """
     try:
         fs, path = open_filesystem(uri, storage_options)
-        return with_retries(lambda: _read_local(path, limits) if is_local(fs) else _read_remote(fs, path, limits))
+        return with_retries(lambda: read_file(fs, path, limits))
     except Exception as error:
         if is_missing(error) or (isinstance(error, OSError) and error.errno in _NO_SUCH_NAME):
             return Fetched(error=BadImageError("read", "not_found", "there is no such file"))
         if _is_bad_uri(error):
             return Fetched(error=BadImageError("read", "bad_uri", "the URI cannot be understood"))
         raise
+
+
+def read_file(fs: fsspec.AbstractFileSystem, path: str, limits: ReadLimits) -> Fetched:
+    """Read one file in one attempt; what goes wrong on the way is raised as it is."""
+    return _read_local(path, limits) if is_local(fs) else _read_remote(fs, path, limits)
 
 
 def _is_bad_uri(error: Exception) -> bool:
@@ -76,11 +82,20 @@ def _read_remote(fs: fsspec.AbstractFileSystem, path: str, limits: ReadLimits) -
         return _too_large_or(len(data), limits) or _content(data)
     if bad := _too_large_or(size, limits):
         return bad
-    # Given the range, S3's client does not ask for the size once more.
-    data = fs.cat_file(path, start=0, end=size) if size else b""
+    data = _read_known(fs, path, size) if size else b""
     if len(data) != size:
         raise ShortReadError(path, size, len(data))
     return _content(data)
+
+
+def _read_known(fs: fsspec.AbstractFileSystem, path: str, size: int) -> bytes:
+    """Return up to one byte more than ``size`` of a file of so many bytes."""
+    if not is_web(path):
+        # Given the range, S3's client does not ask for the size once more.
+        return fs.cat_file(path, start=0, end=size)
+    # A web server may send more than it announced, without end: so not by fsspec's cat_file, which takes all of it.
+    with fs.open(path, "rb", block_size=0, size=size) as stream:
+        return _read_bounded(stream, size + 1)
 
 
 def _read_bounded(stream: fsspec.spec.AbstractBufferedFile, limit: int) -> bytes:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 
 import fsspec
@@ -17,7 +18,7 @@ from fsspec.utils import glob_translate
 from pipeline.errors import UsageError
 from pipeline.sources.kinds import ending_of, kind_of, why_skipped
 from pipeline.sources.patterns import expand_braces
-from pipeline.sources.shard import SEGMENTATION_SUFFIX, segmentation_key
+from pipeline.sources.shard import SEGMENTATION_SUFFIX, member_name, segmentation_key
 from pipeline.sources.version import file_info, file_version, local_info
 from pipeline.storage import (
     StorageOptions,
@@ -140,10 +141,21 @@ def _matches(fs: fsspec.AbstractFileSystem, pattern: str) -> Infos:
         return fs.glob(pattern, detail=True)
     # s3fs' own glob lists everything twice, the first time only to see that the folder is one.
     root = posixpath.dirname(_fixed_part(pattern))
-    depth = None if "**" in pattern else pattern[len(root) :].count("/")
+    depth = None if "**" in pattern or "//" in pattern else pattern[len(root) :].count("/")
     matcher = re.compile(glob_translate(pattern))
-    found: Infos = fs.find(root, maxdepth=depth, detail=True)
+    found = _below(fs, root, depth)
     return {path: info for path, info in found.items() if matcher.match(path)}
+
+
+def _below(fs: fsspec.AbstractFileSystem, root: str, depth: int | None = None) -> Infos:
+    """Return everything below ``root``, at most ``depth`` levels down."""
+    bucket, _, key = root.partition("/")
+    if "s3" in fs.protocol and key.startswith("/"):
+        # s3fs would look below "b/x" for the folder "b//x".
+        found: Infos = fs.find(bucket, prefix=f"{key}/", detail=True)
+        return found
+    found = fs.find(root, maxdepth=depth, detail=True)
+    return found
 
 
 def _is_glob(path: str) -> bool:
@@ -153,7 +165,10 @@ def _is_glob(path: str) -> bool:
 def _common_folder(paths: Sequence[str]) -> str:
     """Return the deepest folder all paths lie in, not counting parts with wildcards."""
     folders = [posixpath.dirname(_fixed_part(path)) for path in paths]
-    return posixpath.commonpath(folders) if len(set(folders)) > 1 else folders[0]
+    # Not posixpath.commonpath, which takes "a//b" and "a/b" for the same.
+    levels = zip(*(folder.split("/") for folder in folders), strict=False)
+    common = "/".join(names[0] for names in takewhile(lambda names: len(set(names)) == 1, levels))
+    return common or ("/" if folders[0].startswith("/") else "")
 
 
 def _fixed_part(path: str) -> str:
@@ -185,7 +200,7 @@ def _walk(fs: fsspec.AbstractFileSystem, root: str) -> Infos:
     """Return every file below ``root``."""
     if is_local(fs):
         return dict(_walk_local(root))
-    found: Infos = with_retries(lambda: fs.find(root, detail=True))
+    found: Infos = with_retries(lambda: _below(fs, root))
     return {path: info for path, info in found.items() if info["type"] != "directory" and path.rstrip("/") != root}
 
 
@@ -221,7 +236,7 @@ def _one_kind(
     for path, info in found.items():
         name = without_query(path)
         kind = "segmentation" if prefer_segmentations and segmentation_key(name) else kind_of(name)
-        if (reason := why_skipped(_relative(name, root), path, info)) is not None:
+        if (reason := why_skipped(member_name(root, name), path, info)) is not None:
             skipped[reason] += 1
         elif kind is not None and (explicit or kind != "manifest"):
             by_kind.setdefault(kind, {})[path] = info
@@ -242,17 +257,13 @@ def _one_kind(
     return kind, infos, dict(skipped.most_common())
 
 
-def _relative(path: str, root: str) -> str:
-    return path[len(root) :].lstrip("/") if path.startswith(root) else path
-
-
 def _location(fs: fsspec.AbstractFileSystem, path: str) -> str:
     return path if is_local(fs) else str(fs.unstrip_protocol(path))
 
 
 def _file(fs: fsspec.AbstractFileSystem, root: str, path: str, info: dict[str, Any]) -> File:
     return File(
-        name=_relative(path, root),
+        name=member_name(root, path),
         location=_location(fs, path),
         size_bytes=info.get("size") or 0,
         version=file_version(info),

@@ -5,16 +5,27 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import posixpath
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO
 
 from pipeline.errors import BadImageError, UsageError
 from pipeline.sources.columns import URI_COLUMNS, ColumnError, entry_columns
+from pipeline.uris import without_query
 
 TEXT_SUFFIXES = (".txt", ".csv", ".jsonl", ".ndjson")
-_MAX_ENTRY_BYTES = 2**20
+MAX_ENTRY_BYTES = 64 * 2**20
+"""A file with a longer line, or a longer field of a CSV, is no list."""
+_CHUNK_BYTES = 2**20
+_MAX_URI_LENGTH = 32 * 2**10
+_SHOWN_LENGTH = 60
+_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+_ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?:://|::)|/|(?:file:/|data:)", re.IGNORECASE)
+
+
+class ManifestError(Exception):
+    """A file cannot be cut into entries."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,24 +49,45 @@ class Run:
 
 
 class _Lines:
-    """Physical lines of a binary file as text, remembering the bytes of the lines since `take` was last called."""
+    """Lines of a binary file as text, remembering the bytes of the lines since `take` was last called.
+
+    Lines end with a line feed, a carriage return or both, whatever their length.
+    """
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
-        self._taken = b""
+        self._taken: list[bytes] = []
 
     def __iter__(self) -> Iterator[str]:
-        while line := self._stream.readline(_MAX_ENTRY_BYTES):
-            self._taken += line
+        for line in self._lines():
+            self._taken.append(line)
             yield line.decode("utf-8-sig", "surrogateescape")
 
+    def _lines(self) -> Iterator[bytes]:
+        begun: list[bytes] = []
+        while chunk := self._stream.read(_CHUNK_BYTES):
+            if begun and begun[-1].endswith(b"\r") and not chunk.startswith(b"\n"):
+                yield b"".join(begun)
+                begun = []
+            pieces = chunk.splitlines(keepends=True)
+            for piece in pieces:
+                begun.append(piece)
+                # A line feed may follow a carriage return at the end of the chunk.
+                if piece.endswith(b"\n") or (piece.endswith(b"\r") and piece is not pieces[-1]):
+                    yield b"".join(begun)
+                    begun = []
+            if len(begun) > MAX_ENTRY_BYTES // _CHUNK_BYTES:
+                raise ManifestError(f"a line of more than {MAX_ENTRY_BYTES:,} bytes; this is no list")
+        if begun:
+            yield b"".join(begun)
+
     def take(self) -> bytes:
-        taken, self._taken = self._taken, b""
+        taken, self._taken = b"".join(self._taken), []
         return taken
 
 
 def split_manifest(stream: IO[bytes], suffix: str, size: int) -> Iterator[Run]:
-    """Yield the runs of up to ``size`` entries of the manifest."""
+    """Yield the runs of up to ``size`` entries of the manifest. Raises ManifestError or csv.Error where it is none."""
     start = position = offset = length = 0
     digest = hashlib.sha256()
     for raw, is_entry in _raw_entries(stream, suffix):
@@ -77,11 +109,22 @@ def _raw_entries(stream: IO[bytes], suffix: str) -> Iterator[tuple[bytes, bool]]
     lines = _Lines(stream)
     if suffix == ".csv":
         # The reader takes just the lines of the record it returns, also where a quoted field spans several.
-        for number, record in enumerate(csv.reader(iter(lines))):
-            yield lines.take(), number > 0 and bool(record)
+        has_header, raw = False, b""
+        for record in _csv_records(lines):
+            raw = lines.take()
+            yield raw, has_header and bool(record)
+            has_header = has_header or bool(record)
+        if raw.count(b'"') % 2:
+            raise ManifestError("a quoted field begins in the last record and never ends")
     else:
         for line in lines:
             yield lines.take(), _is_entry_line(line)
+
+
+def _csv_records(lines: _Lines) -> Iterator[list[str]]:
+    # Python's own limit is 128 KiB a field.
+    csv.field_size_limit(MAX_ENTRY_BYTES)
+    return csv.reader(iter(lines))
 
 
 def _is_entry_line(line: str) -> bool:
@@ -98,10 +141,10 @@ def read_entries(
         header = csv_header(stream)
         columns = entry_columns(header, image_column)
     stream.seek(offset)
-    lines = iter(_Lines(stream))
+    lines = _Lines(stream)
     given = 0
     if suffix == ".csv":
-        for record in csv.reader(lines):
+        for record in _csv_records(lines):
             if given == count:
                 return
             if record:
@@ -112,23 +155,25 @@ def read_entries(
         if given == count:
             return
         if _is_entry_line(line):
-            yield Entry(uri=line.strip()) if suffix == ".txt" else _json_entry(line, image_column)
+            yield _entry(line, None) if suffix == ".txt" else _json_entry(line, image_column)
             given += 1
 
 
 def csv_header(stream: IO[bytes]) -> list[str]:
     """Return the column names in the first record of a CSV."""
     stream.seek(0)
-    return [name.strip() for name in next(csv.reader(iter(_Lines(stream))), [])]
+    return [name.strip() for name in next(filter(None, _csv_records(_Lines(stream))), [])]
 
 
 def check_manifest(stream: IO[bytes], suffix: str, image_column: str | None) -> None:
     """Raise UsageError if the manifest's columns, or its first entry, hold no URI."""
+    stream.seek(0)
+    if stream.read(2) in _UTF16_MARKS:
+        raise UsageError("the manifest is UTF-16; save it as UTF-8")
     try:
         if suffix == ".csv":
             entry_columns(csv_header(stream), image_column)
             return
-        stream.seek(0)
         first = next(read_entries(stream, suffix, 0, 1, image_column), None)
     except ColumnError as error:
         raise UsageError(str(error)) from error
@@ -146,7 +191,7 @@ def _csv_entry(record: dict[str, str], columns: tuple[str, str | None]) -> Entry
 def _json_entry(line: str, image_column: str | None) -> Entry:
     try:
         record = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return _bad(f"not JSON: {error}")
     if not isinstance(record, dict):
         return _bad("not a JSON object")
@@ -160,6 +205,8 @@ def _json_entry(line: str, image_column: str | None) -> Entry:
 def _entry(uri: object, image_id: object) -> Entry:
     if not isinstance(uri, str) or not uri.strip():
         return _bad(f"no URI in the column ({', '.join(URI_COLUMNS)})")
+    if len(uri) > _MAX_URI_LENGTH:
+        return _bad(f"an address of {len(uri):,} characters, more than {_MAX_URI_LENGTH:,}: {uri[:_SHOWN_LENGTH]} ...")
     return Entry(uri=uri.strip(), image_id=None if image_id in (None, "") else str(image_id))
 
 
@@ -167,8 +214,9 @@ def _bad(message: str) -> Entry:
     return Entry(error=BadImageError("read", "bad_manifest_entry", message))
 
 
-def resolve(uri: str, base: str) -> str:
-    """Return ``uri``, or where it lies below ``base`` (the manifest's folder) if it is relative."""
-    if "://" in uri or uri.startswith("/"):
+def resolve(uri: str, location: str) -> str:
+    """Return ``uri``, or where it lies in the manifest's folder if it is relative. location: the manifest's address."""
+    if _ABSOLUTE.match(uri):
         return uri
-    return posixpath.join(base, uri)
+    # Not posixpath.join: the folder of "s3://bucket//list.txt" is called "s3://bucket/" and needs another slash.
+    return f"{without_query(location).rpartition('/')[0]}/{uri}"

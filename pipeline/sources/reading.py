@@ -12,7 +12,8 @@ from typing import IO
 
 from pipeline.sources.columns import ColumnError
 from pipeline.sources.files import READ_THREADS, Fetched, fetch, ordered_map
-from pipeline.sources.manifest import Entry, read_entries, resolve
+from pipeline.sources.manifest import Entry, ManifestError, read_entries, resolve
+from pipeline.sources.named import NamedReader
 from pipeline.sources.parquet import TableRow, open_parquet, parquet_layout, read_parquet, row_group_rows
 from pipeline.sources.shard import (
     DEFAULT_LIMITS,
@@ -24,6 +25,7 @@ from pipeline.sources.shard import (
     Shard,
     ShardError,
     image_key,
+    member_location,
     printable,
     segmentation_key,
 )
@@ -163,22 +165,22 @@ def _read_manifest_shard(reading: _Reading) -> Iterator[ImageRecord]:
         try:
             entries = read_entries(stream, suffix, shard.offset, shard.stop - shard.start, shard.image_column)
             yield from _entry_records(reading, entries)
-        except (ColumnError, csv.Error) as error:
+        except (ColumnError, ManifestError, csv.Error) as error:
             raise DamagedError(f"damaged manifest: {error}") from error
 
 
 def _entry_records(reading: _Reading, entries: Iterable[Entry]) -> Iterator[ImageRecord]:
     """Fetch what the entries name. Ids are the table's, else the URI as written without its extension."""
     shard = reading.shard
-    base = posixpath.dirname(shard.location)
+    named = NamedReader(location=shard.location, storage_options=reading.storage_options, limits=reading.limits)
 
     def load(entry: Entry) -> tuple[Fetched, bytes | None]:
         if entry.uri is None:
             return Fetched(error=entry.error), None
-        return _fetch_with_label(reading, resolve(entry.uri, base))
+        return _with_label(reading, resolve(entry.uri, shard.location), named.read)
 
     for number, (entry, (fetched, label)) in enumerate(ordered_map(load, entries, READ_THREADS, _held_bytes)):
-        uri = shard.uri if entry.uri is None else printable(public_uri(resolve(entry.uri, base)))
+        uri = shard.uri if entry.uri is None else printable(public_uri(resolve(entry.uri, shard.location)))
         stem = f"{shard.shard_id}/{number}" if entry.uri is None else image_key(without_query(public_uri(entry.uri)))
         yield ImageRecord(
             image_id=printable(entry.image_id or stem),
@@ -194,8 +196,11 @@ def _read_folder_shard(reading: _Reading) -> Iterator[ImageRecord]:
     shard = reading.shard
     fs, root = open_filesystem(shard.location, reading.storage_options)
 
+    def read(uri: str) -> Fetched:
+        return fetch(uri, reading.storage_options, reading.limits)
+
     def load(name: str) -> tuple[Fetched, bytes | None]:
-        return _fetch_with_label(reading, posixpath.join(shard.location, name))
+        return _with_label(reading, member_location(shard.location, name), read)
 
     threads = 1 if is_local(fs) else READ_THREADS
     for number, (name, (fetched, label)) in enumerate(ordered_map(load, shard.members, threads, _held_bytes)):
@@ -204,7 +209,7 @@ def _read_folder_shard(reading: _Reading) -> Iterator[ImageRecord]:
             raise FileNotFoundError(f"the folder {shard.uri} is gone")
         yield ImageRecord(
             image_id=(segmentation_key(name) if shard.segmentations else None) or image_key(name),
-            uri=printable(posixpath.join(shard.uri, name)),
+            uri=printable(member_location(shard.uri, name)),
             row=number,
             data=fetched.data,
             error=fetched.error,
@@ -217,14 +222,11 @@ def _held_bytes(result: tuple[Fetched, bytes | None]) -> int:
     return len(fetched.data or b"") + len(label or b"")
 
 
-def _fetch_with_label(reading: _Reading, uri: str) -> tuple[Fetched, bytes | None]:
-    # Options of the input's store mean nothing to the web servers a manifest may name.
-    web = uri.startswith(("http://", "https://")) and not reading.shard.location.startswith(("http://", "https://"))
-    options = None if web else reading.storage_options
-    fetched = fetch(uri, options, reading.limits)
+def _with_label(reading: _Reading, uri: str, read: Callable[[str], Fetched]) -> tuple[Fetched, bytes | None]:
+    fetched = read(uri)
     if not reading.with_segmentation or fetched.error is not None:
         return fetched, None
-    return fetched, fetch(posixpath.splitext(uri)[0] + SEGMENTATION_SUFFIX, options, reading.limits).data
+    return fetched, read(posixpath.splitext(uri)[0] + SEGMENTATION_SUFFIX).data
 
 
 _READERS: dict[Kind, Callable[[_Reading], Iterator[ImageRecord]]] = {

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import posixpath
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from pipeline.errors import BadImageError
 from pipeline.storage import without_query
@@ -75,14 +75,33 @@ class ImageRecord:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReadLimits:
-    """Bounds while reading. max_image_bytes: a larger file or member becomes an error row and is not read."""
+    """Bounds while reading.
+
+    max_image_bytes: a larger file or member becomes an error row and is not read.
+    own_stores: addresses of stores that a list's entries may be read from as from the list's own.
+    allow_local: a list that lies elsewhere may name files of this machine.
+    allow_private: a list may name web servers at private, loopback and link-local addresses.
+    """
 
     max_image_bytes: int = 512 * 2**20
+    own_stores: tuple[str, ...] = ()
+    allow_local: bool = False
+    allow_private: bool = False
 
 
 DEFAULT_LIMITS = ReadLimits()
 HEADERS_ONLY = ReadLimits(max_image_bytes=0)
 """Reads no image at all: each is a record, if only with an error."""
+
+
+def read_limits(config: Mapping[str, Any]) -> ReadLimits:
+    """Return the bounds of a run's configuration, as in its run.json; older ones lack what lists may name."""
+    return ReadLimits(
+        max_image_bytes=config.get("max_image_bytes", DEFAULT_LIMITS.max_image_bytes),
+        own_stores=tuple(config.get("own_store", ())),
+        allow_local=config.get("allow_local", False),
+        allow_private=config.get("allow_private", False),
+    )
 
 
 class ShardError(Exception):
@@ -103,6 +122,16 @@ class ShardError(Exception):
 
 class DamagedError(Exception):
     """Damage found by a format reader, which does not know its shard; `read_shard` turns it into a ShardError."""
+
+
+def member_location(root: str, name: str) -> str:
+    """Return where a file of a listing lies: nothing is tidied up, for "a//b" and "a/b" are two objects of a store."""
+    return root + name if root.endswith("/") else f"{root}/{name}"
+
+
+def member_name(root: str, path: str) -> str:
+    """Return the name of a listed file below ``root``, of which `member_location` makes the path again."""
+    return path.removeprefix(root if root.endswith("/") else f"{root}/") if root else path
 
 
 def too_large(size: int, limits: ReadLimits) -> BadImageError:
@@ -131,7 +160,15 @@ def segmentation_key(name: str) -> str | None:
 
 def printable(name: str) -> str:
     """Return ``name`` as valid Unicode: bytes of file names that are not UTF-8 appear as backslash escapes."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return _encoded(name).decode("utf-8", "backslashreplace")
+
+
+def _encoded(name: str) -> bytes:
+    try:
+        return name.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        # JSON can hold halves of characters, which stand for no byte.
+        return name.encode("utf-8", "backslashreplace")
 
 
 def unprintable(text: str) -> str:
@@ -147,9 +184,9 @@ def shard_id(uri: str, content: Iterable[str | bytes] = (), start: int | None = 
 
     content: whatever else tells this shard from others of the same URI, such as its members' names.
     """
-    digest = hashlib.sha256(uri.encode("utf-8", "surrogateescape"))
+    digest = hashlib.sha256(_encoded(uri))
     for part in content:
-        encoded = part if isinstance(part, bytes) else part.encode("utf-8", "surrogateescape")
+        encoded = part if isinstance(part, bytes) else _encoded(part)
         digest.update(len(encoded).to_bytes(8, "little") + encoded)
     stem = posixpath.basename(without_query(uri).rstrip("/"))
     stem = re.sub(r"\.(tar|tar\.gz|tgz|parquet|pq|txt|csv|jsonl|ndjson)$", "", stem, flags=re.IGNORECASE)

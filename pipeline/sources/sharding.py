@@ -14,7 +14,7 @@ from pipeline.errors import UsageError
 from pipeline.sources.columns import ColumnError, table_layout
 from pipeline.sources.files import ordered_map
 from pipeline.sources.listing import LISTING_THREADS, File, Listing, list_files
-from pipeline.sources.manifest import check_manifest, split_manifest
+from pipeline.sources.manifest import ManifestError, check_manifest, split_manifest
 from pipeline.sources.parquet import open_parquet, row_group_rows
 from pipeline.sources.shard import HEADERS_ONLY, DamagedError, Shard, printable, shard_id
 from pipeline.sources.stream import open_stream
@@ -204,7 +204,7 @@ def _cut_manifests(listing: Listing, cut: _Cut) -> Iterator[Shard]:
                         version=file.version,
                         image_column=cut.image_column,
                     )
-            except (UsageError, csv.Error) as error:
+            except (UsageError, ManifestError, csv.Error) as error:
                 raise UsageError(f"{uri}: {error}") from error
 
 

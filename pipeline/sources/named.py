@@ -134,6 +134,12 @@ def error_of(error: Exception) -> BadImageError:
     status = next((found for each in chain if (found := http_status(each))), None)
     if status is not None:
         return BadImageError("read", _status_class(status), f"the server answered {status} ({_phrase(status)})")
+    if any(isinstance(each, PrivateAddressError) for each in chain):
+        return _forbidden("the web server lies at a private, loopback or link-local address; see --allow-private")
+    if elsewhere := next((each for each in chain if _is_named(each, "NonHttpUrlClientError")), None):
+        return _forbidden(f"it leads to what is no web address: {elsewhere}")
+    if any(_is_named(each, "TooManyRedirects") for each in chain):
+        return BadImageError("read", "rejected", "the server redirects without end")
     for applies, error_class in _CLASSES:
         if applies(error):
             return BadImageError("read", error_class, _cause(chain))
@@ -165,12 +171,15 @@ def _holds(*kinds: type[BaseException]) -> Callable[[Exception], bool]:
     return lambda error: any(isinstance(each, kinds) for each in error_chain(error))
 
 
+def _is_named(error: BaseException, name: str) -> bool:
+    return any(kind.__name__ == name for kind in type(error).__mro__)
+
+
 def _is_bad_parameter(error: Exception) -> bool:
-    return any(type(each).__name__ == "ParamValidationError" for each in error_chain(error))
+    return any(_is_named(each, "ParamValidationError") for each in error_chain(error))
 
 
 _CLASSES: tuple[tuple[Callable[[Exception], bool], str], ...] = (
-    (_holds(PrivateAddressError), "forbidden_uri"),
     (_holds(ImportError), "missing_package"),
     (is_permission, "forbidden"),
     (is_transient, "unreachable"),

@@ -20,6 +20,7 @@ from pipeline.plan import Plan
 from pipeline.run import Progress, RunResult
 from pipeline.sources.kinds import skipped_text
 from pipeline.storage import public_uri
+from pipeline.uris import public_text
 
 PLAIN_INTERVAL_S = 10.0
 """Off a terminal a progress line is printed this often."""
@@ -42,19 +43,27 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "run": self.run,
-            "message": record.getMessage(),
+            "message": public_text(record.getMessage()),
         }
         entry |= {key: getattr(record, key) for key in ("attempt", "shard", "image") if hasattr(record, key)}
         if record.exc_info:
-            entry["exception"] = self.formatException(record.exc_info)
+            entry["exception"] = public_text(self.formatException(record.exc_info))
         return json.dumps(entry, ensure_ascii=False)
+
+
+class TextFormatter(logging.Formatter):
+    """Lines for people, with addresses as they may be shown."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, and the traceback where there is one."""
+        return public_text(super().format(record))
 
 
 def set_up_logging(log_format: str, run: str) -> None:
     """Send our own log lines to stderr; libraries speak only from warnings up. run: its id, for every JSON line."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
-        JsonFormatter(run) if log_format == "json" else logging.Formatter("%(asctime)s %(levelname)s %(message)s")
+        JsonFormatter(run) if log_format == "json" else TextFormatter("%(asctime)s %(levelname)s %(message)s")
     )
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     own_level = logging.INFO if log_format == "json" else logging.WARNING

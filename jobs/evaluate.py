@@ -10,6 +10,7 @@ import typer
 
 from jobs.options import build_command
 from pipeline.evaluation.config import EvaluationConfig
+from pipeline.uris import public_uri
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -98,7 +99,9 @@ def show_evaluation(evaluation: Evaluation, console: Console) -> None:
         console.print(Text(f"warning: {warning}"), soft_wrap=True)
     counts = figures["counts"]
     console.print(
-        Text(f"{counts['images']:,} images compared, {coverage_counts(counts)}; files: {evaluation.results.uri}"),
+        Text(
+            f"{counts['images']:,} images compared, {coverage_counts(counts)}; files: {public_uri(evaluation.results.uri)}"
+        ),
         soft_wrap=True,
     )
 

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from jobs.arguments import RunOutput, StorageOption
+from pipeline.uris import public_uri
 
 EXIT_LEFT_OUT = 3
 
@@ -57,7 +58,7 @@ def export(
         raise typer.Exit(1) from error
     elapsed_s = time.monotonic() - started
     typer.echo(
-        f"{result.images:,} images in {destination} ({file_format}, {elapsed_s:.1f} s, "
+        f"{result.images:,} images in {public_uri(destination)} ({file_format}, {elapsed_s:.1f} s, "
         f"{result.images / elapsed_s:,.0f} images/s)"
     )
     if result.renamed:
@@ -66,7 +67,9 @@ def export(
             "name; image_id, uri, shard and row tell them apart"
         )
     if result.left_out:
-        typer.echo(f"{result.left_out:,} images were left out, listed in {destination.rstrip('/')}/left_out.csv:")
+        typer.echo(
+            f"{result.left_out:,} images were left out, listed in {public_uri(destination).rstrip('/')}/left_out.csv:"
+        )
         for uri, reason in result.examples:
             typer.echo(f"  {uri}: {reason}")
         raise typer.Exit(EXIT_LEFT_OUT)

@@ -12,6 +12,7 @@ import typer
 from jobs.options import build_command
 from pipeline.config import LabelConfig
 from pipeline.errors import UsageError
+from pipeline.uris import public_text
 
 if TYPE_CHECKING:
     from pipeline.plan import Plan
@@ -52,7 +53,7 @@ def execute(plan: Plan) -> int:
         raise
     _tell(plan.config, end.exit_code, plan.record.run_id, end.result, end.error)
     if end.error is not None:
-        typer.echo(end.error, err=True)
+        typer.echo(public_text(end.error), err=True)
     if end.still_running:
         _leave(end.exit_code)
     if end.result is not None and not plan.nothing_new:

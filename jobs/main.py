@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import traceback
 from importlib import import_module
 from importlib.metadata import version as installed_version
 from typing import Annotated, Any
@@ -11,7 +12,9 @@ import typer
 from typer.core import TyperGroup
 
 from pipeline.errors import UsageError
+from pipeline.uris import public_text
 
+EXIT_FAILED = 1
 EXIT_WRONG_USAGE = 2
 EXIT_INTERRUPTED = 130
 
@@ -69,7 +72,7 @@ class Subcommands(TyperGroup):
             formatter.write_dl([(name, summary) for name, (_, _, summary) in COMMANDS.items()])
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the subcommand; errors other than UsageError keep their traceback."""
+        """Run the subcommand; errors other than UsageError show their traceback, without secrets of addresses in it."""
         try:
             return super().invoke(ctx)
         except UsageError as error:
@@ -77,6 +80,13 @@ class Subcommands(TyperGroup):
             raise typer.Exit(EXIT_WRONG_USAGE) from error
         except KeyboardInterrupt as interruption:
             raise typer.Exit(EXIT_INTERRUPTED) from interruption
+        except Exception as error:
+            shown = traceback.format_exc()
+            # typer's own exceptions know their exit code.
+            if hasattr(error, "exit_code") or public_text(shown) == shown:
+                raise
+            typer.echo(public_text(shown), err=True)
+            raise typer.Exit(EXIT_FAILED) from error
 
 
 def _plain_app(**settings: Any) -> typer.Typer:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from jobs.arguments import RunOutput, StorageOption
+from pipeline.uris import public_uri
 
 
 def report(
@@ -29,4 +30,4 @@ def report(
         to=to, price_per_hour=price_per_hour, storage_options=parse_storage_options(storage_option or [])
     )
     place = write_report(output, settings)
-    typer.echo(f"{place}  ({time.monotonic() - started:.1f} s)")
+    typer.echo(f"{public_uri(place)}  ({time.monotonic() - started:.1f} s)")

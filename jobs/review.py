@@ -9,6 +9,7 @@ import typer
 
 from jobs.arguments import RunOutput, StorageOption
 from pipeline.errors import UsageError
+from pipeline.uris import public_uri
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -44,7 +45,7 @@ def review(
     counts = Counter(queue["reason"].to_pylist())
     for reason, meaning in REASONS.items():
         typer.echo(f"{counts[reason]:>7,} x {reason:13} {meaning}")
-    typer.echo(out)
+    typer.echo(public_uri(out))
 
 
 def _encoded(queue: pa.Table, name: str) -> bytes:

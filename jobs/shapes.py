@@ -9,6 +9,7 @@ import typer
 
 from pipeline.shapes.write import ShapesSettings, write_shapes
 from pipeline.storage import parse_storage_options
+from pipeline.uris import public_uri
 
 
 def shapes(
@@ -34,5 +35,6 @@ def shapes(
     write_shapes(destination, settings, parse_storage_options(storage_option or []))
     elapsed_s = time.monotonic() - started
     typer.echo(
-        f"{images} images in {destination} ({file_format}, {elapsed_s:.1f} s, {images / elapsed_s:.0f} images/s)"
+        f"{images} images in {public_uri(destination)} "
+        f"({file_format}, {elapsed_s:.1f} s, {images / elapsed_s:.0f} images/s)"
     )

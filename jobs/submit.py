@@ -12,6 +12,7 @@ import typer
 from jobs.options import SET_HELP, resolve
 from pipeline.config import LabelConfig
 from pipeline.errors import UsageError
+from pipeline.uris import public_text
 
 if TYPE_CHECKING:
     from pipeline.submission import Cluster
@@ -74,7 +75,7 @@ def submit(
                 return
         code = _follow(cluster, job_id)
     except SubmitError as error:
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"error: {public_text(str(error))}", err=True)
         code = EXIT_FAILED
     raise typer.Exit(code)
 

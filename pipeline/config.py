@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
@@ -196,10 +197,20 @@ class LabelConfig(BaseModel):
 
     def public(self) -> dict[str, Any]:
         """The resolved configuration as stored in run.json: no values of storage options, no webhook, no signatures."""
-        plain = self.model_dump(exclude={"notify_url"})
-        shown = {name: public_uri(value) if isinstance(value, str) else value for name, value in plain.items()}
-        shown["own_store"] = [public_uri(store) for store in self.own_store]
-        return {**shown, "storage_option": sorted(self.storage_option)}
+        return public_settings(self.model_dump())
+
+
+def public_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Some settings of a run as they may be stored: see `LabelConfig.public`."""
+    shown: dict[str, Any] = {}
+    for name, value in settings.items():
+        if name == "storage_option":
+            shown[name] = sorted(value)
+        elif isinstance(value, list):
+            shown[name] = [public_uri(each) for each in value]
+        elif name != "notify_url":
+            shown[name] = public_uri(value) if isinstance(value, str) else value
+    return shown
 
 
 def output_settings(config: LabelConfig) -> dict[str, Any]:

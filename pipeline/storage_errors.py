@@ -74,7 +74,8 @@ def http_status(error: BaseException) -> int | None:
     if isinstance(response, dict):
         code = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
     else:
-        code = getattr(error, "status", None) or getattr(error, "status_code", None) or getattr(error, "code", None)
+        names = ("status", "status_code", "code")
+        code = next((found for name in names if (found := getattr(error, name, None)) is not None), None)
     return code if isinstance(code, int) else None
 
 

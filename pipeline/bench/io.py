@@ -17,6 +17,7 @@ from pipeline.decode import Decoding
 from pipeline.input_stages import DecodeStage, ReadStage, ShardTask
 from pipeline.model_stages import ClassifyStage, ProposeStage, StageModel
 from pipeline.sources import ReadLimits, list_shards
+from pipeline.uris import public_uri
 from pipeline.weights import local_spec
 
 MAX_IMAGE_BYTES = 512 * 2**20
@@ -53,10 +54,10 @@ def measure_io(bench: IoBench, vocabulary: Vocabulary) -> dict[str, Any]:
             break
         started = time.perf_counter()
     if first is None:
-        raise ValueError(f"no image in {bench.input} could be decoded")
+        raise ValueError(f"no image in {public_uri(bench.input)} could be decoded")
     return {
         "bench": "io",
-        "settings": {"input": bench.input, "images": images, "spec": asdict(bench.spec)},
+        "settings": {"input": public_uri(bench.input), "images": images, "spec": asdict(bench.spec)},
         "environment": environment(),
         "read_seconds_per_image": read_s / images,
         "decode_seconds_per_image": decode_s / images,

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from pipeline.bench.processes import ProcessMonitor, QueueMonitor
 from pipeline.bench.record import environment
-from pipeline.config import LabelConfig
+from pipeline.config import LabelConfig, public_settings
 from pipeline.decode import Decoding
 from pipeline.errors import UsageError
 from pipeline.input_stages import DecodeStage, ReadStage
@@ -67,7 +67,7 @@ def measure_job(bench: JobBench, directory: Path) -> dict[str, Any]:
     after = _bare_images_per_s(bench, source)
     bare = mean((before, after))
     return {
-        "settings": asdict(bench),
+        "settings": {**asdict(bench), "settings": public_settings(bench.settings)},
         "environment": environment(),
         "bare_images_per_s": bare,
         "bare_images_per_s_before": before,

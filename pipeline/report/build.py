@@ -88,7 +88,9 @@ def _extremes(evaluation: EvaluationView | None) -> list[Key]:
 
 
 def _cards(results: Results, sample: Sample, keys: Iterable[Key]) -> dict[Key, Card]:
-    return make_cards(sample.rows(dict.fromkeys(keys)), results.finder(), results.colours, results.output.uri)
+    return make_cards(
+        sample.rows(dict.fromkeys(keys)), results.finder(), results.colours, public_uri(results.output.uri)
+    )
 
 
 def _errors(results: Results, figures: Figures) -> list[dict[str, Any]]:

@@ -20,6 +20,7 @@ from pipeline.report.plots import Plot, compact
 from pipeline.report.sample import Key
 from pipeline.results import Results, RunClass
 from pipeline.review import REASONS
+from pipeline.uris import public_uri
 
 REASON_TITLES = {
     "low_score": "Lowest confidence",
@@ -69,6 +70,7 @@ def render_page(page: Page) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(
+        public_uri=public_uri,
         count=lambda value: f"{value:,}",
         compact=compact,
         percent=lambda share, digits=1: f"{share:.{digits}%}",

@@ -109,7 +109,10 @@ def _find(fs: fsspec.AbstractFileSystem, path: str, uri: str) -> tuple[Infos, st
     globs = [each for each in paths if _is_glob(each)]
     found = _named(fs, [each for each in paths if not _is_glob(each)], uri)
     for pattern in globs:
-        matches = with_retries(lambda pattern=pattern: _matches(fs, pattern))  # type: ignore[misc]
+        try:
+            matches = with_retries(lambda pattern=pattern: _matches(fs, pattern))  # type: ignore[misc]
+        except ValueError as error:
+            raise UsageError(f"{public_uri(pattern)}: {error}") from error
         if not matches:
             raise UsageError(f"nothing matches {public_uri(pattern)}")
         # Stamps of this machine's files have one form, whichever way they were found.

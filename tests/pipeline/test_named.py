@@ -80,7 +80,7 @@ def entries(web: OddServer) -> dict[str, tuple[str, str]]:
     return {
         **{f"{web.url}/{status}?token=pl4nted": (name, f"answered {status}") for status, name in statuses.items()},
         f"{web.url}/a.jpg": ("read", ""),
-        f"{web.url}/reset": ("unreachable", "isconnected"),
+        f"{web.url}/reset": ("unreachable", "onnect"),
         f"{web.url}/to?/a.jpg": ("read", ""),
         f"{web.url}/loop": ("rejected", "without end"),
         f"{web.url}/to?file:///etc/hostname": ("forbidden_uri", "file:///etc/hostname"),

@@ -282,3 +282,69 @@ def test_runs_of_row_groups() -> None:
     many = list(_runs([1] * 1001, 10))
     assert many[0] == (0, 10)
     assert many[-1] == (990, 1001)
+
+
+def entries_of(manifest: Path, shard_size: int = 1) -> tuple[list[int], list[str]]:
+    """What planning counts per shard, and the ids of the records that reading gives."""
+    shards = list_shards(str(manifest), shard_size=shard_size)
+    return [count_images(shard) for shard in shards], [r.image_id for shard in shards for r in read_shard(shard)]
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".csv", ".jsonl"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("padding", [0, 2**20 - 40, 2_500_000])
+def test_planning_and_reading_count_alike_whatever_the_length_and_end_of_lines(
+    tmp_path: Path, suffix: str, end: str, padding: int
+) -> None:
+    long = "x" * padding
+    header, form = {
+        ".txt": (f"# {long}{end}", "{name}"),
+        ".csv": (f"note,id,url{end}", f'"{long} ""q""{end}{end}",{{id}},{{name}}'),
+        ".jsonl": ("", f'{{{{"note": "{long}", "id": "{{id}}", "url": "{{name}}"}}}}'),
+    }[suffix]
+    names = [f"{number}.jpg" for number in range(5)]
+    fill(tmp_path, *names)
+    lines = [form.format(name=name, id=name.removesuffix(".jpg")) for name in names]
+    manifest = tmp_path / f"list{suffix}"
+    # An empty line in the middle, none after the last.
+    manifest.write_bytes((header + end.join([*lines[:2], "", *lines[2:]])).encode())
+    assert entries_of(manifest) == ([1] * 5, list("01234"))
+    assert entries_of(manifest, shard_size=3) == ([3, 2], list("01234"))
+
+
+def test_lists_that_are_none(tmp_path: Path) -> None:
+    manifest = tmp_path / "list.txt"
+    manifest.write_bytes("a.jpg\n".encode("utf-16"))
+    with pytest.raises(UsageError, match="UTF-16; save it as UTF-8"):
+        list_shards(str(manifest))
+    manifest.write_bytes(b"x" * (2**26 + 2**21))
+    with pytest.raises(UsageError, match="this is no list"):
+        list_shards(str(manifest))
+
+
+def test_json_that_no_reader_can_hold_is_a_row(tmp_path: Path) -> None:
+    fill(tmp_path, "a.jpg")
+    manifest = tmp_path / "list.jsonl"
+    uri = '"uri": "a.jpg"'
+    manifest.write_text(
+        f"{{{uri}}}\n" + "[" * 200_000 + '\n{"uri": "\\ud800.jpg"}\n' + f'{{{uri}, "id": "\\udfff"}}\n'
+        '{"uri": "' + "y" * 40_000 + '"}\n'
+    )
+    records = read(manifest)
+    assert errors(records) == [None, "bad_manifest_entry", "bad_uri", None, "bad_manifest_entry"]
+    assert all(f"{r.image_id}{r.uri}".encode() for r in records)
+    assert len(records[4].error.message) < 200  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("prefix", ["file:", "file://", "file://localhost", "FILE://", "local://"])
+def test_file_addresses_of_every_spelling(tmp_path: Path, prefix: str) -> None:
+    folder = fill(tmp_path / "a b", "c d%.jpg", "50%20.jpg", "über.jpg", "q?#.jpg")
+    spellings = ("c%20d%25.jpg", "c d%.jpg", "50%2520.jpg", "%C3%BCber.jpg", "q%3F%23.jpg", "q?#.jpg")
+    base = f"{prefix}{tmp_path}/a%20b"
+    manifest = tmp_path / "list.txt"
+    # A file of the name as it is written is found too, where there is none of the decoded name.
+    literal = f"{prefix}{folder}/50%20.jpg\n"
+    manifest.write_text("".join(f"{base}/{name}\n" for name in spellings) + literal, encoding="utf-8")
+    wanted = ("c d%.jpg", "c d%.jpg", "50%20.jpg", "über.jpg", "q?#.jpg", "q?#.jpg", "50%20.jpg")
+    assert [r.data for r in read(manifest)] == [f"bytes of {name}".encode() for name in wanted]
+    assert len(list_shards(f"{base}", shard_size=1)) == len(list_shards(str(folder), shard_size=1)) == 4

@@ -100,7 +100,8 @@ def show_evaluation(evaluation: Evaluation, console: Console) -> None:
     counts = figures["counts"]
     console.print(
         Text(
-            f"{counts['images']:,} images compared, {coverage_counts(counts)}; files: {public_uri(evaluation.results.uri)}"
+            f"{counts['images']:,} images compared, {coverage_counts(counts)}; "
+            f"files: {public_uri(evaluation.results.uri)}"
         ),
         soft_wrap=True,
     )

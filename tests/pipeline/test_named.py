@@ -192,13 +192,21 @@ def test_storage_options_go_to_the_lists_own_store_only(web: OddServer, other: O
     assert "pl4nted" in str(other.headers("/a.jpg"))
 
 
+@pytest.fixture
+def new_clients() -> Iterator[None]:
+    """Clients of S3 keep the credentials that they began with."""
+    s3fs.S3FileSystem.clear_instance_cache()
+    yield
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.mark.usefixtures("new_clients")
 def test_storage_options_stay_with_one_bucket(s3_bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     s3_bucket.put("a.jpg", IMAGE)
     manifest = lines(tmp_path, f"{s3_bucket.uri}/a.jpg", "s3://another-bucket/a.jpg")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    s3fs.S3FileSystem.clear_instance_cache()
     options = s3_bucket.storage_options
     assert outcomes(read(manifest, **options)) == ["forbidden", "forbidden"]
     limits = ReadLimits(own_stores=(s3_bucket.uri,))

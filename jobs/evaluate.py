@@ -6,8 +6,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from jobs.options import build_command
 from pipeline.evaluation.config import EvaluationConfig
 from pipeline.uris import public_uri
@@ -32,16 +30,12 @@ def run_evaluate(config: EvaluationConfig) -> int:
     from pipeline.evaluation.compare import compare
     from pipeline.evaluation.distribute import evaluate_units
     from pipeline.evaluation.evaluate import evaluate, other_results
-    from pipeline.interruption import InterruptedRunError
+    from pipeline.interruption import signals_raised
 
     other = None if config.compare is None else other_results(config.compare, config.storage_option)
     on_ray = partial(evaluate_units, workers=config.workers, address=config.address)
-    try:
-        with _progress_line() as on_progress:
-            evaluation = evaluate(config, on_ray, on_progress)
-    except InterruptedRunError as interruption:
-        typer.echo(f"{interruption}; run the same command to continue", err=True)
-        return interruption.exit_code
+    with signals_raised(), _progress_line() as on_progress:
+        evaluation = evaluate(config, on_ray, on_progress)
     console = Console()
     show_evaluation(evaluation, console)
     if other is not None:

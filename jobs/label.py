@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import typer
 
+from jobs.leaving import leave
 from jobs.options import build_command
 from pipeline.config import LabelConfig
 from pipeline.errors import UsageError
@@ -55,7 +54,7 @@ def execute(plan: Plan) -> int:
     if end.error is not None:
         typer.echo(public_text(end.error), err=True)
     if end.still_running:
-        _leave(end.exit_code)
+        leave(end.exit_code)
     if end.result is not None and not plan.nothing_new:
         show_result(plan, end.result)
     return end.exit_code
@@ -73,7 +72,7 @@ class _End:
 
 def _run(plan: Plan) -> _End:
     from jobs.console import progress_display
-    from pipeline.driver import StalledError
+    from pipeline.attended import StalledError, WorkersBrokenError
     from pipeline.interruption import InterruptedRunError, signals_raised
     from pipeline.lease import LeaseHeldError, LeaseLostError
     from pipeline.run import run_plan
@@ -84,10 +83,8 @@ def _run(plan: Plan) -> _End:
     except InterruptedRunError as interruption:
         error = f"{interruption}; run the same command to continue"
         return _End(interruption.exit_code, error=error, still_running=True)
-    except StalledError as stalled:
-        return _End(EXIT_FAILED, error=f"error: {stalled}", still_running=True)
-    except LeaseLostError as lost:
-        return _End(EXIT_FAILED, error=f"error: {lost}", still_running=True)
+    except (StalledError, WorkersBrokenError, LeaseLostError) as ended:
+        return _End(EXIT_FAILED, error=f"error: {ended}", still_running=True)
     except LeaseHeldError as refused:
         return _End(EXIT_FAILED, error=f"error: {refused}")
     if plan.nothing_new:
@@ -113,16 +110,6 @@ def _tell(
         output=public_uri(config.output), exit_code=exit_code, run_id=run_id, summary=summary, error=error
     )
     notify(config.notify_url, message)
-
-
-def _leave(exit_code: int) -> NoReturn:
-    """End this process now: a thread is still inside Ray Data, and tearing the interpreter down under it crashes.
-
-    A Ray of our own ends with its driver; in a cluster this ends the job's actors.
-    """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(exit_code)
 
 
 label = build_command(

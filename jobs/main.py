@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import io
+import sys
 import traceback
 from importlib import import_module
 from importlib.metadata import version as installed_version
@@ -11,7 +13,10 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from jobs.leaving import leave
+from pipeline.attended import StalledError, WorkersBrokenError
 from pipeline.errors import UsageError
+from pipeline.interruption import InterruptedRunError
 from pipeline.uris import public_text
 
 EXIT_FAILED = 1
@@ -78,6 +83,12 @@ class Subcommands(TyperGroup):
         except UsageError as error:
             typer.echo(f"error: {error}", err=True)
             raise typer.Exit(EXIT_WRONG_USAGE) from error
+        except (StalledError, WorkersBrokenError) as error:
+            typer.echo(f"error: {error}", err=True)
+            leave(EXIT_FAILED)
+        except InterruptedRunError as interruption:
+            typer.echo(f"{interruption}; run the same command to continue", err=True)
+            leave(interruption.exit_code)
         except KeyboardInterrupt as interruption:
             raise typer.Exit(EXIT_INTERRUPTED) from interruption
         except Exception as error:
@@ -111,6 +122,14 @@ def maskmill(
     ] = False,
 ) -> None:
     """Turn a bucket of images and a list of class names into masks and labels."""
+    _escape_what_the_terminal_lacks()
+
+
+def _escape_what_the_terminal_lacks() -> None:
+    # A terminal or pipe of ASCII or Latin-1 shows "\\u732b"; by default Python ends the command with an error instead.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 if __name__ == "__main__":

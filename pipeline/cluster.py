@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import site
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import ray
 from ray.job_config import JobConfig
 
 import pipeline
-from pipeline.interruption import InterruptedRunError
+from pipeline.attended import attended
+from pipeline.canary import OWN_RAY_ANSWERS_S, WorkerLogs
 
 IDLE_WORKER_S = 600
 """How long a worker between two tasks lives. Ray's second, where there are more processes than CPUs, means that most
@@ -25,27 +23,50 @@ JOB_FOLDER = "MASKMILL_JOB_FOLDER"
 """Environment variable of a job that ``maskmill submit`` sent: where in the upload the user's folder lies."""
 
 
+CONNECT_S = 900.0
+"""Default of how long starting or joining Ray may take."""
+
+
 def joins_running(address: str | None) -> bool:
     """Whether :func:`connect` would use a Ray that runs already: this process's, or the one named."""
     return bool(address or os.environ.get("RAY_ADDRESS")) or ray.is_initialized()
 
 
 def connect(
-    address: str | None, *, object_store_bytes: int, cpus: int | None = None, gpus: int | None = None
+    address: str | None,
+    *,
+    object_store_bytes: int | None = None,
+    cpus: int | None = None,
+    gpus: int | None = None,
+    timeout_s: float = CONNECT_S,
+    log_to_driver: bool = False,
 ) -> tuple[float, float]:
     """Join the Ray of this process, of ``address`` or of RAY_ADDRESS, else start one; returns its CPUs and GPUs.
 
-    The sizes are those of a Ray started here; cpus, gpus: None for all of this machine.
+    The sizes are those of a Ray started here; None for Ray's own defaults, all of this machine. log_to_driver: show
+    what workers print. Raises InterruptedRunError for a signal, StalledError where this takes longer than ``timeout_s``,
+    and WorkersBrokenError where Ray waits for workers that cannot start.
     """
-    with _own_sigterm():
-        _connect(address, object_store_bytes, cpus, gpus)
+    own_ray = not joins_running(address)
+    if not ray.is_initialized():
+        # The processes of a Ray of our own end with the thread that starts them, so that thread stays. Ray leaves the
+        # handler of SIGTERM alone when it starts outside of the main thread.
+        attended(
+            lambda: _connect(address, object_store_bytes, cpus, gpus, log_to_driver),
+            timeout_s=min(timeout_s, OWN_RAY_ANSWERS_S) if own_ray else timeout_s,
+            what="starting Ray" if own_ray else "joining Ray",
+            look=WorkerLogs(own_ray=True).look if own_ray else None,
+            keep_thread=True,
+        )
     # Ray Data reports every execution in its own words; ours are in the progress line.
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     resources = ray.cluster_resources()
     return resources.get("CPU", 0.0), resources.get("GPU", 0.0)
 
 
-def _connect(address: str | None, object_store_bytes: int, cpus: int | None, gpus: int | None) -> None:
+def _connect(
+    address: str | None, object_store_bytes: int | None, cpus: int | None, gpus: int | None, log_to_driver: bool
+) -> None:
     # Ray tells of its connections, and warns of its own actors' constructor arguments in every run.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     if not joins_running(address):
@@ -55,15 +76,15 @@ def _connect(address: str | None, object_store_bytes: int, cpus: int | None, gpu
             num_gpus=gpus,
             object_store_memory=object_store_bytes,
             include_dashboard=False,
-            log_to_driver=False,
+            log_to_driver=log_to_driver,
             logging_level=logging.ERROR,
             job_config=OurImports(),
             _system_config={"idle_worker_killing_time_threshold_ms": IDLE_WORKER_S * 1000},
         )
-    elif not ray.is_initialized():
+    else:
         ray.init(
             address=address,
-            log_to_driver=False,
+            log_to_driver=log_to_driver,
             logging_level=logging.ERROR,
             job_config=OurImports(),
             runtime_env=_job_folder_entered(),
@@ -96,18 +117,3 @@ def code_folders() -> list[str]:
     """The folder that this process imported the project from; none for an installed one, which workers find."""
     folder = str(Path(pipeline.__path__[0]).parent)
     return [] if folder in {*site.getsitepackages(), site.getusersitepackages()} else [folder]
-
-
-@contextmanager
-def _own_sigterm() -> Iterator[None]:
-    """Starting Ray replaces the handler of SIGTERM by one that exits with the code 15; ours stays in place."""
-    handler = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    except SystemExit as end:
-        if end.code != signal.SIGTERM:
-            raise
-        raise InterruptedRunError(signal.SIGTERM) from end
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, handler)

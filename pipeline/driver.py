@@ -12,10 +12,13 @@ from typing import Any
 
 import ray
 
+from pipeline.attended import StalledError
+from pipeline.canary import WorkerLogs
 from pipeline.commit import CommitRequest, CommitResult
 from pipeline.flow import Job, Pools, build_dataset, commit_task
 from pipeline.interruption import InterruptedRunError, signals_collected
 from pipeline.ledger import Ledger, StagedShard
+from pipeline.observing import observing
 from pipeline.queues import stage_queues
 from pipeline.trail import RemoteTrail
 
@@ -24,10 +27,6 @@ log = logging.getLogger(__name__)
 POLL_S = 0.2
 SHUTDOWN_S = 30.0
 """After SIGINT or SIGTERM, commits in flight get this long to finish."""
-
-
-class StalledError(RuntimeError):
-    """No row reached staging for the stall time-out; the message says what was in flight."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,16 +46,21 @@ class Staged:
 
 
 class _Receipts(threading.Thread):
-    """Pulls receipts out of Ray Data, so that the loop can look at other things while it waits for them."""
+    """Builds the graph and pulls receipts out of it, so that the loop can look at other things while it waits.
+
+    Building it runs tasks, too, which may wait for ever. trail: None until it is built.
+    """
 
     def __init__(self, job: Job, pools: Pools) -> None:
         super().__init__(name="receipts", daemon=True)
-        self.data, self.trail = build_dataset(job, pools)
+        self.job, self.pools = job, pools
+        self.trail: RemoteTrail | None = None
         self.queue: queue.Queue[list[dict[str, Any]] | BaseException | None] = queue.Queue()
 
     def run(self) -> None:
         try:
-            batches: Iterable[Any] = self.data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+            data, self.trail = build_dataset(self.job, self.pools)
+            batches: Iterable[Any] = data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
             for batch in batches:
                 self.queue.put(batch.to_pylist())
             self.queue.put(None)
@@ -77,21 +81,22 @@ class _Receipts(threading.Thread):
 class _Watchdog:
     """Tells a pipeline that stands still from one whose workers die and begin again, which the quarantine ends."""
 
-    def __init__(self, timeout_s: float, trail: RemoteTrail) -> None:
+    def __init__(self, timeout_s: float) -> None:
         self.timeout_s = timeout_s
-        self.trail = trail
         self.saw_life()
 
     def saw_life(self) -> None:
         """Some row or commit was finished."""
         self.last_at = time.monotonic()
 
-    def is_stalled(self) -> bool:
+    def is_stalled(self, trail: RemoteTrail | None) -> bool:
         """Whether there was no sign of life for the time-out; only then the breadcrumbs are asked for one."""
         if time.monotonic() - self.last_at <= self.timeout_s:
             return False
+        if trail is None:
+            return True
         try:
-            idle_s = self.trail.idle_s()
+            idle_s = trail.idle_s()
         except ray.exceptions.RayError:
             return True
         self.last_at = time.monotonic() - idle_s
@@ -108,10 +113,11 @@ def run_job(job: Job, pools: Pools) -> Iterator[Committed | Staged]:
     ledger = Ledger({task.index: len(task.rows) for task in job.tasks if task.rows is not None})
     waiting: dict[Any, str] = {}
     with signals_collected() as received:
+        logs = WorkerLogs()
         receipts = _Receipts(job, pools)
         try:
             receipts.start()
-            watchdog = _Watchdog(job.config.stall_timeout_s, receipts.trail)
+            watchdog = _Watchdog(job.config.stall_timeout_s)
             batch: list[dict[str, Any]] | None = []
             while batch is not None or waiting:
                 if batch is not None:
@@ -130,10 +136,11 @@ def run_job(job: Job, pools: Pools) -> Iterator[Committed | Staged]:
                 if received:
                     yield from _finish_in_flight(waiting, received)
                     raise InterruptedRunError(received[0])
-                if watchdog.is_stalled():
-                    raise StalledError(_diagnosis(job, ledger, waiting, receipts))
+                if watchdog.is_stalled(receipts.trail):
+                    raise StalledError(_diagnosis(job, ledger, waiting, receipts.trail, logs))
         finally:
-            receipts.trail.close()
+            if receipts.trail is not None:
+                receipts.trail.close()
     if len(ledger):
         raise RuntimeError(f"the pipeline ended with incomplete shards: {ledger.describe()}")
 
@@ -166,14 +173,20 @@ def _finish_in_flight(waiting: dict[Any, str], received: list[int]) -> Iterator[
         yield from _finished(waiting, timeout_s=1.0)
 
 
-def _diagnosis(job: Job, ledger: Ledger, waiting: Mapping[Any, str], receipts: _Receipts) -> str:
-    try:
-        working_on: Any = receipts.trail.describe() or "no rows"
-    except ray.exceptions.RayError as error:
-        working_on = f"unknown ({type(error).__name__})"
+def _diagnosis(
+    job: Job, ledger: Ledger, waiting: Mapping[Any, str], trail: RemoteTrail | None, logs: WorkerLogs
+) -> str:
+    working_on: Any = "unknown"
+    with observing("the diagnosis of rows at work"):
+        working_on = "nothing yet, the graph is being built" if trail is None else trail.describe() or "no rows"
+    stages = resources = "unknown"
+    with observing("the diagnosis of stages and resources"):
+        stages = "; ".join(map(str, stage_queues())) or "none running"
+        resources = f"{ray.available_resources()} of {ray.cluster_resources()}"
+    error = logs.error()
     return (
         f"no row for {job.config.stall_timeout_s:g} s. Stages working on (shard/row): {working_on}; "
-        f"stages: {'; '.join(map(str, stage_queues())) or 'none running'}; "
+        f"stages: {stages}; "
         f"shards in flight: {ledger.describe() or 'none'}; commits in flight: {sorted(waiting.values()) or 'none'}; "
-        f"free resources: {ray.available_resources()} of {ray.cluster_resources()}"
+        f"free resources: {resources}" + ("" if error is None else f"; the last error in the logs of workers:\n{error}")
     )

@@ -15,6 +15,8 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset
 from model import Vocabulary
 from model.precision import fastest
 from model.spec import ModelSpec
+from pipeline import canary
+from pipeline.attended import attended
 from pipeline.cluster import connect, joins_running
 from pipeline.commit import commit_shard
 from pipeline.config import LabelConfig
@@ -26,6 +28,7 @@ from pipeline.model_stages import ClassifyStage, ProposeStage, SegmentStage, Sta
 from pipeline.output import Output
 from pipeline.quarantine import Quarantine, Run, Trail
 from pipeline.queues import watch_queues
+from pipeline.shard_quarantine import ShardQuarantine
 from pipeline.sources import read_limits
 from pipeline.staging import StageStage, Thresholds
 from pipeline.trail import RemoteTrail
@@ -134,7 +137,17 @@ def start_ray(config: LabelConfig) -> tuple[float, float]:
         cpus=None if cpus is None else int(cpus),
         gpus=None if gpus is None else int(gpus),
         object_store_bytes=config.object_store_bytes or DEFAULT_OBJECT_STORE_BYTES,
+        timeout_s=config.stall_timeout_s,
     )
+
+
+def check_workers(config: LabelConfig, *, own_ray: bool) -> None:
+    """Have one task run where those of the graph will. Raises WorkersBrokenError with the reason where it cannot.
+
+    own_ray: this Ray was started for the run.
+    """
+    options = {"num_cpus": config.task_cpus, "label_selector": task_nodes(config) or {}}
+    canary.check_workers(options, own_ray=own_ray, timeout_s=config.stall_timeout_s)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -164,11 +177,13 @@ def build_dataset(job: Job, pools: Pools) -> tuple[Dataset, RemoteTrail]:
     # Before any actor: Ray Data looks at the blocks in a task of a whole CPU, and there may be one CPU in all.
     data = _tasks_dataset(job.tasks)
     limits = read_limits(config.model_dump())
-    read = ReadStage(limits, config.storage_option)
     keep = ray.remote(
         num_cpus=COMMIT_CPUS, max_restarts=-1, max_task_retries=-1, label_selector=task_nodes(config) or {}
     )
     trail = RemoteTrail(keep(Trail).remote(config.max_worker_deaths))
+
+    shards = ShardQuarantine(trail, config.batch_timeout_s, config.worker_memory_bytes)
+    read = ReadStage(limits, config.storage_option, shards)
 
     def quarantine(stage: str) -> Run:
         return MeteredRun(stage, Quarantine(trail, stage, config.batch_timeout_s, config.worker_memory_bytes))
@@ -206,7 +221,9 @@ def measured_dtype(config: LabelConfig, spec: ModelSpec, pools: Pools) -> dict[s
         return measure_precisions(loadable_spec(spec, config.storage_option))
 
     remote = ray.remote(num_cpus=pool.cpus, num_gpus=pool.gpus, max_retries=COMMIT_RETRIES)(measure)
-    seconds = ray.get(remote.remote())
+    seconds = attended(
+        lambda: ray.get(remote.remote()), timeout_s=config.stall_timeout_s, what="measuring which precision is fastest"
+    )
     return {"dtype": fastest(seconds), "seconds_per_image": seconds}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import socket
 import time
 import uuid
@@ -16,12 +15,12 @@ from pipeline.costs import Cost
 from pipeline.errors import UsageError
 from pipeline.interruption import InterruptedRunError
 from pipeline.lease import read_lease
+from pipeline.observing import observing
 from pipeline.output import Output
 from pipeline.storage import StorageOptions
 
-log = logging.getLogger(__name__)
-
 FOLDER = "runs"
+_END_IN_HISTORY = "writing down how the attempt ended"
 RUNNING, KILLED, INTERRUPTED, FAILED = "running", "killed", "interrupted", "failed"
 COMPLETE, TOO_MANY_FAILED, NOTHING_NEW = "complete", "too_many_failed", "nothing_new"
 
@@ -81,13 +80,12 @@ def recorded(output: Output, attempt: Attempt) -> Iterator[Attempt]:
         # Messages of other people's exceptions may hold addresses with credentials; the log has them, this file not.
         attempt.error = type(error).__name__
         attempt.finished_at = time.time()
-        try:
+        with observing(_END_IN_HISTORY):
             write_attempt(output, attempt)
-        except OSError as second:
-            log.warning("the attempt's end could not be written down: %s", second)
         raise
     attempt.finished_at = time.time()
-    write_attempt(output, attempt)
+    with observing(_END_IN_HISTORY):
+        write_attempt(output, attempt)
 
 
 def write_attempt(output: Output, attempt: Attempt) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,8 @@ from pipeline.errors import BadImageError
 from pipeline.guard import run_guarded
 from pipeline.quarantine import Run, no_quarantine
 from pipeline.rows import DECODED, ENCODED, META, Row, failed, transform
-from pipeline.sources import ReadLimits, Shard, ShardError, read_shard
+from pipeline.shard_quarantine import PlainReading, ShardReading
+from pipeline.sources import ImageRecord, ReadLimits, Shard, ShardError, read_shard
 
 DAMAGED_SHARD = "damaged_shard"
 """Error class of the one row that stands for all that could not be read of a broken archive."""
@@ -46,30 +47,43 @@ class ShardTask:
 class ReadStage:
     """Shard tasks in, encoded images out in tables of bounded rows and bytes, each shard closed by its end mark."""
 
-    def __init__(self, limits: ReadLimits, storage_options: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        limits: ReadLimits,
+        storage_options: Mapping[str, Any],
+        quarantine: Callable[[int, Shard], ShardReading] | None = None,
+    ) -> None:
         self.limits = limits
         self.storage_options = dict(storage_options)
+        self.quarantine = quarantine
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         """batch: column ``task`` of pickled ShardTask; yields tables of schema ENCODED."""
         for pickled in batch["task"].to_pylist():
             task: ShardTask = pickle.loads(pickled)  # noqa: S301 (pickled by this run itself)
+            reading = PlainReading() if self.quarantine is None else self.quarantine(task.index, task.shard)
             block: list[Row] = []
             size = 0
-            for row in self._rows(task):
+            for row in self._rows(task, reading):
                 block.append(row)
                 size += len(row.get("data") or b"")
                 if len(block) >= READ_TABLE_ROWS or size >= READ_TABLE_BYTES:
+                    # Ray runs the next stage in this process; what that does to it is not the reader's doing.
+                    reading.pause()
                     yield pa.Table.from_pylist(block, schema=ENCODED)
                     block, size = [], 0
             if block:
                 yield pa.Table.from_pylist(block, schema=ENCODED)
 
-    def _rows(self, task: ShardTask) -> Iterator[Row]:
+    def records(self, shard: Shard) -> Iterator[ImageRecord]:
+        """Every image of the shard; see :func:`pipeline.sources.read_shard`."""
+        return read_shard(shard, self.storage_options, limits=self.limits)
+
+    def _rows(self, task: ShardTask, reading: ShardReading) -> Iterator[Row]:
         missing = None if task.attempts is None else set(task.attempts)
         total = 0
         try:
-            for record in read_shard(task.shard, self.storage_options, limits=self.limits):
+            for record in reading.records(self.records(task.shard)):
                 total = record.row + 1
                 if missing is not None:
                     if record.row not in missing:

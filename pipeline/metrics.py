@@ -1,17 +1,21 @@
-"""Prometheus metrics of a run, through Ray: every node exports those of its workers; see docs/operations.md."""
+"""Prometheus metrics of a run, through Ray: every node exports those of its workers; see docs/operations.md.
+
+No metric may end the work: whatever Ray refuses is logged once, and the work goes on.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from ray.util.metrics import Counter, Gauge
 
 from pipeline.errors import BadImageError
+from pipeline.observing import observing
 from pipeline.quarantine import Run
 from pipeline.rows import Row, Work
 from pipeline.statistics import RunSums
@@ -19,6 +23,20 @@ from pipeline.statistics import RunSums
 CLASSES_COUNTED = 100
 """Classes with a counter of their own, by their place in the vocabulary; all others share one called OTHER_CLASSES."""
 OTHER_CLASSES = "(other)"
+TAG_LENGTH = 200
+"""Longer tags are cut, and end in a hash of the whole."""
+
+
+def tag_of(text: str) -> str:
+    """Return ``text`` as the tag of a metric: ASCII, which is all that Ray takes, different for different texts.
+
+    Letters that are not ASCII, line breaks and backslashes become Python's escapes: "caf\\xe9".
+    """
+    tag = text.encode("unicode_escape").decode("ascii")
+    if len(tag) <= TAG_LENGTH:
+        return tag
+    digest = hashlib.sha256(tag.encode()).hexdigest()[:8]
+    return f"{tag[: TAG_LENGTH - len(digest) - 1]}~{digest}"
 
 
 class StageMeter:
@@ -39,9 +57,9 @@ class StageMeter:
 
     def add(self, images: int, seconds: float) -> None:
         """Count ``images`` done in ``seconds``."""
-        for counter, value in zip(self._counters, (images, seconds), strict=True):
-            if value > 0:
-                counter.inc(value, {"stage": self.stage})
+        with observing("the metrics of stages"):
+            for counter, value in zip(self._counters, (images, seconds), strict=True):
+                _add(counter, value, stage=self.stage)
 
 
 class MeteredRun:
@@ -93,11 +111,18 @@ def _images(table: pa.Table) -> int:
     return pc.sum(pc.is_null(table["total"])).as_py() or 0
 
 
+_RUN_METRICS = "the metrics of the run"
+
+
 class RunMeter:
-    """What the driver counts: results of commits, and what waits."""
+    """What the driver counts: results of commits, and what waits. No method raises."""
 
     def __init__(self, class_names: Sequence[str]) -> None:
         self.class_names = list(class_names)
+        with observing(_RUN_METRICS):
+            self._register()
+
+    def _register(self) -> None:
         self.images = Counter("maskmill_images", "Images committed, by outcome: labelled or failed.", ("outcome",))
         self.segments = Counter("maskmill_segments", "Segments committed.")
         self.errors = Counter("maskmill_errors", "Failed images, by stage and class.", ("stage", "error_class"))
@@ -110,6 +135,10 @@ class RunMeter:
 
     def committed(self, added: RunSums, bytes_read: int, bytes_written: int) -> None:
         """Count what a commit added."""
+        with observing(_RUN_METRICS):
+            self._count(added, bytes_read, bytes_written)
+
+    def _count(self, added: RunSums, bytes_read: int, bytes_written: int) -> None:
         for outcome, count in (("labelled", added.labelled), ("failed", added.failed)):
             _add(self.images, count, outcome=outcome)
         _add(self.segments, added.segments)
@@ -124,10 +153,11 @@ class RunMeter:
 
     def waiting(self, shards_pending: int, images_staged: int) -> None:
         """Say what is still to be done."""
-        self.shards_pending.set(shards_pending)
-        self.images_staged.set(max(0, images_staged))
+        with observing(_RUN_METRICS):
+            self.shards_pending.set(shards_pending)
+            self.images_staged.set(max(0, images_staged))
 
 
-def _add(counter: Counter, value: int, **tags: Any) -> None:
+def _add(counter: Counter, value: float, **tags: str) -> None:
     if value > 0:
-        counter.inc(value, tags)
+        counter.inc(value, {key: tag_of(text) for key, text in tags.items()})

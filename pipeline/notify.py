@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import logging
 import time
@@ -40,19 +41,18 @@ def notify(url: str, message: Mapping[str, Any]) -> bool:
 
     A failure is logged without the address, which often holds a secret.
     """
-    request = urllib.request.Request(  # noqa: S310 (the configuration takes http and https only)
-        url, json.dumps(message).encode(), {"Content-Type": "application/json", "User-Agent": "maskmill"}
-    )
+    data, headers = json.dumps(message).encode(), {"Content-Type": "application/json", "User-Agent": "maskmill"}
     reason = ""
     for attempt in range(ATTEMPTS):
         if attempt:
             time.sleep(PAUSE_S)
         try:
+            request = urllib.request.Request(url, data, headers)  # noqa: S310 (http and https only, by configuration)
             with urllib.request.urlopen(request, timeout=TIMEOUT_S):  # noqa: S310 (as above)
                 return True
         except urllib.error.HTTPError as error:
             reason = f"HTTP status {error.code}"
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             reason = type(error).__name__
     log.warning("the end of the run could not be told to --notify-url: %s", reason)
     return False

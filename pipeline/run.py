@@ -16,6 +16,7 @@ from pipeline.costs import cost_of
 from pipeline.history import Attempt, new_attempt, recorded, write_attempt
 from pipeline.incremental import remove_shards, write_inventory
 from pipeline.lease import LeaseKeeper, held_lease
+from pipeline.observing import observing
 from pipeline.output import Output, marker_name
 from pipeline.plan import Plan
 from pipeline.record import write_record
@@ -83,7 +84,7 @@ def run_plan(plan: Plan, on_progress: Callable[[Progress], None]) -> RunResult:
     """Label what the plan says and finish the run; with nothing to do and a summary in place, only read it.
 
     Raises UsageError where a local Ray would be too small, LeaseHeldError where another attempt is writing to the
-    output, and what ``driver.run_job`` raises.
+    output, WorkersBrokenError where no worker can run anything, and what ``driver.run_job`` raises.
     """
     if plan.up_to_date or (not plan.tasks and plan.changes is None):
         finished = read_result(plan.output)
@@ -157,8 +158,10 @@ def _label(
 ) -> None:
     from pipeline import driver, flow, metrics, usage  # Ray takes a second to import; planning and status do without it
 
+    own_ray = flow.local_size(plan.config) is not None
     size = flow.start_ray(plan.config)
     pools = flow.plan_pools(plan.config, *size)
+    flow.check_workers(plan.config, own_ray=own_ray)
     spec, record = plan.spec, plan.record
     if spec.dtype == "auto":
         if record.measured_dtype is None:
@@ -193,7 +196,8 @@ def _label(
                     _count(event, plan.config.max_failed, attempt, progress)
                     meter.committed(event.result.added, sizes[event.shard_id], event.result.bytes_written)
                 meter.waiting(len(plan.tasks) - progress.shards_done, progress.images - attempt.images)
-                on_progress(progress)
+                with observing("the display of the progress"):
+                    on_progress(progress)
     finally:
         attempt.cost = cost_of(
             gpu_seconds=cluster.gpu_seconds,

@@ -6,6 +6,7 @@ import time
 
 import ray
 
+from pipeline.observing import observing
 from pipeline.sampling import Sampler
 
 SAMPLE_S = 2.0
@@ -23,11 +24,8 @@ class ClusterUsage(Sampler):
     def run(self) -> None:
         """Sample until told to stop, and once more then."""
         self._sampled_at = time.monotonic()
-        try:
+        with observing("the cluster's usage"):
             super().run()
-        except (ray.exceptions.RayError, ConnectionError):
-            # The cluster is gone, which the run itself reports; the sums stand as they were.
-            return
 
     def sample(self) -> None:
         """Add what was there since the last sample."""

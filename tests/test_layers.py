@@ -16,6 +16,7 @@ LAYERS = ("model", "pipeline", "jobs")  # each may import those before it
 
 # Files whose job is to start, feed and watch Ray. Everything else is called by them and tested without it.
 ORCHESTRATION = {
+    "pipeline/canary.py",
     "pipeline/cluster.py",
     "pipeline/flow.py",
     "pipeline/driver.py",

@@ -9,7 +9,8 @@ from typing import Any
 import ray
 from ray.exceptions import RayTaskError
 
-from pipeline.cluster import connect
+from pipeline.canary import check_workers
+from pipeline.cluster import CONNECT_S, connect, joins_running
 from pipeline.evaluation.ground_truth import TruthShard
 from pipeline.evaluation.unit import Comparison, UnitEvaluator
 from pipeline.interruption import InterruptedRunError, signals_collected
@@ -30,10 +31,13 @@ def evaluate_units(
     workers: units at work at once, None for as many as there are CPUs. address: a running cluster, None for
     RAY_ADDRESS or a Ray of our own.
 
-    Raises what a unit raised, EvaluationError for data that does not fit above all, and InterruptedRunError.
+    Raises what a unit raised, EvaluationError for data that does not fit above all, InterruptedRunError, and
+    WorkersBrokenError where no worker can run anything.
     """
     started = not ray.is_initialized()
+    own_ray = not joins_running(address)
     connect(address, object_store_bytes=OBJECT_STORE_BYTES)
+    check_workers({"num_cpus": 1}, own_ray=own_ray, timeout_s=CONNECT_S)
     running: set[Any] = set()
     try:
         shared = ray.put(comparison)

@@ -10,7 +10,8 @@ import ray.train
 import ray.train.torch
 from ray.train.torch import TorchTrainer
 
-from pipeline.cluster import OurImports
+from pipeline.canary import check_workers
+from pipeline.cluster import CONNECT_S, connect, joins_running
 from pipeline.training.metrics import last_metrics
 from pipeline.training.run import TrainRequest, run_training
 
@@ -30,8 +31,9 @@ class Workers:
 
 def train_on_ray(request: TrainRequest, workers: Workers) -> dict[str, float]:
     """Train on Ray and return the last metrics. Raises what ``run_training`` raises in a worker, as Ray wraps it."""
-    if not ray.is_initialized():
-        ray.init(address=workers.address, include_dashboard=False, log_to_driver=True, job_config=OurImports())
+    own_ray = not joins_running(workers.address)
+    connect(workers.address, log_to_driver=True)
+    check_workers({"num_cpus": workers.cpus}, own_ray=own_ray, timeout_s=CONNECT_S)
     trainer = TorchTrainer(
         _worker,
         train_loop_config={"request": request},

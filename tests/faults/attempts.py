@@ -25,11 +25,12 @@ _context.set_forkserver_preload(PRELOADED)  # a process that has all imported is
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
-    """One call of the command. arguments: as on the command line. model: module:class of the fused stage."""
+    """One call of the command. arguments: as on the command line. model, reader: module:class of the stages."""
 
     arguments: Sequence[str]
     log: Path
     model: str = TINY
+    reader: str = "pipeline.input_stages:ReadStage"
     environment: dict[str, str] = field(default_factory=dict)
 
     def start(self) -> multiprocessing.process.BaseProcess:
@@ -57,8 +58,9 @@ def _run_command(attempt: Attempt) -> None:
         from tests.faults.tiny_model import NoModel
 
         pipeline.flow.StageModel = NoModel  # type: ignore[misc,assignment]
-        module, _, name = attempt.model.partition(":")
-        pipeline.flow.SegmentStage = getattr(importlib.import_module(module), name)  # type: ignore[misc]
+        for stage, place in (("SegmentStage", attempt.model), ("ReadStage", attempt.reader)):
+            module, _, name = place.partition(":")
+            setattr(pipeline.flow, stage, getattr(importlib.import_module(module), name))
     from jobs.main import app
 
     # Tests take the log for the sign that the command has begun: from here on signals are the command's own matter.

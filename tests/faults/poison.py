@@ -7,11 +7,14 @@ import io
 import os
 import tarfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pipeline.input_stages import ReadStage
 from pipeline.quarantine import Run, no_quarantine
 from pipeline.rows import Row
+from pipeline.sources import ImageRecord, Shard
 from tests.faults import tiny_model
 from tests.faults.images import small_jpeg
 from tests.faults.tiny_model import TinyStage
@@ -31,21 +34,38 @@ class PoisonedStage(TinyStage):
     """The tiny model, with the bugs that native code has."""
 
     def segment(self, row: Row) -> Row:
-        kind = row["image_id"].partition("-")[0]
-        if kind == "segfault":
-            ctypes.string_at(0)
-        elif kind == "exit":
-            os._exit(1)
-        elif kind == "abort":
-            os.abort()
-        elif kind == "hang":
-            while True:
-                pass
-        elif kind == "memory":
-            taken = []
-            while True:
-                taken.append(bytes(PIECE_BYTES))
+        harm(row["image_id"].partition("-")[0])
         return super().segment(row)
+
+
+def harm(kind: str) -> None:
+    """Do what native code with a bug does."""
+    if kind == "segfault":
+        ctypes.string_at(0)
+    elif kind == "exit":
+        os._exit(1)
+    elif kind == "abort":
+        os.abort()
+    elif kind == "hang":
+        while True:
+            pass
+    elif kind == "memory":
+        taken = []
+        while True:
+            taken.append(bytes(PIECE_BYTES))
+
+
+class PoisonedReadStage(ReadStage):
+    """Reads shards with the bugs that native code has, after the first images of a shard named for one."""
+
+    def records(self, shard: Shard) -> Iterator[ImageRecord]:
+        for record in super().records(shard):
+            if record.row == GOOD_BEFORE_HARM:
+                harm(shard.shard_id.partition("-")[0])
+            yield record
+
+
+GOOD_BEFORE_HARM = 3
 
 
 class SlowPoisonedStage(PoisonedStage):

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.attempts import Attempt
+from tests.faults.attempts import TINY, Attempt
 from tests.faults.kill_matrix import Place, rows
-from tests.faults.poison import KINDS, write_poisoned
+from tests.faults.poison import GOOD_BEFORE_HARM, KINDS, write_poisoned
 from tests.faults.tiny_model import CLASSES
 
 MEMORY_BYTES = 2**30
@@ -40,6 +40,25 @@ def test_the_worst_images_are_quarantined(tmp_path: Path, place: Place) -> None:
     run = attempt(source, tmp_path / "out", "PoisonedStage", 2, place)
     assert run.run() == 0, run.log.read_text()
     check(tmp_path / "out", 200, poison)
+
+
+def test_archives_that_kill_their_reader_are_an_error_each(tmp_path: Path, place: Place) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    for kind in ("good", "hang", "memory", "segfault"):
+        write_poisoned(tmp_path / kind, 20, 20, [])
+        (tmp_path / kind / "0000.tar").rename(source / f"{kind}-0.tar")
+    run = attempt(source, tmp_path / "out", "TinyStage", 2, place)
+    run = replace(run, model=TINY, reader="tests.faults.poison:PoisonedReadStage")
+    assert run.run(timeout_s=240) == 0, run.log.read_text()
+    labels, errors = rows(tmp_path / "out", "labels"), rows(tmp_path / "out", "errors")
+    assert len(labels) == 20 + 3 * GOOD_BEFORE_HARM
+    assert {row["error_class"] for row in errors} == {"damaged_shard"}
+    messages = {row["image_id"].partition("-")[0]: row["error_message"] for row in errors}
+    assert sorted(messages) == ["hang", "memory", "segfault"]
+    assert "reading on ran past 2 s twice (after 3 images)" in messages["hang"]
+    assert "reading on takes more memory than a worker may have (after 3 images)" in messages["memory"]
+    assert "reading on killed its worker 2 times (after 3 images)" in messages["segfault"]
 
 
 def test_a_pipeline_that_stands_still_is_ended_with_a_diagnosis(tmp_path: Path, place: Place) -> None:

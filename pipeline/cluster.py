@@ -13,7 +13,7 @@ from ray.job_config import JobConfig
 
 import pipeline
 from pipeline.attended import attended
-from pipeline.canary import OWN_RAY_ANSWERS_S, WorkerLogs
+from pipeline.canary import OWN_RAY_ANSWERS_S
 
 IDLE_WORKER_S = 600
 """How long a worker between two tasks lives. Ray's second, where there are more processes than CPUs, means that most
@@ -44,8 +44,8 @@ def connect(
     """Join the Ray of this process, of ``address`` or of RAY_ADDRESS, else start one; returns its CPUs and GPUs.
 
     The sizes are those of a Ray started here; None for Ray's own defaults, all of this machine. log_to_driver: show
-    what workers print. Raises InterruptedRunError for a signal, StalledError where this takes longer than ``timeout_s``,
-    and WorkersBrokenError where Ray waits for workers that cannot start.
+    what workers print. Raises InterruptedRunError for a signal, and StalledError where this takes longer than
+    ``timeout_s``.
     """
     own_ray = not joins_running(address)
     if not ray.is_initialized():
@@ -55,7 +55,6 @@ def connect(
             lambda: _connect(address, object_store_bytes, cpus, gpus, log_to_driver),
             timeout_s=min(timeout_s, OWN_RAY_ANSWERS_S) if own_ray else timeout_s,
             what="starting Ray" if own_ray else "joining Ray",
-            look=WorkerLogs(own_ray=True).look if own_ray else None,
             keep_thread=True,
         )
     # Ray Data reports every execution in its own words; ours are in the progress line.
@@ -79,7 +78,12 @@ def _connect(
             log_to_driver=log_to_driver,
             logging_level=logging.ERROR,
             job_config=OurImports(),
-            _system_config={"idle_worker_killing_time_threshold_ms": IDLE_WORKER_S * 1000},
+            _system_config={
+                "idle_worker_killing_time_threshold_ms": IDLE_WORKER_S * 1000,
+                # Else ray.init waits for the first workers, with Python's lock held: no thread could notice that they
+                # never start, and no handler of a signal could run.
+                "prestart_worker_first_driver": False,
+            },
         )
     else:
         ray.init(

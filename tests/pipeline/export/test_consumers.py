@@ -16,6 +16,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from pipeline.evaluation.coco import segment_entries
+from pipeline.evaluation.coco_files import ResultsFile, parse_coco
 from pipeline.export.run import FORMATS, ExportSettings, export_run
 from tests.pipeline.export.conftest import Export
 from tests.pipeline.labelled_files import encoded, label_files, picture
@@ -180,7 +181,9 @@ def test_images_of_one_id_get_names_of_their_own(tmp_path: Path, file_format: st
 
 def test_results_of_two_images_are_not_merged(tmp_path: Path, export: Export) -> None:
     folder = export(two_of_one_id(tmp_path), "coco-stuff")
-    entries = segment_entries(json.loads((folder / "sem_seg_predictions.json").read_text()), "results")
+    results = parse_coco((folder / "sem_seg_predictions.json").read_bytes(), "results")
+    assert isinstance(results, ResultsFile)
+    entries = segment_entries(results, "results")
     assert len(entries) == 4
     assert all(len(entry.categories) == 2 for entry in entries)
     with (folder / "index.csv").open(newline="") as stream:

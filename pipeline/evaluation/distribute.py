@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import RayTaskError
+from ray.exceptions import OutOfMemoryError, RayTaskError, WorkerCrashedError
 
+from pipeline.attended import WorkersBrokenError
 from pipeline.canary import check_workers
 from pipeline.cluster import CONNECT_S, connect, joins_running
 from pipeline.evaluation.ground_truth import TruthShard
@@ -32,13 +33,13 @@ def evaluate_units(
     RAY_ADDRESS or a Ray of our own.
 
     Raises what a unit raised, EvaluationError for data that does not fit above all, InterruptedRunError, and
-    WorkersBrokenError where no worker can run anything.
+    WorkersBrokenError where no worker can run anything, or a unit kills each of its workers.
     """
     started = not ray.is_initialized()
     own_ray = not joins_running(address)
     connect(address, object_store_bytes=OBJECT_STORE_BYTES)
     check_workers({"num_cpus": 1}, own_ray=own_ray, timeout_s=CONNECT_S)
-    running: set[Any] = set()
+    running: dict[Any, TruthShard] = {}
     try:
         shared = ray.put(comparison)
         evaluate = ray.remote(num_cpus=1, max_retries=MAX_RETRIES)(_evaluate)
@@ -49,10 +50,11 @@ def evaluate_units(
                 if signals:
                     raise InterruptedRunError(signals[0])
                 while waiting and len(running) < (workers or _tasks_at_once()):
-                    running.add(evaluate.remote(UnitEvaluator, shared, waiting.popleft()))
+                    unit = waiting.popleft()
+                    running[evaluate.remote(UnitEvaluator, shared, unit)] = unit
                 done, _ = ray.wait(list(running), num_returns=1, timeout=SIGNALS_SEEN_S)
-                running.difference_update(done)
-                yield from ray.get(done)
+                for task in done:
+                    yield _images(task, running.pop(task))
     except RayTaskError as error:
         # Ray's own exception carries the worker's whole traceback in its text; the cause is what happened.
         raise error.cause from None
@@ -61,6 +63,17 @@ def evaluate_units(
             ray.cancel(task)
         if started:
             ray.shutdown()
+
+
+def _images(task: Any, unit: TruthShard) -> int:
+    try:
+        return ray.get(task)
+    except (WorkerCrashedError, OutOfMemoryError) as error:
+        place = unit.part_id if unit.shard is None else f"{unit.part_id} ({unit.shard.uri})"
+        raise WorkersBrokenError(
+            f"the workers that compared {place} died {MAX_RETRIES + 1} times: its ground truth, or the labels of the "
+            f"same images, may be damaged or too large for the memory ({type(error).__name__})"
+        ) from error
 
 
 def _tasks_at_once() -> int:

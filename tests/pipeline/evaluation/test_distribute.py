@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.attended import WorkersBrokenError
 from pipeline.evaluation import distribute
 from pipeline.evaluation.config import EvaluationConfig
 from pipeline.evaluation.distribute import evaluate_units
@@ -100,6 +101,20 @@ def test_a_signal_leaves_what_was_counted(
     assert states[0].units_done >= 2
     assert states[-1].units_done == 5
     assert figures == evaluate(settings("here"), evaluate_here).figures
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_unit_that_kills_each_of_its_workers_is_named(
+    settings: Callable[..., EvaluationConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Deadly(UnitEvaluator):
+        def __call__(self, unit: TruthShard) -> int:
+            os._exit(1)
+
+    monkeypatch.setattr(distribute, "UnitEvaluator", Deadly)
+    monkeypatch.setattr(distribute, "MAX_RETRIES", 0)
+    with pytest.raises(WorkersBrokenError, match=r"the workers that compared gt-\S+ \(.*gt\) died 1 times"):
+        evaluate(settings("deadly"), partial(evaluate_units, workers=1, address=None))
 
 
 @pytest.mark.usefixtures("local_ray")

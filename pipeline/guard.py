@@ -57,6 +57,9 @@ def _work(items: Sequence[T], work: Callable[[Sequence[T]], Sequence[R]]) -> lis
 
 
 def _not_the_data(error: Exception) -> bool:
+    # What a decoder raised is kept as the cause of a bad image, and may look like a broken connection.
+    if isinstance(error, BadImageError):
+        return False
     return storage.is_transient(error) or storage.is_permission(error)
 
 

@@ -74,7 +74,8 @@ def _row_groups(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]
     for row in rows:
         group.append(row)
         size += _size(row)
-        if len(group) >= MOST_GROUP_ROWS or size >= MOST_GROUP_BYTES:
+        # `datasets` keeps groups of one row back and joins up to 100 of them, beyond what its arrays can hold.
+        if len(group) >= MOST_GROUP_ROWS or (len(group) > 1 and size >= MOST_GROUP_BYTES):
             yield group
             group, size = [], 0
     if group:

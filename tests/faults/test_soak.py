@@ -83,6 +83,6 @@ def test_memory_is_flat(tmp_path: Path) -> None:
     for name, fifths in samples.items():
         first, last = mean(fifths[0]), mean(fifths[4])
         growth[name] = last / first
-        print(f"{name}: {first / 2**20:.1f} MiB in the first fifth, {last / 2**20:.1f} MiB in the last")
+        print(f"{name}: MiB by fifths", *(f"{mean(fifths[fifth]) / 2**20:.1f}" for fifth in sorted(fifths)))
     assert max(store) <= OBJECT_STORE_BYTES
     assert max(growth.values()) < GROWTH, growth

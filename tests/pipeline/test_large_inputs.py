@@ -12,6 +12,8 @@ import pyarrow as pa
 import pytest
 
 ROOT = Path(__file__).parents[2]
+SIDES = (160, 512)
+"""Short and longest side that images are decoded for, in pixels."""
 
 
 def measure(*arguments: str) -> dict[str, float]:
@@ -51,7 +53,7 @@ def decode_large_image(file_format: str, directory: str) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     Image.fromarray(pixels).resize((10_000, 10_000), Image.Resampling.NEAREST).save(stream, file_format)
     row = {"shard": 0, "row": 0, "image_id": "large", "uri": "large", "attempts": 1, "data": stream.getvalue()}
-    (decoded,) = DecodeStage(Decoding(), 160, 512)(pa.Table.from_pylist([row], schema=ENCODED))
+    (decoded,) = DecodeStage(Decoding(), *SIDES)(pa.Table.from_pylist([row], schema=ENCODED))
     assert decoded["width"].to_pylist() == [10_000]
     _write(decoded, directory, "decoded")
 
@@ -63,7 +65,8 @@ def label_large_image(file_format: str, directory: str) -> None:
     from pipeline.shapes import CLASSES
 
     vocabulary = Vocabulary([entry.name for entry in CLASSES])
-    model = StageModel(spec=ModelSpec(), vocabulary=vocabulary, segments="semantic", storage_option={})
+    spec = ModelSpec(short_side=SIDES[0], max_long_side=SIDES[1])
+    model = StageModel(spec=spec, vocabulary=vocabulary, segments="semantic", storage_option={})
     _write(SegmentStage(model, 1)(_read(directory, "decoded")), directory, "classified")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -60,7 +61,8 @@ def test_a_shard_and_a_coco_file_above_2_gib_are_read_whole(tmp_path: Path) -> N
     # The same shard once more, as a retry of one row rewrites it.
     output = Output(str(tmp_path / "out"))
     output.write_table(part_name("a2", "labels", "p"), labels_table([{**label(5), "rles": ["2"]}]))
-    commit_shard(output, request(1, "p", attempt="a2", relabelled=(5,)))
+    run_id = output.read_json("run.json")["run_id"]
+    commit_shard(output, replace(request(1, "p", attempt="a2", relabelled=(5,)), run_id=run_id))
     export_run(str(tmp_path / "out"), str(tmp_path / "coco"), ExportSettings(file_format="coco"))
     path = tmp_path / "coco" / "stuff.json"
     assert path.stat().st_size > 2 * 2**30

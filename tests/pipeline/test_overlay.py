@@ -97,7 +97,8 @@ def test_a_grid_from_a_runs_files(tmp_path: Path) -> None:
     write_shapes(source, ShapesSettings(images=6, seed=5, shard_size=3))
     output = Output(target)
     output.write_json("run.json", {"config": {"image_column": None}})
-    output.write_json("classes.json", {"classes": [{"name": c.name, "colour": c.colour} for c in CLASSES]})
+    classes = [{"class_id": i, "name": entry.name, "colour": entry.colour} for i, entry in enumerate(CLASSES)]
+    output.write_json("classes.json", {"classes": classes})
     for position, shard in enumerate(list_shards(source)):
         uris = [record.uri for record in read_shard(shard)]
         labelled = [row for row in range(3) if 3 * position + row in (0, 2, 3)]

@@ -196,7 +196,13 @@ def test_a_failed_run_is_exit_code_1(head: Head, folder: Path, shapes: Path) -> 
 
 
 def test_logs_stream_and_ctrl_c_stops_the_job(head: Head, folder: Path, shapes: Path) -> None:
-    write_job(folder, shapes / "wds", log_format="json", propose_batch_size=1)
+    # Many copies of few images, so that the job has far to go when its first shard is reported.
+    source = folder.parent / "many"
+    source.mkdir()
+    for copy in range(20):
+        for archive in (shapes / "wds").glob("*.tar"):
+            os.link(archive, source / f"{copy:02d}-{archive.name}")
+    write_job(folder, source, log_format="json")
     process = start(head, folder, "job.yaml")
     seen_at, line = 0.0, ""
     while "committed" not in line:

@@ -21,6 +21,8 @@ IMAGES = 50_000
 SHARD = 500
 OBJECT_STORE_BYTES = 200 * 2**20
 GROWTH = 1.05
+"""From the second fifth to the last; 1.013 measured of task workers, 1.008 of the others. In the first fifth processes
+start and import what they need."""
 
 
 def write_many(folder: Path) -> Path:
@@ -81,7 +83,7 @@ def test_memory_is_flat(tmp_path: Path) -> None:
     print(f"\n{IMAGES} images in {seconds:.0f} s; object store at most {max(store) / 2**20:.0f} MiB")
     growth = {}
     for name, fifths in samples.items():
-        first, last = mean(fifths[0]), mean(fifths[4])
+        first, last = mean(fifths[1]), mean(fifths[4])
         growth[name] = last / first
         print(f"{name}: MiB by fifths", *(f"{mean(fifths[fifth]) / 2**20:.1f}" for fifth in sorted(fifths)))
     assert max(store) <= OBJECT_STORE_BYTES

@@ -84,3 +84,13 @@ def test_network_and_permission_errors_are_raised(error: Exception) -> None:
 def test_a_stage_that_loses_rows_is_a_defect_not_a_result() -> None:
     with pytest.raises(RuntimeError, match="2 results for 4 rows"):
         run_guarded(range(4), lambda items: list(items)[:2], "encode")
+
+
+def test_a_bad_image_is_a_row_though_its_decoder_raised_what_looks_like_a_broken_connection() -> None:
+    """Pillow says so of a GIF without a picture, and an archive that ends too soon does."""
+
+    def work(items: Sequence[int]) -> list[int]:
+        raise BadImageError("decode", "truncated", "no picture") from EOFError("image not found in GIF frame")
+
+    (error,) = run_guarded([1], work, "decode")
+    assert isinstance(error, BadImageError)

@@ -25,13 +25,17 @@ BATCH_BYTES = 32 * 2**20
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunClass:
-    """One class of a run's vocabulary. seen: None where nobody said. colour: RGB 0..255, given or chosen."""
+    """One class of a run's vocabulary. colour: RGB 0..255, given or chosen.
+
+    seen, thing (countable, not stuff): None where nobody said.
+    """
 
     class_id: int
     name: str
     seen: bool | None
     colour: Colour
     distractor: bool = False
+    thing: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -144,6 +148,7 @@ def _run_classes(entries: Sequence[dict[str, Any]]) -> tuple[RunClass, ...]:
             seen=entry.get("seen"),
             colour=colours[class_id],
             distractor=bool(entry.get("distractor")),
+            thing=entry.get("thing"),
         )
         for class_id, entry in enumerate(entries)
     )

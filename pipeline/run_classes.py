@@ -21,6 +21,7 @@ class _RunClass(BaseModel):
     class_id: int
     name: Annotated[str, Field(min_length=1)]
     seen: bool | None = None
+    thing: bool | None = None
     distractor: bool = False
     synonyms: list[str] = Field(default_factory=list)
     colour: Annotated[list[Annotated[int, Field(ge=0, le=255)]], Field(min_length=3, max_length=3)] | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,11 +43,14 @@ def export_coco(target: Target, images: Iterator[LabelledImage]) -> None:
 def export_panoptic(target: Target, images: Iterator[LabelledImage]) -> None:
     """Write ``panoptic.json`` and a PNG of segment ids (R + 256 G + 65536 B) per image below ``panoptic/``.
 
-    ``file_name`` of an annotation is relative to that folder. Classes are things in runs with --segments query, else
-    stuff. Pixels of no segment have id 0.
+    ``file_name`` of an annotation is relative to that folder. In runs with --segments query a class is a thing unless
+    the class list says ``thing: false``, and all segments of one class of stuff are one segment, as the format asks.
+    In other runs a segment is all of a class in an image, so every class is stuff. Pixels of no segment have id 0.
     """
-    is_thing = int(target.results.has_instances)
-    categories = [{**entry, "isthing": is_thing} for entry in _categories(target.results)]
+    things = [target.results.has_instances and entry.thing is not False for entry in target.results.classes]
+    categories = [
+        {**entry, "isthing": int(thing)} for entry, thing in zip(_categories(target.results), things, strict=True)
+    ]
     for number, part in target.parts(images):
         head = {**_head(target.results), "categories": categories}
         with (
@@ -56,16 +59,46 @@ def export_panoptic(target: Target, images: Iterator[LabelledImage]) -> None:
         ):
             for image in part:
                 document.add("images", _image_entry(image))
-                target.write(f"panoptic/{image.stem}.png", _segment_id_png(image.row))
+                segment_ids = _segment_ids(image.row["class_ids"], things)
+                target.write(f"panoptic/{image.stem}.png", _segment_id_png(image.row, segment_ids))
                 annotation = {
                     "image_id": image.number,
                     "file_name": f"{image.stem}.png",
-                    "segments_info": [
-                        {"id": position, **{key: entry[key] for key in ("category_id", "area", "bbox", "iscrowd")}}
-                        for position, entry in enumerate(_annotations(image), start=1)
-                    ],
+                    "segments_info": _segments_info(image.row, segment_ids),
                 }
                 document.add("annotations", annotation)
+
+
+def _segment_ids(class_ids: Sequence[int], things: Sequence[bool]) -> list[int]:
+    """The segment id from 1 of each segment of a row; segments of one class of stuff share theirs."""
+    ids: list[int] = []
+    of_stuff: dict[int, int] = {}
+    following = 1
+    for class_id in class_ids:
+        own = following if things[class_id] else of_stuff.setdefault(class_id, following)
+        following += own == following
+        ids.append(own)
+    return ids
+
+
+def _segments_info(row: Mapping[str, Any], segment_ids: Sequence[int]) -> list[dict[str, Any]]:
+    """What ``segments_info`` says of a row's segments: areas add up, and boxes include each other, where ids agree."""
+    found: dict[int, dict[str, Any]] = {}
+    for position, segment_id in enumerate(segment_ids):
+        area, box = row["areas"][position], list(row["boxes"][position])
+        earlier = found.get(segment_id)
+        if earlier is not None:
+            area, box = area + earlier["area"], _around(box, earlier["bbox"])
+        category_id = row["class_ids"][position] + FIRST_CATEGORY
+        found[segment_id] = {"id": segment_id, "category_id": category_id, "area": area, "bbox": box, "iscrowd": 0}
+    return list(found.values())
+
+
+def _around(one: Sequence[int], other: Sequence[int]) -> list[int]:
+    """The smallest box (x, y, width, height) that holds both."""
+    left, top = min(one[0], other[0]), min(one[1], other[1])
+    right, bottom = max(one[0] + one[2], other[0] + other[2]), max(one[1] + one[3], other[1] + other[3])
+    return [left, top, right - left, bottom - top]
 
 
 def export_results(target: Target, images: Iterator[LabelledImage]) -> None:
@@ -148,10 +181,9 @@ def _annotations(image: LabelledImage) -> Iterator[dict[str, Any]]:
         }
 
 
-def _segment_id_png(row: Mapping[str, Any]) -> bytes:
-    count = len(row["rles"])
-    ids = value_map(row["rles"], range(1, count + 1), 0, row["height"], row["width"])
-    # Positions fit into 16 bits, so that blue is never used.
+def _segment_id_png(row: Mapping[str, Any], segment_ids: Sequence[int]) -> bytes:
+    ids = value_map(row["rles"], segment_ids, 0, row["height"], row["width"])
+    # Ids are at most the number of segments, which fits into 16 bits, so that blue is never used.
     channels = np.stack([ids & 255, ids >> 8, np.zeros_like(ids)], axis=-1).astype(np.uint8)
     sink = io.BytesIO()
     Image.fromarray(channels).save(sink, "PNG")

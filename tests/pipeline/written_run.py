@@ -39,6 +39,7 @@ class RunSettings:
 
     classes: entries of classes.json. class_ids: for each of the 56 classes of the drawings the id it has here.
     failed: every so manieth image is an error; 0 for none. blank: every label empty. finished: write the summary.
+    halves: what lies left and right of the middle of the image are two segments, of one class if both halves show it.
     """
 
     images: int = 40
@@ -48,6 +49,7 @@ class RunSettings:
     segments: str = "semantic"
     failed: int = 0
     blank: bool = False
+    halves: bool = False
     finished: bool = True
     seed: int = 3
 
@@ -160,8 +162,12 @@ def _predicted_map(record: ImageRecord, settings: RunSettings, rng: np.random.Ge
 
 def label_columns(predicted: np.ndarray, settings: RunSettings, rng: np.random.Generator) -> dict[str, Any]:
     """The columns of a labels row that follow from a map of class ids (H, W), and drawn quality figures."""
-    class_ids = [int(value) for value in np.unique(predicted) if value != 65535]
-    geometry = segment_geometry(predicted, class_ids)
+    segment_map = np.full(predicted.shape, 65535, np.uint16)
+    is_right = np.arange(predicted.shape[1]) >= predicted.shape[1] // 2 if settings.halves else False
+    np.copyto(segment_map, 2 * predicted + is_right, where=predicted != 65535)
+    values = [int(value) for value in np.unique(segment_map) if value != 65535]
+    class_ids = [value // 2 for value in values]
+    geometry = segment_geometry(segment_map, values)
     count = len(class_ids)
     return {
         "width": predicted.shape[1],

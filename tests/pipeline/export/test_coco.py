@@ -13,8 +13,9 @@ from pycocotools.coco import COCO
 
 from pipeline.evaluation.config import EvaluationConfig
 from pipeline.evaluation.evaluate import evaluate, evaluate_here
+from pipeline.shapes.world import CLASSES
 from tests.pipeline.export.conftest import Export
-from tests.pipeline.written_run import read_labels
+from tests.pipeline.written_run import RunSettings, read_labels, write_run
 
 
 def areas_of(rows: list[dict[str, Any]]) -> dict[str, dict[int, int]]:
@@ -72,25 +73,76 @@ def test_images_go_along_when_asked_for(run: Path, export: Export) -> None:
 def test_panoptic_pngs_hold_the_segments_listed(run: Path, query_run: Path, export: Export, instances: bool) -> None:
     rows = read_labels(query_run if instances else run)
     folder = export(query_run if instances else run, "panoptic")
+    annotations = follow_the_panoptic_rules(folder)
     document = json.loads((folder / "panoptic.json").read_text())
-    things = {entry["id"]: entry["isthing"] for entry in document["categories"]}
-    assert set(things.values()) == {int(instances)}
+    assert {entry["isthing"] for entry in document["categories"]} == {int(instances)}
     images = {image["id"]: image for image in document["images"]}
-    assert len(document["annotations"]) == len(images) == len(rows)
+    assert len(annotations) == len(rows)
     by_id = areas_of(rows)
+    for annotation in annotations:
+        areas = {segment["category_id"] - 1: segment["area"] for segment in annotation["segments_info"]}
+        assert areas == by_id[images[annotation["image_id"]]["image_id"]]
+
+
+def follow_the_panoptic_rules(folder: Path) -> list[dict[str, Any]]:
+    """Check what panopticapi's evaluation and the format's description ask for; returns the annotations.
+
+    panopticapi (cocodataset/panopticapi, evaluation.py) raises for an id of the PNG that the JSON lacks and the other
+    way round, and for categories that are not listed. The format has unique ids, and one segment for a class of stuff.
+    """
+    document = json.loads((folder / "panoptic.json").read_text())
+    is_thing = {entry["id"]: entry["isthing"] for entry in document["categories"]}
+    assert set(is_thing.values()) <= {0, 1}
+    images = {image["id"]: image for image in document["images"]}
+    assert [annotation["image_id"] for annotation in document["annotations"]] == list(images)
     for annotation in document["annotations"]:
         ids = segment_ids(folder / "panoptic" / annotation["file_name"])
-        image = images[annotation["image_id"]]
-        assert ids.shape == (image["height"], image["width"])
+        assert ids.shape == (images[annotation["image_id"]]["height"], images[annotation["image_id"]]["width"])
         segments = annotation["segments_info"]
-        # The format's rule: the ids of the PNG, 0 (void) apart, are those of segments_info.
-        assert set(np.unique(ids)) - {0} == {segment["id"] for segment in segments}
+        listed = [segment["id"] for segment in segments]
+        assert len(set(listed)) == len(listed)
+        assert set(np.unique(ids)) - {0} == set(listed)
+        assert 0 not in listed
         for segment in segments:
-            assert (ids == segment["id"]).sum() == segment["area"]
-            assert _box(ids == segment["id"]) == segment["bbox"]
+            assert segment["category_id"] in is_thing
+            assert segment["area"] == (ids == segment["id"]).sum()
+            assert segment["bbox"] == _box(ids == segment["id"])
             assert segment["iscrowd"] == 0
-        areas = {segment["category_id"] - 1: segment["area"] for segment in segments}
-        assert areas == by_id[image["image_id"]]
+        stuff = [segment["category_id"] for segment in segments if not is_thing[segment["category_id"]]]
+        assert len(set(stuff)) == len(stuff)
+    return document["annotations"]
+
+
+def test_segments_of_one_class_of_stuff_are_one_in_panoptic_files(tmp_path: Path, export: Export) -> None:
+    classes = [
+        {"name": entry.name, "thing": {"thing": True, "stuff": False}[entry.kind] if number % 5 else None}
+        for number, entry in enumerate(CLASSES)
+    ]
+    out = write_run(tmp_path, RunSettings(images=12, classes=classes, segments="query", halves=True))
+    folder = export(out, "panoptic")
+    annotations = follow_the_panoptic_rules(folder)
+    is_thing = {
+        entry["id"] - 1: entry["isthing"] for entry in json.loads((folder / "panoptic.json").read_text())["categories"]
+    }
+    assert is_thing == {number: int(entry["thing"] is not False) for number, entry in enumerate(classes)}
+    rows = read_labels(out)
+    joined = 0
+    for row, annotation in zip(rows, annotations, strict=True):
+        kept = [class_id for class_id in row["class_ids"] if is_thing[class_id]]
+        stuff = {class_id for class_id in row["class_ids"] if not is_thing[class_id]}
+        found = [segment["category_id"] - 1 for segment in annotation["segments_info"]]
+        assert sorted(found) == sorted([*kept, *stuff])
+        joined += len(row["class_ids"]) - len(found)
+        assert sum(segment["area"] for segment in annotation["segments_info"]) == sum(row["areas"])
+    assert joined > 0
+
+
+def test_all_classes_are_stuff_where_a_segment_is_all_of_a_class(tmp_path: Path, export: Export) -> None:
+    classes = [{"name": entry.name, "thing": entry.kind == "thing"} for entry in CLASSES]
+    folder = export(write_run(tmp_path, RunSettings(images=4, classes=classes)), "panoptic")
+    assert follow_the_panoptic_rules(folder)
+    document = json.loads((folder / "panoptic.json").read_text())
+    assert not any(entry["isthing"] for entry in document["categories"])
 
 
 def segment_ids(path: Path) -> np.ndarray:

@@ -18,8 +18,8 @@ def convert(
     ] = None,
 ) -> None:
     """Convert ZegFormer weights to safetensors and JSON; use the folder as --weights."""
-    from model.checkpoint import CheckpointError
     from model.checkpoint import convert as convert_checkpoint
+    from model.errors import CheckpointError
     from pipeline.writable import check_writable
 
     if not source.exists():

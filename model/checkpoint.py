@@ -18,11 +18,12 @@ from torch import Tensor
 
 from model.baseline import BaselineConfig, PerPixelBaseline
 from model.config import ZegFormerConfig
+from model.errors import CheckpointError
 from model.official import IGNORED_PREFIXES, LOGIT_SCALE_KEY, infer_config, official_key
-from model.weight_files import CheckpointError, read_safetensors, read_state_dict
+from model.weight_files import read_safetensors, read_state_dict
 from model.zegformer import TEMPERATURE, ZegFormer
 
-__all__ = ["CheckpointError", "convert", "load_baseline", "load_zegformer", "save_baseline", "save_zegformer"]
+__all__ = ["convert", "load_baseline", "load_zegformer", "save_baseline", "save_zegformer"]
 
 ZEGFORMER_NAME = "zegformer"
 BASELINE_NAME = "baseline"

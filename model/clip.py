@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from model.clip_input import ClipInput
 from model.clip_weights import config_from_weights, load_exactly, read_clip_weights, resolution_from_weights
-from model.weight_files import CheckpointError
+from model.errors import CheckpointError
 
 CONFIG_FILE = "clip.json"
 OPEN_CLIP_CONFIG_FILE = "open_clip_config.json"

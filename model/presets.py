@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from model.classifier_settings import RELEASED_CALIBRATION
+from model.errors import CheckpointError
 from model.resize import MAX_LONG_SIDE
 from model.training_classes import checkpoint_description
-from model.weight_files import CheckpointError
 
 BUNDLED = Path(__file__).parent / "bundled"
 OPENAI_VIT_B16 = "ViT-B-16-quickgelu:openai"

@@ -7,7 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from model.weight_files import CheckpointError
+from model.errors import CheckpointError
 
 SEEN_CLASSES_KEY = "seen_classes"
 """Entry of a checkpoint's zegformer.json: names of the classes annotated in its training."""

@@ -22,13 +22,11 @@ import torch
 from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
+from model.errors import CheckpointError
+
 ZIP_MAGIC = b"PK\x03\x04"
 TORCH_LEGACY_MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
 """How the two formats of ``torch.save`` begin: a zip archive, and before PyTorch 1.6 a pickled number."""
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used: damaged, not what it should be, or asking for more than arrays."""
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:

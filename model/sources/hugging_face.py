@@ -20,12 +20,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from model.errors import CheckpointError
 from model.micro_batch import MicroBatches
 from model.proposals import Proposals
 from model.resize import AS_IT_IS, InputSize
 from model.sources.input_rules import InputRules, input_rules
 from model.sources.source import SourceDescription
-from model.weight_files import CheckpointError
 
 PIXELS_AT_ONCE = {"cpu": 1, "cuda": 16 * 640**2}
 """Pixels of the images that run together, by device; on CPUs each image runs alone (see ``model.proposer``)."""

@@ -19,13 +19,13 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import masks_to_boxes, nms
 
+from model.errors import CheckpointError
 from model.preprocess import PIXEL_MEAN, PIXEL_STD, normalise
 from model.proposals import Proposals
 from model.quality import stability
 from model.resize import AS_IT_IS, InputSize, require_image, resize
 from model.sources.hugging_face import load_network, read_config
 from model.sources.source import SourceDescription
-from model.weight_files import CheckpointError
 
 _CLASSES = {
     "sam": "SamModel",

@@ -14,7 +14,6 @@ import torch
 
 from model.baseline import BaselineConfig, PerPixelBaseline
 from model.checkpoint import (
-    CheckpointError,
     convert,
     load_baseline,
     load_zegformer,
@@ -22,6 +21,7 @@ from model.checkpoint import (
     save_zegformer,
 )
 from model.config import BackboneConfig, ZegFormerConfig
+from model.errors import CheckpointError
 from model.official import KEY_MAP, LOGIT_SCALE_KEY, default_heads, infer_config, official_key
 from model.zegformer import ZegFormer
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from model.clip import Clip, load_clip, new_clip, save_clip
-from model.weight_files import CheckpointError
+from model.errors import CheckpointError
 
 Golden = Callable[[str], dict[str, np.ndarray]]
 

@@ -23,6 +23,7 @@ hub.FIRST_DELAY_S = 0.01
 name = hub.pinned(hub.HubName.parse(sys.argv[1]))
 print(name)
 print(hub.fetch(name))
+assert "torch" not in sys.modules  # eight processes that import PyTorch to fetch weights would take a minute
 """
 
 

@@ -15,11 +15,11 @@ from torch.nn import functional as F
 from model.classifier import Classifier
 from model.classifier_settings import ClassifierSettings
 from model.clip import Clip, ClipInput, load_clip, new_clip, save_clip
+from model.errors import CheckpointError
 from model.preprocess import CLIP_MEAN, CLIP_STD, normalise
 from model.proposals import Proposals
 from model.text import text_features
 from model.vocabulary import Vocabulary
-from model.weight_files import CheckpointError
 from tests.model.tiny_clips import CONVNEXT, HALVES, MAP_POOLED, OPENAI_INPUT, VIT, save_open_clip
 
 KINDS = {"convnext": (CONVNEXT, OPENAI_INPUT), "vit": (VIT, OPENAI_INPUT), "map": (MAP_POOLED, HALVES)}

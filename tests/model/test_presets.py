@@ -10,11 +10,11 @@ import torch
 
 from model.checkpoint import load_zegformer, save_zegformer
 from model.clip import load_clip, save_clip
+from model.errors import CheckpointError
 from model.presets import PRESETS
 from model.segmenter import load_segmenter
 from model.spec import ModelSpec, load_classifier, load_proposer, resolve_device, spec_fingerprint, training_classes
 from model.vocabulary import ClassEntry, Vocabulary
-from model.weight_files import CheckpointError
 
 
 @pytest.fixture

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
+import os
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from typer.testing import CliRunner
 
@@ -66,19 +67,23 @@ def test_memory_of_a_part_without_a_sample_is_the_nearest() -> None:
 
 def test_cpu_seconds_between_moments_are_those_of_the_processes() -> None:
     with ProcessMonitor() as monitor:
+        monitor.sample()
         started = time.monotonic()
-        child = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+        child = psutil.Popen([sys.executable, "-c", "while True: pass"])
         time.sleep(2 * SAMPLE_S)
         ended = time.monotonic()
+        used = sum(child.cpu_times()[:2])
         monitor.sample()
         child.kill()
         child.wait()
     spent = monitor.cpu_seconds((started, (started + ended) / 2, ended))
-    assert spent.keys() == {DRIVER, RAY}  # whatever is neither a stage nor this process
-    halves = spent[RAY]
-    # On a machine that others use it may get less than a core, never more.
-    assert 0 < sum(halves) <= ended - started + 0.1
+    # The processes of a Ray that other tests left running below this one may be there as well.
+    assert {DRIVER, RAY} <= spent.keys()
+    halves = spent[RAY]  # whatever is neither a stage nor this process, so the child
     assert len(halves) == 2
+    assert min(halves) > 0
+    cores = os.cpu_count() or 1
+    assert used - 0.1 <= sum(halves) <= cores * (ended - started) + 0.1
 
 
 def test_reading_and_decoding_alone(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from model.licences import licence_notices
 from pipeline.incremental import Changes
 from pipeline.plan import Plan
 from pipeline.run import Progress, RunResult
@@ -72,7 +73,9 @@ def set_up_logging(log_format: str, run: str) -> None:
 
 
 def plan_lines(plan: Plan) -> list[str]:
-    """What is about to happen, in two lines, and a third one for files of the input that will not be labelled."""
+    """What is about to happen, in two lines; further ones say which files of the input will not be labelled, and what
+    licences of the weights forbid.
+    """
     todo, shards = len(plan.tasks), len(plan.shards)
     fresh = f"{shards} shards" if todo == shards else f"{todo} of {shards} shards to do"
     if plan.changes is not None:
@@ -81,6 +84,7 @@ def plan_lines(plan: Plan) -> list[str]:
         f"{public_uri(plan.config.input)} -> {public_uri(plan.config.output)}: {fresh}",
         f"{plan.config.preset}: {len(plan.vocabulary)} classes, region {plan.spec.region}, fusion {plan.spec.fusion}",
         *_skipped_lines(plan),
+        *(f"warning: {notice}" for notice in licence_notices(plan.spec)),
     ]
 
 

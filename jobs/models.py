@@ -59,9 +59,24 @@ def preset_lines(preset: Preset) -> list[str]:
         "weights": preset.weights_from,
         "clip": "in the package" if preset.clip == preset.weights else preset.clip,
         "licence": preset.licence,
+        **_quality(preset),
         "defaults": (
             f"region {preset.region}, fusion {preset.fusion}, prompts {preset.prompts}, "
             f"calibration {preset.calibration}, short side {preset.short_side}, long side <= {preset.max_long_side}"
         ),
     }
     return [preset.name, f"  {preset.summary}", *(f"  {name + ':':10}{text}" for name, text in facts.items())]
+
+
+def _quality(preset: Preset) -> dict[str, str]:
+    """What is known of a preset's quality: figures of its parts by others, and how to measure the whole."""
+    if preset.published is None:
+        return {}
+    return {
+        "figures": preset.published,
+        "measured": (
+            "the whole was not measured on ADE20K by us. To measure it: maskmill label IMAGES OUT --classes "
+            f"protocol:ade20k-150 --preset {preset.name}; maskmill evaluate OUT MAPS --protocol ade20k-150 "
+            "--reduce-zero-label"
+        ),
+    }

@@ -44,6 +44,11 @@ def fetched_spec(spec: ModelSpec) -> ModelSpec:
     return spec
 
 
+def hub_names(spec: ModelSpec) -> list[HubName]:
+    """Return the repositories of the hub that the model is made of, the proposer's before CLIP's."""
+    return [name for name in (_source_on_hub(spec), _clip_on_hub(spec)) if name is not None]
+
+
 def _pinned_as(name: HubName, recorded: str) -> HubName:
     if name.revision is None and recorded.startswith(f"{name.repository}@"):
         return HubName.parse(recorded)

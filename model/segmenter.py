@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -15,6 +16,7 @@ from model.classifier import Classifier
 from model.classifier_settings import ClassifierSettings, require_choice
 from model.clip import load_clip
 from model.fetching import fetched_spec, pinned_spec
+from model.licences import licence_notices
 from model.proposals import Segmentation
 from model.proposer import Proposer
 from model.resize import MAX_LONG_SIDE
@@ -22,6 +24,8 @@ from model.sources.source import ProposalSource
 from model.spec import DTYPES, ModelSpec, load_classifier, load_proposer
 from model.training_classes import checkpoint_seen_classes
 from model.vocabulary import Vocabulary
+
+log = logging.getLogger(__name__)
 
 
 class Segmenter:
@@ -92,13 +96,17 @@ class Segmenter:
         """Build a whole model by name (``maskmill models`` lists them); weights that are not here are fetched.
 
         settings: further fields of ``ModelSpec``, such as ``device="cuda"`` or ``weights="file.pth"``. Raises
-        ValueError for an unknown name or setting, and where weights cannot be had.
+        ValueError for an unknown name or setting, and where weights cannot be had. Licences that forbid commercial use
+        are logged as warnings.
         """
         unknown = sorted(set(settings) - {field.name for field in fields(ModelSpec)})
         if unknown:
             valid = ", ".join(field.name for field in fields(ModelSpec))
             raise ValueError(f"Unknown settings {', '.join(unknown)}. Choose from: {valid}")
-        spec = fetched_spec(pinned_spec(ModelSpec(preset=name, **settings)))
+        spec = pinned_spec(ModelSpec(preset=name, **settings))
+        for notice in licence_notices(spec):
+            log.warning(notice)
+        spec = fetched_spec(spec)
         return load_segmenter(spec, vocabulary, cache_dir)
 
     def __call__(

@@ -191,7 +191,7 @@ def plan_retry(config: LabelConfig, stage: str | None = None, error_class: str |
     if record is None:
         raise UsageError(f"{config.output} holds no run (no run.json there)")
     record = with_absolute_input(record, config)
-    spec = model_spec(config)
+    spec = model_spec(config, record.fingerprint)
     vocabulary = read_vocabulary(config, spec)
     changed = changed_parts(record, fingerprint(config, spec, vocabulary))
     if changed:

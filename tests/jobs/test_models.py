@@ -8,6 +8,8 @@ from typer.testing import CliRunner
 
 from jobs.main import app
 from model.presets import PRESETS
+from pipeline.class_files import parse_classes
+from pipeline.evaluation.protocol import load_protocol
 
 
 def blocks() -> dict[str, str]:
@@ -37,6 +39,19 @@ def test_it_says_plainly_what_the_models_know_and_forbid() -> None:
             assert "non-commercial" not in blocks()[name]
             assert f"a download of {PRESETS[name].download}" in blocks()[name]
             assert "maskmill[photo]" in blocks()[name]
+
+
+def test_figures_are_those_of_parts_and_the_whole_is_called_unmeasured() -> None:
+    """What is printed as the one way to measure it is what the evaluation takes."""
+    for name, text in blocks().items():
+        assert ("not measured on ADE20K by us" in text) == name.startswith("photo")
+    assert "panoptic quality 56.0 on COCO" in blocks()["photo"]
+    assert "panoptic quality 51.6 on COCO" in blocks()["photo-small"]
+    assert "panoptic quality 58.3 on COCO" in blocks()["photo-large"]
+    command = next(line for line in blocks()["photo"].splitlines() if "measured:" in line)
+    assert "--classes protocol:ade20k-150 --preset photo;" in command
+    for protocol, classes in (("ade20k-150", 150), ("pascal-context-59", 59), ("voc-20", 20), ("voc-21", 21)):
+        assert len(load_protocol(protocol)) == len(parse_classes(f"protocol:{protocol}")) == classes
 
 
 def test_fetching_is_refused_where_there_is_nothing_to_fetch() -> None:

@@ -1,4 +1,4 @@
-"""``maskmill label`` with weights named on the hub: what their licences forbid is printed, and a run keeps its commits."""
+"""``maskmill label`` with weights named on the hub: forbidding licences are printed, and a run keeps its commits."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ ARG TORCHVISION_VERSION=0.29.1
 WORKDIR /home/ray/maskmill
 RUN pip install --no-cache-dir --index-url "${TORCH_INDEX}" "torch==${TORCH_VERSION}" "torchvision==${TORCHVISION_VERSION}"
 COPY --chown=1000:100 pyproject.toml constraints.txt README.md LICENSE ./
+COPY --chown=1000:100 maskmill maskmill
 COPY --chown=1000:100 model model
 COPY --chown=1000:100 pipeline pipeline
 COPY --chown=1000:100 jobs jobs

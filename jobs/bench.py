@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.errors import UsageError
+from maskmill.pipeline.errors import UsageError
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -60,7 +60,7 @@ def model(
     _require("--subject", [subject], SUBJECTS)
     _require("--region", regions, WHOLE)
     _require("--dtype", dtypes, PRECISIONS)
-    from pipeline.bench.model import AS_RELEASED, ModelBench, Variant, measure_model, model_rows
+    from maskmill.pipeline.bench.model import AS_RELEASED, ModelBench, Variant, measure_model, model_rows
 
     variants = [Variant(region=AS_RELEASED)] if as_released else []
     for own in regions:
@@ -99,11 +99,11 @@ def io(
     json_file: Json = None,
 ) -> None:
     """Reading and decoding alone on one core, and the bytes per image that stages hand over."""
-    from model import Vocabulary
-    from model.spec import ModelSpec
-    from pipeline.bench.io import IoBench, io_rows, measure_io
-    from pipeline.shapes import CLASSES
-    from pipeline.storage import parse_storage_options
+    from maskmill.model import Vocabulary
+    from maskmill.model.spec import ModelSpec
+    from maskmill.pipeline.bench.io import IoBench, io_rows, measure_io
+    from maskmill.pipeline.shapes import CLASSES
+    from maskmill.pipeline.storage import parse_storage_options
 
     try:
         spec = ModelSpec(preset=preset, weights=weights)
@@ -133,7 +133,7 @@ def pipeline(
     json_file: Json = None,
 ) -> None:
     """The whole job against the bare model on the same cores: efficiency, CPU seconds by stage, memory, queues."""
-    from pipeline.bench.job import JobBench, growth_rows, job_rows, measure_job, queue_rows
+    from maskmill.pipeline.bench.job import JobBench, growth_rows, job_rows, measure_job, queue_rows
 
     directory.mkdir(parents=True, exist_ok=True)
     bench = JobBench(images=images, workers=workers, seed=seed, settings=_label_settings(settings))
@@ -152,7 +152,7 @@ def scale(
     json_file: Json = None,
 ) -> None:
     """The job with 1, 2, ... workers, and its cost per image and memory as the data grows."""
-    from pipeline.bench.job import JobBench, growth_rows, job_rows, measure_scale
+    from maskmill.pipeline.bench.job import JobBench, growth_rows, job_rows, measure_scale
 
     directory.mkdir(parents=True, exist_ok=True)
     bench = JobBench(images=images, workers=1, seed=seed, settings=_label_settings(settings))
@@ -163,8 +163,8 @@ def scale(
 
 def _label_settings(settings: list[str] | None) -> dict[str, Any]:
     """The settings given as KEY=VALUE, checked and read as ``maskmill label`` does. Raises UsageError."""
-    from jobs.options import resolve
-    from pipeline.config import LabelConfig
+    from maskmill.jobs.options import resolve
+    from maskmill.pipeline.config import LabelConfig
 
     drawn = {"input": "drawn", "output": "for a while", "classes": "of the drawings"}
     config = resolve(LabelConfig, config_file=None, settings=settings or [], flags=drawn)
@@ -180,7 +180,7 @@ def _require(flag: str, values: list[str], choices: tuple[str, ...]) -> None:
 def _show(
     result: dict[str, Any], rows: list[dict[str, Any]], json_file: Path | None, *more: list[dict[str, Any]]
 ) -> None:
-    from pipeline.bench.record import environment_line, table_lines
+    from maskmill.pipeline.bench.record import environment_line, table_lines
 
     for table in (rows, *more):
         typer.echo("\n".join([*table_lines(table), ""]))

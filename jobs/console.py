@@ -15,13 +15,13 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from model.licences import licence_notices
-from pipeline.incremental import Changes
-from pipeline.plan import Plan
-from pipeline.run import Progress, RunResult
-from pipeline.sources.kinds import skipped_text
-from pipeline.storage import public_uri
-from pipeline.uris import public_text
+from maskmill.model.licences import licence_notices
+from maskmill.pipeline.incremental import Changes
+from maskmill.pipeline.plan import Plan
+from maskmill.pipeline.run import Progress, RunResult
+from maskmill.pipeline.sources.kinds import skipped_text
+from maskmill.pipeline.storage import public_uri
+from maskmill.pipeline.uris import public_text
 
 PLAIN_INTERVAL_S = 10.0
 """Off a terminal a progress line is printed this often."""
@@ -68,8 +68,7 @@ def set_up_logging(log_format: str, run: str) -> None:
     )
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     own_level = logging.INFO if log_format == "json" else logging.WARNING
-    for name in ("maskmill", "pipeline", "model"):
-        logging.getLogger(name).setLevel(own_level)
+    logging.getLogger("maskmill").setLevel(own_level)
 
 
 def plan_lines(plan: Plan) -> list[str]:

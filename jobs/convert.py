@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.errors import UsageError
+from maskmill.pipeline.errors import UsageError
 
 
 def convert(
@@ -18,9 +18,9 @@ def convert(
     ] = None,
 ) -> None:
     """Convert ZegFormer weights to safetensors and JSON; use the folder as --weights."""
-    from model.checkpoint import convert as convert_checkpoint
-    from model.errors import CheckpointError
-    from pipeline.writable import check_writable
+    from maskmill.model.checkpoint import convert as convert_checkpoint
+    from maskmill.model.errors import CheckpointError
+    from maskmill.pipeline.writable import check_writable
 
     if not source.exists():
         raise UsageError(f"there is no checkpoint at {source}")

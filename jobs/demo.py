@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.errors import UsageError
+from maskmill.pipeline.errors import UsageError
 
 SEED = 2026
 SHARD_SIZE = 50
@@ -29,7 +29,7 @@ def demo(
 
     The same command again continues where it was interrupted; what is done is not done again.
     """
-    from pipeline.writable import check_writable
+    from maskmill.pipeline.writable import check_writable
 
     drawn, output = folder / "images", folder / "output"
     classes, picture = drawn / "classes.json", folder / "overlay.png"
@@ -41,7 +41,7 @@ def demo(
     _run("label", drawn / "*.tar", output, "--classes", classes)
     _run("evaluate", output, drawn / "*.tar", "--protocol", "shapes")
 
-    from pipeline.overlay import overlay_grid
+    from maskmill.pipeline.overlay import overlay_grid
 
     overlay_grid(str(output), images=PICTURES, columns=3).save(picture)
     accuracy = json.loads((output / "evaluation" / "evaluation.json").read_text())["pixel_accuracy"] / 100
@@ -57,11 +57,11 @@ def _run(*arguments: object) -> None:
     words = [str(argument) for argument in arguments]
     typer.echo(f"\n$ maskmill {shlex.join(words)}")
     sys.stdout.flush()
-    from pipeline.cluster import code_folders
+    from maskmill.pipeline.cluster import code_folders
 
     # Without -P Python would look for modules in the current folder first, which is the user's.
     path = os.pathsep.join(filter(None, [*code_folders(), os.environ.get("PYTHONPATH")]))
-    command = [sys.executable, "-P", "-m", "jobs.main", *words]
+    command = [sys.executable, "-P", "-m", "maskmill.jobs.main", *words]
     finished = subprocess.run(command, check=False, env={**os.environ, "PYTHONPATH": path})
     if finished.returncode:
         raise typer.Exit(finished.returncode)

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from jobs.options import build_command
-from pipeline.evaluation.config import EvaluationConfig
-from pipeline.uris import public_uri
+from maskmill.jobs.options import build_command
+from maskmill.pipeline.evaluation.config import EvaluationConfig
+from maskmill.pipeline.uris import public_uri
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from pipeline.evaluation.evaluate import Evaluation, Progress
+    from maskmill.pipeline.evaluation.evaluate import Evaluation, Progress
 
 CLASSES_SHOWN = 20
 
@@ -27,10 +27,10 @@ def run_evaluate(config: EvaluationConfig) -> int:
 
     from rich.console import Console
 
-    from pipeline.evaluation.compare import compare
-    from pipeline.evaluation.distribute import evaluate_units
-    from pipeline.evaluation.evaluate import evaluate, other_results
-    from pipeline.interruption import signals_raised
+    from maskmill.pipeline.evaluation.compare import compare
+    from maskmill.pipeline.evaluation.distribute import evaluate_units
+    from maskmill.pipeline.evaluation.evaluate import evaluate, other_results
+    from maskmill.pipeline.interruption import signals_raised
 
     other = None if config.compare is None else other_results(config.compare, config.storage_option)
     on_ray = partial(evaluate_units, workers=config.workers, address=config.address)
@@ -82,7 +82,7 @@ def show_evaluation(evaluation: Evaluation, console: Console) -> None:
     """The figures, the classes with the most ground truth, warnings, and where the files are."""
     from rich.text import Text
 
-    from pipeline.evaluation.coverage import coverage_counts
+    from maskmill.pipeline.evaluation.coverage import coverage_counts
 
     figures = evaluation.figures
     protocol = figures["protocol"]
@@ -106,7 +106,7 @@ def figures_table(figures: Mapping[str, Any]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    from pipeline.evaluation.write import summary_rows
+    from maskmill.pipeline.evaluation.write import summary_rows
 
     table = Table()
     table.add_column("figure")
@@ -121,7 +121,7 @@ def classes_table(evaluation: Evaluation) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    from pipeline.evaluation.write import per_class_table
+    from maskmill.pipeline.evaluation.write import per_class_table
 
     rows = per_class_table(evaluation.sums, evaluation.protocol).to_pylist()
     present = sorted((row for row in rows if row["gt_pixels"]), key=lambda row: (-row["gt_pixels"], row["class_id"]))

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from jobs.arguments import RunOutput, StorageOption
-from pipeline.uris import public_uri
+from maskmill.jobs.arguments import RunOutput, StorageOption
+from maskmill.pipeline.uris import public_uri
 
 EXIT_LEFT_OUT = 3
 
@@ -38,9 +38,9 @@ def export(
     storage_option: StorageOption = None,
 ) -> None:
     """Export the labels of all finished shards. Exit code 3: some images could not be read and were left out."""
-    from pipeline.export.run import ExportSettings, export_run
-    from pipeline.export.stream import ExportError
-    from pipeline.storage import parse_storage_options
+    from maskmill.pipeline.export.run import ExportSettings, export_run
+    from maskmill.pipeline.export.stream import ExportError
+    from maskmill.pipeline.storage import parse_storage_options
 
     started = time.monotonic()
     settings = ExportSettings(

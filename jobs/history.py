@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs.arguments import RunOutput, StorageOption
+from maskmill.jobs.arguments import RunOutput, StorageOption
 
 if TYPE_CHECKING:
-    from pipeline.history import Attempt
+    from maskmill.pipeline.history import Attempt
 
 COLUMNS = ("started (UTC)", "took", "outcome", "shards", "images", "failed", "vanished", "GPU h", "price")
 
@@ -23,8 +23,8 @@ def history(
     storage_option: StorageOption = None,
 ) -> None:
     """List the attempts on OUTPUT, the oldest first: when, how they ended, what they labelled and cost."""
-    from pipeline.history import read_history
-    from pipeline.storage import parse_storage_options
+    from maskmill.pipeline.history import read_history
+    from maskmill.pipeline.storage import parse_storage_options
 
     attempts = read_history(output, parse_storage_options(storage_option or []))
     for line in map(_json_line, attempts[-(last or 0) :]) if as_json else table_lines(attempts[-(last or 0) :]):
@@ -43,7 +43,7 @@ def table_lines(attempts: list[Attempt]) -> list[str]:
 
 
 def _cells(attempt: Attempt) -> tuple[str, ...]:
-    from jobs.status import duration
+    from maskmill.jobs.status import duration
 
     shards = f"{attempt.shards_done} of {attempt.shards_new + attempt.shards_changed}"
     price = None if attempt.cost is None else attempt.cost.price

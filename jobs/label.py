@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from jobs.leaving import leave
-from jobs.options import build_command
-from pipeline.config import LabelConfig
-from pipeline.errors import UsageError
-from pipeline.uris import public_text
+from maskmill.jobs.leaving import leave
+from maskmill.jobs.options import build_command
+from maskmill.pipeline.config import LabelConfig
+from maskmill.pipeline.errors import UsageError
+from maskmill.pipeline.uris import public_text
 
 if TYPE_CHECKING:
-    from pipeline.plan import Plan
-    from pipeline.run import RunResult
+    from maskmill.pipeline.plan import Plan
+    from maskmill.pipeline.run import RunResult
 
 EXIT_COMPLETE = 0
 EXIT_FAILED = 1
@@ -26,7 +26,7 @@ EXIT_NOTHING_NEW = 4
 
 def run_label(config: LabelConfig) -> int:
     """Plan, run, report; returns the exit code."""
-    from pipeline.plan import plan_run
+    from maskmill.pipeline.plan import plan_run
 
     try:
         plan = plan_run(config)
@@ -38,7 +38,7 @@ def run_label(config: LabelConfig) -> int:
 
 def execute(plan: Plan) -> int:
     """Say what will be done, do it and show what came out; returns the exit code."""
-    from jobs.console import plan_lines, set_up_logging, show_result
+    from maskmill.jobs.console import plan_lines, set_up_logging, show_result
 
     set_up_logging(plan.config.log_format, run=plan.record.run_id)
     for line in plan_lines(plan):
@@ -71,11 +71,11 @@ class _End:
 
 
 def _run(plan: Plan) -> _End:
-    from jobs.console import progress_display
-    from pipeline.attended import StalledError, WorkersBrokenError
-    from pipeline.interruption import InterruptedRunError, signals_raised
-    from pipeline.lease import LeaseHeldError, LeaseLostError
-    from pipeline.run import run_plan
+    from maskmill.jobs.console import progress_display
+    from maskmill.pipeline.attended import StalledError, WorkersBrokenError
+    from maskmill.pipeline.interruption import InterruptedRunError, signals_raised
+    from maskmill.pipeline.lease import LeaseHeldError, LeaseLostError
+    from maskmill.pipeline.run import run_plan
 
     try:
         with signals_raised(), progress_display(plan.config.log_format) as on_progress:
@@ -102,8 +102,8 @@ def _tell(
     """Send the webhook, if there is one."""
     if config.notify_url is None or config.dry_run:
         return
-    from pipeline.notify import ended_message, notify
-    from pipeline.storage import public_uri
+    from maskmill.pipeline.notify import ended_message, notify
+    from maskmill.pipeline.storage import public_uri
 
     summary = None if result is None else result.summary
     message = ended_message(

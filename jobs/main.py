@@ -13,11 +13,11 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from jobs.leaving import leave
-from pipeline.attended import StalledError, WorkersBrokenError
-from pipeline.errors import UsageError
-from pipeline.interruption import InterruptedRunError
-from pipeline.uris import public_text
+from maskmill.jobs.leaving import leave
+from maskmill.pipeline.attended import StalledError, WorkersBrokenError
+from maskmill.pipeline.errors import UsageError
+from maskmill.pipeline.interruption import InterruptedRunError
+from maskmill.pipeline.uris import public_text
 
 EXIT_FAILED = 1
 EXIT_WRONG_USAGE = 2
@@ -26,23 +26,35 @@ EXIT_INTERRUPTED = 130
 # name: (module, function or typer app, summary). A module is imported only when its command is asked for, so that
 # `maskmill --help` answers at once, whatever the commands need.
 COMMANDS = {
-    "demo": ("jobs.demo", "demo", "Draw images, label, score and paint them: a first look."),
-    "label": ("jobs.label", "label", "Label images: masks, class names, statistics. Rerun to resume."),
-    "status": ("jobs.status", "status", "Show how far a run is, without starting anything."),
-    "submit": ("jobs.submit", "submit", "Run `label` on a Ray cluster: log and exit code come back."),
-    "schedule": ("jobs.schedule", "schedule", "Write Kubernetes manifests that run `label`, once or every night."),
-    "history": ("jobs.history", "history", "List the attempts on an output: when, how they ended, what they cost."),
-    "retry": ("jobs.retry", "retry", "Label again only the images that failed."),
-    "evaluate": ("jobs.evaluate", "evaluate", "Compare labels with ground truth: mIoU seen and unseen, and more."),
-    "report": ("jobs.report", "report", "Write one HTML page: figures, plots, gallery, what to review."),
-    "show": ("jobs.show", "show", "Draw the segments of one image."),
-    "review": ("jobs.review", "review", "List the segments a person should look at first."),
-    "export": ("jobs.export", "export", "Write COCO, panoptic, label maps, FiftyOne, YOLO or Hugging Face."),
-    "models": ("jobs.models", "models", "List the models: what each knows, needs and permits."),
-    "convert": ("jobs.convert", "convert", "Convert a released checkpoint to safetensors and JSON."),
-    "train": ("jobs.train", "app", "Train grouping, CLIP or the baseline on your own label maps."),
-    "bench": ("jobs.bench", "app", "Measure where the time goes: model, job, reading, growth."),
-    "shapes": ("jobs.shapes", "shapes", "Draw the data set the bundled model knows, with ground truth."),
+    "demo": ("maskmill.jobs.demo", "demo", "Draw images, label, score and paint them: a first look."),
+    "label": ("maskmill.jobs.label", "label", "Label images: masks, class names, statistics. Rerun to resume."),
+    "status": ("maskmill.jobs.status", "status", "Show how far a run is, without starting anything."),
+    "submit": ("maskmill.jobs.submit", "submit", "Run `label` on a Ray cluster: log and exit code come back."),
+    "schedule": (
+        "maskmill.jobs.schedule",
+        "schedule",
+        "Write Kubernetes manifests that run `label`, once or every night.",
+    ),
+    "history": (
+        "maskmill.jobs.history",
+        "history",
+        "List the attempts on an output: when, how they ended, what they cost.",
+    ),
+    "retry": ("maskmill.jobs.retry", "retry", "Label again only the images that failed."),
+    "evaluate": (
+        "maskmill.jobs.evaluate",
+        "evaluate",
+        "Compare labels with ground truth: mIoU seen and unseen, and more.",
+    ),
+    "report": ("maskmill.jobs.report", "report", "Write one HTML page: figures, plots, gallery, what to review."),
+    "show": ("maskmill.jobs.show", "show", "Draw the segments of one image."),
+    "review": ("maskmill.jobs.review", "review", "List the segments a person should look at first."),
+    "export": ("maskmill.jobs.export", "export", "Write COCO, panoptic, label maps, FiftyOne, YOLO or Hugging Face."),
+    "models": ("maskmill.jobs.models", "models", "List the models: what each knows, needs and permits."),
+    "convert": ("maskmill.jobs.convert", "convert", "Convert a released checkpoint to safetensors and JSON."),
+    "train": ("maskmill.jobs.train", "app", "Train grouping, CLIP or the baseline on your own label maps."),
+    "bench": ("maskmill.jobs.bench", "app", "Measure where the time goes: model, job, reading, growth."),
+    "shapes": ("maskmill.jobs.shapes", "shapes", "Draw the data set the bundled model knows, with ground truth."),
 }
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import yaml
 
-from pipeline.config import LabelConfig
-from pipeline.errors import UsageError
-from pipeline.text_files import decode_text
+from maskmill.pipeline.config import LabelConfig
+from maskmill.pipeline.errors import UsageError
+from maskmill.pipeline.text_files import decode_text
 
 MOUNT = "/etc/maskmill"
 CONFIG_MAP_BYTES = 1_000_000

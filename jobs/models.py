@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs.arguments import StorageOption
-from pipeline.errors import UsageError
+from maskmill.jobs.arguments import StorageOption
+from maskmill.pipeline.errors import UsageError
 
 if TYPE_CHECKING:
-    from model.presets import Preset
+    from maskmill.model.presets import Preset
 
 
 def models(
@@ -27,11 +27,11 @@ def models(
     storage_option: StorageOption = None,
 ) -> None:
     """List the presets: what each knows, what it needs, where the weights come from, the licence."""
-    from model.presets import PRESETS
+    from maskmill.model.presets import PRESETS
 
     if fetch is not None:
-        from pipeline.storage import parse_storage_options
-        from pipeline.weights import fetch_preset
+        from maskmill.pipeline.storage import parse_storage_options
+        from maskmill.pipeline.weights import fetch_preset
 
         for name, place in fetch_preset(fetch, into, parse_storage_options(storage_option or [])).items():
             typer.echo(f"{name:10}{place}")

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from jobs.arguments import RunOutput, StorageOption
-from pipeline.uris import public_uri
+from maskmill.jobs.arguments import RunOutput, StorageOption
+from maskmill.pipeline.uris import public_uri
 
 
 def report(
@@ -22,8 +22,8 @@ def report(
     storage_option: StorageOption = None,
 ) -> None:
     """Write an HTML report: figures, table of classes, plots, gallery, review queue, evaluation."""
-    from pipeline.report.build import ReportSettings, write_report
-    from pipeline.storage import parse_storage_options
+    from maskmill.pipeline.report.build import ReportSettings, write_report
+    from maskmill.pipeline.storage import parse_storage_options
 
     started = time.monotonic()
     settings = ReportSettings(

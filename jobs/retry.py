@@ -6,10 +6,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from jobs.label import execute
-from jobs.options import build_command
-from pipeline.config import LabelConfig
-from pipeline.errors import UsageError
+from maskmill.jobs.label import execute
+from maskmill.jobs.options import build_command
+from maskmill.pipeline.config import LabelConfig
+from maskmill.pipeline.errors import UsageError
 
 ERROR_KEYS = ("stage", "error_class")
 
@@ -42,14 +42,14 @@ class RetryConfig(BaseModel):
 
 def run_retry(config: RetryConfig) -> int:
     """Plan, run, report; returns the exit code."""
-    from pipeline.plan import plan_retry
+    from maskmill.pipeline.plan import plan_retry
 
     return execute(plan_retry(stored_config(config), config.errors.get("stage"), config.errors.get("error_class")))
 
 
 def stored_config(config: RetryConfig) -> LabelConfig:
     """The configuration the run was started with, under what this call says on top."""
-    from pipeline.output import Output
+    from maskmill.pipeline.output import Output
 
     run = Output(config.output, config.storage_option).read_json("run.json")
     if run is None:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs.arguments import RunOutput, StorageOption
-from pipeline.errors import UsageError
-from pipeline.uris import public_uri
+from maskmill.jobs.arguments import RunOutput, StorageOption
+from maskmill.pipeline.errors import UsageError
+from maskmill.pipeline.uris import public_uri
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -27,12 +27,12 @@ def review(
     storage_option: StorageOption = None,
 ) -> None:
     """Write the review queue: low scores, disagreeing branches, unstable masks, unusual areas; worst first."""
-    from pipeline.beside_run import check_beside_run
-    from pipeline.figures import read_figures
-    from pipeline.results import open_results
-    from pipeline.review import REASONS, build_queue
-    from pipeline.storage import open_filesystem, parse_storage_options, write_atomic
-    from pipeline.writable import check_file_writable
+    from maskmill.pipeline.beside_run import check_beside_run
+    from maskmill.pipeline.figures import read_figures
+    from maskmill.pipeline.results import open_results
+    from maskmill.pipeline.review import REASONS, build_queue
+    from maskmill.pipeline.storage import open_filesystem, parse_storage_options, write_atomic
+    from maskmill.pipeline.writable import check_file_writable
 
     if not out.endswith(SUFFIXES):
         raise UsageError(f"cannot tell the format of {out!r}; name a file that ends in {' or '.join(SUFFIXES)}")

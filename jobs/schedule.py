@@ -9,11 +9,11 @@ from typing import Annotated, Literal, get_args
 
 import typer
 
-from jobs.manifests import Images, Manifests, Schedule, rendered
-from jobs.options import resolve
-from pipeline.config import LabelConfig
-from pipeline.errors import UsageError
-from pipeline.writable import check_writable
+from maskmill.jobs.manifests import Images, Manifests, Schedule, rendered
+from maskmill.jobs.options import resolve
+from maskmill.pipeline.config import LabelConfig
+from maskmill.pipeline.errors import UsageError
+from maskmill.pipeline.writable import check_writable
 
 Kind = Literal["rayjob", "raycronjob", "cronjob"]
 CRON_FIELDS = 5
@@ -45,7 +45,7 @@ def schedule(
         raise UsageError(f"{destination} exists already; choose another place")
     check_writable(str(destination), what="the folder")
     config = resolve(LabelConfig, config_file=job, settings=(), flags={})
-    base = files("jobs") / "k8s"
+    base = files("maskmill.jobs") / "k8s"
     found = Manifests({entry.name: entry.read_text() for entry in base.iterdir() if entry.name.endswith(".yaml")})
     written = rendered(
         found, job, config, kind, Schedule(cron=cron, time_zone=time_zone, name=name), Images(cpu_image, cuda_image)

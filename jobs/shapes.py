@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from pipeline.shapes.write import ShapesSettings, write_shapes
-from pipeline.storage import parse_storage_options
-from pipeline.uris import public_uri
+from maskmill.pipeline.shapes.write import ShapesSettings, write_shapes
+from maskmill.pipeline.storage import parse_storage_options
+from maskmill.pipeline.uris import public_uri
 
 
 def shapes(

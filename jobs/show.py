@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jobs.arguments import RunOutput, StorageOption
+from maskmill.jobs.arguments import RunOutput, StorageOption
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -35,12 +35,12 @@ def show(
     from rich.console import Console
     from rich.text import Text
 
-    from pipeline.beside_run import check_beside_run
-    from pipeline.errors import BadImageError
-    from pipeline.results import open_results
-    from pipeline.show import find_row, png_bytes, show_image
-    from pipeline.storage import open_filesystem, parse_storage_options, write_atomic
-    from pipeline.writable import check_file_writable
+    from maskmill.pipeline.beside_run import check_beside_run
+    from maskmill.pipeline.errors import BadImageError
+    from maskmill.pipeline.results import open_results
+    from maskmill.pipeline.show import find_row, png_bytes, show_image
+    from maskmill.pipeline.storage import open_filesystem, parse_storage_options, write_atomic
+    from maskmill.pipeline.writable import check_file_writable
 
     results = open_results(output, parse_storage_options(storage_option or []))
     place = out or Path(f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', image_id).strip('.')[-80:] or 'image'}.overlay.png")

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs.arguments import RunOutput, StorageOption
+from maskmill.jobs.arguments import RunOutput, StorageOption
 
 if TYPE_CHECKING:
-    from pipeline.status import Status
+    from maskmill.pipeline.status import Status
 
 MOST_ERRORS = 20
 
@@ -22,8 +22,8 @@ def status(
     storage_option: StorageOption = None,
 ) -> None:
     """Show how far a run is: shards, images, errors by stage and class, rate, time to go."""
-    from pipeline.status import read_status
-    from pipeline.storage import parse_storage_options
+    from maskmill.pipeline.status import read_status
+    from maskmill.pipeline.storage import parse_storage_options
 
     found = read_status(output, parse_storage_options(storage_option or []))
     if as_json:
@@ -42,7 +42,7 @@ def status_lines(found: Status) -> list[str]:
         f"images   {found.images:,}: {found.labelled:,} labelled, {found.failed:,} failed",
     ]
     if found.skipped_files:
-        from pipeline.sources.kinds import skipped_text
+        from maskmill.pipeline.sources.kinds import skipped_text
 
         count = sum(found.skipped_files.values())
         lines.append(f"skipped  {count:,} files that are no images by name: {skipped_text(found.skipped_files)}")

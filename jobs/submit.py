@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs.options import SET_HELP, resolve
-from pipeline.config import LabelConfig
-from pipeline.errors import UsageError
-from pipeline.uris import public_text
+from maskmill.jobs.options import SET_HELP, resolve
+from maskmill.pipeline.config import LabelConfig
+from maskmill.pipeline.errors import UsageError
+from maskmill.pipeline.uris import public_text
 
 if TYPE_CHECKING:
-    from pipeline.submission import Cluster
+    from maskmill.pipeline.submission import Cluster
 
 EXIT_FAILED = 1
 PROJECT = "jobs/main.py"
@@ -57,7 +57,7 @@ def submit(
         raise UsageError(f"--ca-file: there is no file {ca_file}")
     entrypoint = None if job is None else entrypoint_of(job, settings or [], working_dir)
 
-    from pipeline.submission import EXCLUDES, Cluster, Submission, SubmitError
+    from maskmill.pipeline.submission import EXCLUDES, Cluster, Submission, SubmitError
 
     try:
         cluster = Cluster(address, ca_file)
@@ -97,7 +97,7 @@ def entrypoint_of(job: Path, settings: list[str], working_dir: Path) -> str:
         raise UsageError(f"{job} lies outside of --working-dir {working_dir}, which is what is uploaded") from error
     # Python would look into the current folder first; that is wanted only where the upload is this project itself.
     safe = [] if (working_dir / PROJECT).is_file() else ["-P"]
-    words = ["python", *safe, "-m", "jobs.main", "label", "--config", inside.as_posix()]
+    words = ["python", *safe, "-m", "maskmill.jobs.main", "label", "--config", inside.as_posix()]
     for setting in settings:
         words += ["--set", setting]
     # Without exec a shell would stand between Ray's signals and the run.
@@ -105,7 +105,7 @@ def entrypoint_of(job: Path, settings: list[str], working_dir: Path) -> str:
 
 
 def _follow(cluster: Cluster, job_id: str) -> int:
-    from pipeline.interruption import InterruptedRunError, signals_raised
+    from maskmill.pipeline.interruption import InterruptedRunError, signals_raised
 
     try:
         with signals_raised():

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.errors import UsageError
-from pipeline.storage import parse_storage_options
+from maskmill.pipeline.errors import UsageError
+from maskmill.pipeline.storage import parse_storage_options
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -47,9 +47,9 @@ def _train(
 ) -> None:
     """Check everything that can be checked here, then train; print the last metrics."""
     # Imported late: torch takes seconds, and `--help` needs none of it.
-    from pipeline.training.place import claim_training
-    from pipeline.training.recipes import load_config
-    from pipeline.training.run import CONFIGS, TrainRequest
+    from maskmill.pipeline.training.place import claim_training
+    from maskmill.pipeline.training.recipes import load_config
+    from maskmill.pipeline.training.run import CONFIGS, TrainRequest
 
     resolved = load_config(kind, config, CONFIGS[kind], settings or [])
     request["storage_options"] = parse_storage_options(request["storage_options"] or [])
@@ -62,11 +62,11 @@ def _run(request: Any, workers: dict[str, Any]) -> dict[str, float]:
     if workers["count"] == 0:
         import torch
 
-        from pipeline.training.run import run_training
+        from maskmill.pipeline.training.run import run_training
 
         return run_training(request, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     try:
-        from pipeline.training.launch import Workers, train_on_ray
+        from maskmill.pipeline.training.launch import Workers, train_on_ray
     except ImportError as error:
         raise UsageError(f"--workers needs Ray Train (pip install 'maskmill[train]'): {error}") from error
     return train_on_ray(request, Workers(**workers))
@@ -160,7 +160,7 @@ def bundled(
     images: Annotated[int, typer.Option(min=1, help="Training images drawn for each of CLIP and grouping.")] = 10_000,
 ) -> None:
     """Draw the data and train the bundled model anew, in this process; the same command again resumes."""
-    from pipeline.training.bundled import train_bundled
+    from maskmill.pipeline.training.bundled import train_bundled
 
     directory = train_bundled(out, images)
     typer.echo(f"weights in {directory}; to ship them, copy its files to model/bundled")
@@ -176,7 +176,7 @@ def study(
     test_images: Annotated[int, typer.Option(min=1, help="Held-out images the figures are measured on.")] = 1000,
 ) -> None:
     """Compare per-pixel, decoupled and decoupled with image branch; writes OUT/study.md and study.json."""
-    from pipeline.training.study import StudySettings, run_study
+    from maskmill.pipeline.training.study import StudySettings, run_study
 
     settings = StudySettings(seeds=tuple(range(1, seeds + 1)), images=images, test_images=test_images)
     typer.echo(run_study(out, settings).read_text(encoding="utf-8"))

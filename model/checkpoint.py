@@ -16,12 +16,12 @@ import torch
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
-from model.baseline import BaselineConfig, PerPixelBaseline
-from model.config import ZegFormerConfig
-from model.errors import CheckpointError
-from model.official import IGNORED_PREFIXES, LOGIT_SCALE_KEY, infer_config, official_key
-from model.weight_files import read_safetensors, read_state_dict
-from model.zegformer import TEMPERATURE, ZegFormer
+from maskmill.model.baseline import BaselineConfig, PerPixelBaseline
+from maskmill.model.config import ZegFormerConfig
+from maskmill.model.errors import CheckpointError
+from maskmill.model.official import IGNORED_PREFIXES, LOGIT_SCALE_KEY, infer_config, official_key
+from maskmill.model.weight_files import read_safetensors, read_state_dict
+from maskmill.model.zegformer import TEMPERATURE, ZegFormer
 
 __all__ = ["convert", "load_baseline", "load_zegformer", "save_baseline", "save_zegformer"]
 

@@ -15,20 +15,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from model.classifier_settings import ClassifierSettings
-from model.clip import Clip
-from model.image_encoder import ImageEncoder
-from model.instances import query_map
-from model.preprocess import normalise
-from model.prompts import IMAGE_PROMPT_SETS, prompt_set
-from model.proposals import UNLABELLED, Proposals, Segmentation
-from model.quality import agreement, class_queries, margin, stability, visible_cells
-from model.regions import SINGLE_PASS_REGIONS, region_boxes, region_images
-from model.scoring import calibration_offsets, clip_probabilities, fuse, query_probabilities
-from model.semantic import Frame, SemanticSum
-from model.source_names import fuse_with_source, matches
-from model.text import names_apart, text_features
-from model.vocabulary import Vocabulary
+from maskmill.model.classifier_settings import ClassifierSettings
+from maskmill.model.clip import Clip
+from maskmill.model.image_encoder import ImageEncoder
+from maskmill.model.instances import query_map
+from maskmill.model.preprocess import normalise
+from maskmill.model.prompts import IMAGE_PROMPT_SETS, prompt_set
+from maskmill.model.proposals import UNLABELLED, Proposals, Segmentation
+from maskmill.model.quality import agreement, class_queries, margin, stability, visible_cells
+from maskmill.model.regions import SINGLE_PASS_REGIONS, region_boxes, region_images
+from maskmill.model.scoring import calibration_offsets, clip_probabilities, fuse, query_probabilities
+from maskmill.model.semantic import Frame, SemanticSum
+from maskmill.model.source_names import fuse_with_source, matches
+from maskmill.model.text import names_apart, text_features
+from maskmill.model.vocabulary import Vocabulary
 
 __all__ = ["Classifier", "ClassifierSettings"]
 

@@ -12,8 +12,8 @@ import torch
 from open_clip import CLIPVisionCfg
 from torch import Tensor, nn
 
-from model.errors import CheckpointError
-from model.weight_files import read_safetensors
+from maskmill.model.errors import CheckpointError
+from maskmill.model.weight_files import read_safetensors
 
 OPENAI_METADATA = ("input_resolution", "context_length", "vocab_size")
 HEAD_WIDTH = 64

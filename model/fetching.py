@@ -8,9 +8,9 @@ from pathlib import Path
 
 import open_clip
 
-from model.hub import CLIP_FILES, NETWORK_FILES, HubName, fetch, pinned
-from model.sources.source import BY_NAME
-from model.spec import ModelSpec
+from maskmill.model.hub import CLIP_FILES, NETWORK_FILES, HubName, fetch, pinned
+from maskmill.model.sources.source import BY_NAME
+from maskmill.model.spec import ModelSpec
 
 HUB = "hf:"
 """What a CLIP's source begins with when it is a repository of the hub that holds open_clip's files."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from model.errors import CheckpointError
+from maskmill.model.errors import CheckpointError
 
 log = logging.getLogger(__name__)
 

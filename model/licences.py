@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-from model.fetching import hub_names
-from model.presets import NON_COMMERCIAL, PRESETS
-from model.spec import ModelSpec
+from maskmill.model.fetching import hub_names
+from maskmill.model.presets import NON_COMMERCIAL, PRESETS
+from maskmill.model.spec import ModelSpec
 
 _APPLE = "Apple's licence for research only (apple-amlr)"
 _RESTRICTED = {

@@ -11,9 +11,9 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from model.segmenter import load_segmenter
-from model.spec import DTYPES, ModelSpec, resolve_device
-from model.vocabulary import Vocabulary
+from maskmill.model.segmenter import load_segmenter
+from maskmill.model.spec import DTYPES, ModelSpec, resolve_device
+from maskmill.model.vocabulary import Vocabulary
 
 REPEATS = 3
 WORTH = 0.9

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from model.classifier_settings import RELEASED_CALIBRATION
-from model.errors import CheckpointError
-from model.resize import MAX_LONG_SIDE
-from model.training_classes import checkpoint_description
+from maskmill.model.classifier_settings import RELEASED_CALIBRATION
+from maskmill.model.errors import CheckpointError
+from maskmill.model.resize import MAX_LONG_SIDE
+from maskmill.model.training_classes import checkpoint_description
 
 BUNDLED = Path(__file__).parent / "bundled"
 OPENAI_VIT_B16 = "ViT-B-16-quickgelu:openai"
@@ -31,11 +31,11 @@ _RELEASED_LICENCE = f"CC-BY-NC 4.0: {NON_COMMERCIAL} (ZegFormer weights); MIT (O
 class Preset:
     """A model by name.
 
-    summary: one line on what it knows. proposer: where segments come from (``model.sources.source.SourceName``).
-    weights: path of its weights; None where the user brings them, or where the proposer's name says where they are.
-    weights_from: where to get them. licence: of the weights. download: how much is fetched, None if nothing.
-    published: figures that others have published of its parts, each with what was measured; None if there are none.
-    config: the official training configuration, if released.
+    summary: one line on what it knows. proposer: where segments come from
+    (``maskmill.model.sources.source.SourceName``). weights: path of its weights; None where the user brings them, or
+    where the proposer's name says where they are. weights_from: where to get them. licence: of the weights. download:
+    how much is fetched, None if nothing. published: figures that others have published of its parts, each with what
+    was measured; None if there are none. config: the official training configuration, if released.
     benchmark: whose seen classes it was trained with; None where the weights record them.
     Other fields are the defaults of a ``ModelSpec``.
     """

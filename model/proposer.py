@@ -11,13 +11,13 @@ from itertools import chain
 import numpy as np
 import torch
 
-from model.compiling import compile_network
-from model.folding import fold_batch_norms
-from model.micro_batch import MicroBatches
-from model.preprocess import SIZE_DIVISOR, normalise, pad_to_multiple, padded_size
-from model.proposals import Proposals
-from model.resize import MAX_LONG_SIDE, InputSize
-from model.zegformer import ZegFormer, ZegFormerOutput
+from maskmill.model.compiling import compile_network
+from maskmill.model.folding import fold_batch_norms
+from maskmill.model.micro_batch import MicroBatches
+from maskmill.model.preprocess import SIZE_DIVISOR, normalise, pad_to_multiple, padded_size
+from maskmill.model.proposals import Proposals
+from maskmill.model.resize import MAX_LONG_SIDE, InputSize
+from maskmill.model.zegformer import ZegFormer, ZegFormerOutput
 
 PIXELS_AT_ONCE = {"cpu": 1, "cuda": 16 * 640**2}
 """Pixels of the images of one size that run together, by device. On CPUs each image runs alone: labels are the same

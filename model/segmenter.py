@@ -11,19 +11,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from model.checkpoint import load_zegformer
-from model.classifier import Classifier
-from model.classifier_settings import ClassifierSettings, require_choice
-from model.clip import load_clip
-from model.fetching import fetched_spec, pinned_spec
-from model.licences import licence_notices
-from model.proposals import Segmentation
-from model.proposer import Proposer
-from model.resize import MAX_LONG_SIDE
-from model.sources.source import ProposalSource
-from model.spec import DTYPES, ModelSpec, load_classifier, load_proposer
-from model.training_classes import checkpoint_seen_classes
-from model.vocabulary import Vocabulary
+from maskmill.model.checkpoint import load_zegformer
+from maskmill.model.classifier import Classifier
+from maskmill.model.classifier_settings import ClassifierSettings, require_choice
+from maskmill.model.clip import load_clip
+from maskmill.model.fetching import fetched_spec, pinned_spec
+from maskmill.model.licences import licence_notices
+from maskmill.model.proposals import Segmentation
+from maskmill.model.proposer import Proposer
+from maskmill.model.resize import MAX_LONG_SIDE
+from maskmill.model.sources.source import ProposalSource
+from maskmill.model.spec import DTYPES, ModelSpec, load_classifier, load_proposer
+from maskmill.model.training_classes import checkpoint_seen_classes
+from maskmill.model.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,8 @@ class Segmenter:
         attend_layer: int | None = None,
         cache_dir: str | Path | None = None,
     ) -> Segmenter:
-        """Build from a ZegFormer checkpoint (``model.checkpoint.load_zegformer``) and CLIP (``model.clip.load_clip``).
+        """Build from a ZegFormer checkpoint (``maskmill.model.checkpoint.load_zegformer``) and CLIP
+        (``maskmill.model.clip.load_clip``).
 
         vocabulary: classes nobody has flagged are seen if the checkpoint records them among its training classes.
         short_side, max_long_side: as for ``Proposer``. dtype: "float32", "bfloat16" or "float16".

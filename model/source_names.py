@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from model.vocabulary import Vocabulary
+from maskmill.model.vocabulary import Vocabulary
 
 SYNONYMS = Path(__file__).parent / "coco_panoptic_names.json"
 """The 133 names of COCO panoptic, as its checkpoints spell them, each with other words for the same thing."""

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import torch
 
-from model.classifier import Classifier
-from model.classifier_settings import ClassifierSettings, require_choice
-from model.clip import load_clip
-from model.presets import PRESETS, checkpoint_defaults
-from model.resize import InputSize
-from model.scoring import FUSIONS_WITHOUT_QUERIES
-from model.sources.source import ProposalSource, SourceName, describe_source, load_source
-from model.training_classes import benchmark_seen_classes, checkpoint_seen_classes
-from model.vocabulary import Vocabulary
+from maskmill.model.classifier import Classifier
+from maskmill.model.classifier_settings import ClassifierSettings, require_choice
+from maskmill.model.clip import load_clip
+from maskmill.model.presets import PRESETS, checkpoint_defaults
+from maskmill.model.resize import InputSize
+from maskmill.model.scoring import FUSIONS_WITHOUT_QUERIES
+from maskmill.model.sources.source import ProposalSource, SourceName, describe_source, load_source
+from maskmill.model.training_classes import benchmark_seen_classes, checkpoint_seen_classes
+from maskmill.model.vocabulary import Vocabulary
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """Precision of the networks by name. Scores and maps are always float32."""
@@ -30,14 +30,14 @@ class ModelSpec:
 
     What is None takes, when built, the value recorded with the given weights, else the preset's.
 
-    proposer: where segments come from (``model.sources.source.SourceName``). weights: its weights, a file or a folder;
-        None for a proposer whose name says where they are. clip: any source of ``model.clip.load_clip``, or
-        ``hf:REPOSITORY@COMMIT`` of open_clip's.
+    proposer: where segments come from (``maskmill.model.sources.source.SourceName``). weights: its weights, a file or
+        a folder; None for a proposer whose name says where they are. clip: any source of
+        ``maskmill.model.clip.load_clip``, or ``hf:REPOSITORY@COMMIT`` of open_clip's.
     region, fusion, prompts, image_prompts, synonyms, pool_mask, calibration, query_segments, min_objectness, min_area,
     min_visible, attend_side, attend_layer: see ``ClassifierSettings``.
     short_side, max_long_side: see ``Proposer``; pixels. dtype: "float32", "bfloat16" or "float16"; "auto" stands for
-        what ``model.precision`` finds, and has to be replaced by it before loading.
-    device: "cpu", "cuda", or "auto" for cuda where there is one. compile: see ``model.compiling``.
+        what ``maskmill.model.precision`` finds, and has to be replaced by it before loading.
+    device: "cpu", "cuda", or "auto" for cuda where there is one. compile: see ``maskmill.model.compiling``.
 
     Raises ValueError for an unknown choice, naming the valid ones, and for a preset that needs weights given none.
     """
@@ -124,7 +124,7 @@ def _dtype(spec: ModelSpec) -> torch.dtype:
 
 
 def load_proposer(spec: ModelSpec) -> ProposalSource:
-    """Load the source of segments; its weights must lie on this machine (``model.fetching``)."""
+    """Load the source of segments; its weights must lie on this machine (``maskmill.model.fetching``)."""
     return load_source(
         spec.source.kind,
         spec.source_weights,

@@ -20,8 +20,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from model.clip import Clip
-from model.vocabulary import ClassEntry, Vocabulary
+from maskmill.model.clip import Clip
+from maskmill.model.vocabulary import ClassEntry, Vocabulary
 
 TEXT_BATCH = {"cpu": 32, "cuda": 256}
 """Sentences encoded at a time, by device; on CPUs more would only take memory (100 MB at real size, measured)."""

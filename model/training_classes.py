@@ -7,7 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from model.errors import CheckpointError
+from maskmill.model.errors import CheckpointError
 
 SEEN_CLASSES_KEY = "seen_classes"
 """Entry of a checkpoint's zegformer.json: names of the classes annotated in its training."""
@@ -15,7 +15,7 @@ SEEN_CLASSES_KEY = "seen_classes"
 
 def benchmark_seen_classes(benchmark: str) -> tuple[str, ...]:
     """Return the seen classes of a zero-shot benchmark: "voc", "coco-stuff" or "ade20k-full"; KeyError otherwise."""
-    benchmarks = json.loads(files("model").joinpath("seen_classes.json").read_text(encoding="utf-8"))
+    benchmarks = json.loads(files("maskmill.model").joinpath("seen_classes.json").read_text(encoding="utf-8"))
     return tuple(benchmarks[benchmark])
 
 

@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
-from model.errors import CheckpointError
+from maskmill.model.errors import CheckpointError
 
 ZIP_MAGIC = b"PK\x03\x04"
 TORCH_LEGACY_MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import roi_align
 
-from model.backbone import Backbone
-from model.config import RELEASED_TEMPERATURE, BackboneConfig, MaskStride, ZegFormerConfig
-from model.pixel_decoder import PixelDecoder
-from model.regions import mask_boxes
-from model.transformer import Transformer
+from maskmill.model.backbone import Backbone
+from maskmill.model.config import RELEASED_TEMPERATURE, BackboneConfig, MaskStride, ZegFormerConfig
+from maskmill.model.pixel_decoder import PixelDecoder
+from maskmill.model.regions import mask_boxes
+from maskmill.model.transformer import Transformer
 
 
 class FeatureConfig(Protocol):
@@ -167,7 +167,7 @@ class ZegFormer(nn.Module):
     def forward(self, images: Tensor, *, every_layer: bool = True) -> ZegFormerOutput:
         """Propose segments.
 
-        images: (B, 3, H, W) RGB, normalised and padded (``model.preprocess``); H and W multiples of 32.
+        images: (B, 3, H, W) RGB, normalised and padded (``maskmill.model.preprocess``); H and W multiples of 32.
         every_layer: also give the outputs of the earlier decoder layers (for training).
         """
         features = self.backbone(images)

@@ -6,7 +6,7 @@ import os
 import posixpath
 from fnmatch import fnmatchcase
 
-from pipeline.uris import is_chained, local_path, scheme_of
+from maskmill.pipeline.uris import is_chained, local_path, scheme_of
 
 _LOCAL_SCHEMES = (None, "file", "local")
 _SAME_STORE = {"s3a": "s3", "gcs": "gs", "adl": "az", "abfs": "az", "abfss": "az"}

@@ -7,12 +7,19 @@ import posixpath
 import sys
 from typing import IO
 
-from pipeline.addresses import absolute, fixed_folder, is_inside, is_local_address, is_pattern, may_match_inside
-from pipeline.errors import UsageError
-from pipeline.sources.listing import Listing
-from pipeline.sources.manifest import read_entries, resolve
-from pipeline.sources.patterns import expand_braces
-from pipeline.storage import StorageOptions, open_filesystem, public_uri, without_query
+from maskmill.pipeline.addresses import (
+    absolute,
+    fixed_folder,
+    is_inside,
+    is_local_address,
+    is_pattern,
+    may_match_inside,
+)
+from maskmill.pipeline.errors import UsageError
+from maskmill.pipeline.sources.listing import Listing
+from maskmill.pipeline.sources.manifest import read_entries, resolve
+from maskmill.pipeline.sources.patterns import expand_braces
+from maskmill.pipeline.storage import StorageOptions, open_filesystem, public_uri, without_query
 
 WRITTEN_SUFFIXES = (".parquet", ".json", ".html", ".md")
 """How the names of files end that the commands write into an output folder without being asked to."""

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from pipeline.interruption import InterruptedRunError, signals_collected
+from maskmill.pipeline.interruption import InterruptedRunError, signals_collected
 
 POLL_S = 0.2
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from pipeline.errors import BadImageError
+from maskmill.pipeline.errors import BadImageError
 
 BEGINNING = b"MM\x00+"
 _HEADER = struct.Struct(">HHHQ")

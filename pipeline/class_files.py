@@ -8,12 +8,12 @@ import os
 from collections.abc import Sequence
 from dataclasses import fields
 
-from model import Vocabulary
-from model.vocabulary import ClassEntry
-from pipeline.errors import UsageError
-from pipeline.evaluation.bundled_protocols import bundled_protocol_data
-from pipeline.storage import StorageOptions, public_uri
-from pipeline.text_files import YAML_SUFFIXES, parse_data, read_text, suffix_of
+from maskmill.model import Vocabulary
+from maskmill.model.vocabulary import ClassEntry
+from maskmill.pipeline.errors import UsageError
+from maskmill.pipeline.evaluation.bundled_protocols import bundled_protocol_data
+from maskmill.pipeline.storage import StorageOptions, public_uri
+from maskmill.pipeline.text_files import YAML_SUFFIXES, parse_data, read_text, suffix_of
 
 log = logging.getLogger(__name__)
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import ray
 from ray.job_config import JobConfig
 
-import pipeline
-from pipeline.attended import attended
-from pipeline.canary import OWN_RAY_ANSWERS_S
+import maskmill
+from maskmill.pipeline.attended import attended
+from maskmill.pipeline.canary import OWN_RAY_ANSWERS_S
 
 IDLE_WORKER_S = 600
 """How long a worker between two tasks lives. Ray's second, where there are more processes than CPUs, means that most
@@ -119,5 +119,5 @@ def _job_folder_entered() -> dict[str, Callable[[], None]] | None:
 
 def code_folders() -> list[str]:
     """The folder that this process imported the project from; none for an installed one, which workers find."""
-    folder = str(Path(pipeline.__path__[0]).parent)
+    folder = str(Path(maskmill.__path__[0]).parent)
     return [] if folder in {*site.getsitepackages(), site.getusersitepackages()} else [folder]

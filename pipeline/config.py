@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from pipeline.uris import public_uri
+from maskmill.pipeline.uris import public_uri
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import PlainValidator, TypeAdapter, ValidationError
 
-from pipeline.errors import UsageError
+from maskmill.pipeline.errors import UsageError
 
 Model = TypeVar("Model")
 

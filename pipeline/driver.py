@@ -12,15 +12,15 @@ from typing import Any
 
 import ray
 
-from pipeline.attended import StalledError
-from pipeline.canary import WorkerLogs
-from pipeline.commit import CommitRequest, CommitResult
-from pipeline.flow import Job, Pools, build_dataset, commit_task
-from pipeline.interruption import InterruptedRunError, signals_collected
-from pipeline.ledger import Ledger, StagedShard
-from pipeline.observing import observing
-from pipeline.queues import stage_queues
-from pipeline.trail import RemoteTrail
+from maskmill.pipeline.attended import StalledError
+from maskmill.pipeline.canary import WorkerLogs
+from maskmill.pipeline.commit import CommitRequest, CommitResult
+from maskmill.pipeline.flow import Job, Pools, build_dataset, commit_task
+from maskmill.pipeline.interruption import InterruptedRunError, signals_collected
+from maskmill.pipeline.ledger import Ledger, StagedShard
+from maskmill.pipeline.observing import observing
+from maskmill.pipeline.queues import stage_queues
+from maskmill.pipeline.trail import RemoteTrail
 
 log = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.uris import public_text
+from maskmill.pipeline.uris import public_text
 
 
 class UsageError(Exception):

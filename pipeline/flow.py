@@ -12,27 +12,27 @@ import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 
-from model import Vocabulary
-from model.precision import fastest
-from model.spec import ModelSpec
-from pipeline import canary
-from pipeline.attended import attended
-from pipeline.cluster import connect, joins_running
-from pipeline.commit import commit_shard
-from pipeline.config import LabelConfig
-from pipeline.decode import Decoding
-from pipeline.errors import UsageError
-from pipeline.input_stages import DecodeStage, ReadStage, ShardTask
-from pipeline.metrics import MeteredRun, metered_encoding, metered_reading
-from pipeline.model_stages import ClassifyStage, ProposeStage, SegmentStage, StageModel
-from pipeline.output import Output
-from pipeline.quarantine import Quarantine, Run, Trail
-from pipeline.queues import watch_queues
-from pipeline.shard_quarantine import ShardQuarantine
-from pipeline.sources import read_limits
-from pipeline.staging import StageStage, Thresholds
-from pipeline.trail import RemoteTrail
-from pipeline.weights import loadable_spec
+from maskmill.model import Vocabulary
+from maskmill.model.precision import fastest
+from maskmill.model.spec import ModelSpec
+from maskmill.pipeline import canary
+from maskmill.pipeline.attended import attended
+from maskmill.pipeline.cluster import connect, joins_running
+from maskmill.pipeline.commit import commit_shard
+from maskmill.pipeline.config import LabelConfig
+from maskmill.pipeline.decode import Decoding
+from maskmill.pipeline.errors import UsageError
+from maskmill.pipeline.input_stages import DecodeStage, ReadStage, ShardTask
+from maskmill.pipeline.metrics import MeteredRun, metered_encoding, metered_reading
+from maskmill.pipeline.model_stages import ClassifyStage, ProposeStage, SegmentStage, StageModel
+from maskmill.pipeline.output import Output
+from maskmill.pipeline.quarantine import Quarantine, Run, Trail
+from maskmill.pipeline.queues import watch_queues
+from maskmill.pipeline.shard_quarantine import ShardQuarantine
+from maskmill.pipeline.sources import read_limits
+from maskmill.pipeline.staging import StageStage, Thresholds
+from maskmill.pipeline.trail import RemoteTrail
+from maskmill.pipeline.weights import loadable_spec
 
 MAX_BLOCKS = 2000
 """Read tasks of one run; beyond this many shards a task reads several, so that Ray's task table stays small."""
@@ -215,7 +215,7 @@ def measured_dtype(config: LabelConfig, spec: ModelSpec, pools: Pools) -> dict[s
     def measure() -> dict[str, float]:
         import torch
 
-        from model.precision import measure_precisions
+        from maskmill.model.precision import measure_precisions
 
         torch.set_num_threads(pool.threads)
         return measure_precisions(loadable_spec(spec, config.storage_option))

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from pipeline import storage
-from pipeline.errors import BadImageError
+from maskmill.pipeline import storage
+from maskmill.pipeline.errors import BadImageError
 
 log = logging.getLogger(__name__)
 

@@ -11,13 +11,13 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from pipeline.costs import Cost
-from pipeline.errors import UsageError
-from pipeline.interruption import InterruptedRunError
-from pipeline.lease import read_lease
-from pipeline.observing import observing
-from pipeline.output import Output
-from pipeline.storage import StorageOptions
+from maskmill.pipeline.costs import Cost
+from maskmill.pipeline.errors import UsageError
+from maskmill.pipeline.interruption import InterruptedRunError
+from maskmill.pipeline.lease import read_lease
+from maskmill.pipeline.observing import observing
+from maskmill.pipeline.output import Output
+from maskmill.pipeline.storage import StorageOptions
 
 FOLDER = "runs"
 _END_IN_HISTORY = "writing down how the attempt ended"

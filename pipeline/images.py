@@ -15,16 +15,16 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pipeline.decode import DEFAULT, Decoding, ImageHeader, decode_for, read_header
-from pipeline.errors import BadImageError, UsageError
-from pipeline.sources.files import READ_THREADS, Fetched, fetch, ordered_map
-from pipeline.sources.named import NamedReader
-from pipeline.sources.parquet import open_parquet, parquet_layout, read_parquet, row_group_rows
-from pipeline.sources.shard import DEFAULT_LIMITS, DamagedError, ReadLimits, unprintable
-from pipeline.sources.stream import open_stream
-from pipeline.sources.tar import read_tar
-from pipeline.sources.version import file_info
-from pipeline.storage import (
+from maskmill.pipeline.decode import DEFAULT, Decoding, ImageHeader, decode_for, read_header
+from maskmill.pipeline.errors import BadImageError, UsageError
+from maskmill.pipeline.sources.files import READ_THREADS, Fetched, fetch, ordered_map
+from maskmill.pipeline.sources.named import NamedReader
+from maskmill.pipeline.sources.parquet import open_parquet, parquet_layout, read_parquet, row_group_rows
+from maskmill.pipeline.sources.shard import DEFAULT_LIMITS, DamagedError, ReadLimits, unprintable
+from maskmill.pipeline.sources.stream import open_stream
+from maskmill.pipeline.sources.tar import read_tar
+from maskmill.pipeline.sources.version import file_info
+from maskmill.pipeline.storage import (
     StorageOptions,
     is_local,
     is_missing,
@@ -33,7 +33,7 @@ from pipeline.storage import (
     open_filesystem,
     with_retries,
 )
-from pipeline.uris import scheme_of
+from maskmill.pipeline.uris import scheme_of
 
 FORBIDDEN, UNREACHABLE = "forbidden", "unreachable"
 """Error classes of images whose store refuses or does not answer: whoever meets many in a row may want to stop."""

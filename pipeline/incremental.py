@@ -7,13 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.config import OnChange
-from pipeline.errors import UsageError
-from pipeline.output import Output, errors_name, labels_name, marker_name
-from pipeline.ownership import some_names
-from pipeline.sources import Shard
-from pipeline.sources.listing import Listing
-from pipeline.status import read_marker_heads
+from maskmill.pipeline.config import OnChange
+from maskmill.pipeline.errors import UsageError
+from maskmill.pipeline.output import Output, errors_name, labels_name, marker_name
+from maskmill.pipeline.ownership import some_names
+from maskmill.pipeline.sources import Shard
+from maskmill.pipeline.sources.listing import Listing
+from maskmill.pipeline.status import read_marker_heads
 
 INVENTORY = "inventory.json"
 """What the last finished run saw of its input, so that the next one need not ask every marker. Markers decide."""

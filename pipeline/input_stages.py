@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from model.resize import output_size, resize
-from pipeline.decode import Decoding, decode_for, read_header
-from pipeline.errors import BadImageError
-from pipeline.guard import run_guarded
-from pipeline.quarantine import Run, no_quarantine
-from pipeline.rows import DECODED, ENCODED, META, Row, failed, transform
-from pipeline.shard_quarantine import PlainReading, ShardReading
-from pipeline.sources import ImageRecord, ReadLimits, Shard, ShardError, read_shard
+from maskmill.model.resize import output_size, resize
+from maskmill.pipeline.decode import Decoding, decode_for, read_header
+from maskmill.pipeline.errors import BadImageError
+from maskmill.pipeline.guard import run_guarded
+from maskmill.pipeline.quarantine import Run, no_quarantine
+from maskmill.pipeline.rows import DECODED, ENCODED, META, Row, failed, transform
+from maskmill.pipeline.shard_quarantine import PlainReading, ShardReading
+from maskmill.pipeline.sources import ImageRecord, ReadLimits, Shard, ShardError, read_shard
 
 DAMAGED_SHARD = "damaged_shard"
 """Error class of the one row that stands for all that could not be read of a broken archive."""
@@ -76,7 +76,7 @@ class ReadStage:
                 yield pa.Table.from_pylist(block, schema=ENCODED)
 
     def records(self, shard: Shard) -> Iterator[ImageRecord]:
-        """Every image of the shard; see :func:`pipeline.sources.read_shard`."""
+        """Every image of the shard; see :func:`maskmill.pipeline.sources.read_shard`."""
         return read_shard(shard, self.storage_options, limits=self.limits)
 
     def _rows(self, task: ShardTask, reading: ShardReading) -> Iterator[Row]:

@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from ray.util.metrics import Counter, Gauge
 
-from pipeline.errors import BadImageError
-from pipeline.observing import observing
-from pipeline.quarantine import Run
-from pipeline.rows import Row, Work
-from pipeline.statistics import RunSums
+from maskmill.pipeline.errors import BadImageError
+from maskmill.pipeline.observing import observing
+from maskmill.pipeline.quarantine import Run
+from maskmill.pipeline.rows import Row, Work
+from maskmill.pipeline.statistics import RunSums
 
 CLASSES_COUNTED = 100
 """Classes with a counter of their own, by their place in the vocabulary; all others share one called OTHER_CLASSES."""

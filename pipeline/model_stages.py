@@ -10,17 +10,17 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from model import ModelSpec, Segmentation, Vocabulary
-from model.classifier import Classifier
-from model.proposals import UNLABELLED, Proposals
-from model.sources.source import ProposalSource
-from model.spec import load_classifier, load_proposer
-from pipeline.errors import BadImageError
-from pipeline.guard import run_guarded
-from pipeline.packing import pack_proposals, unpack_proposals
-from pipeline.quarantine import Run, no_quarantine
-from pipeline.rows import CLASSIFIED, PROPOSED, Row, transform
-from pipeline.weights import cache_directory, loadable_spec
+from maskmill.model import ModelSpec, Segmentation, Vocabulary
+from maskmill.model.classifier import Classifier
+from maskmill.model.proposals import UNLABELLED, Proposals
+from maskmill.model.sources.source import ProposalSource
+from maskmill.model.spec import load_classifier, load_proposer
+from maskmill.pipeline.errors import BadImageError
+from maskmill.pipeline.guard import run_guarded
+from maskmill.pipeline.packing import pack_proposals, unpack_proposals
+from maskmill.pipeline.quarantine import Run, no_quarantine
+from maskmill.pipeline.rows import CLASSIFIED, PROPOSED, Row, transform
+from maskmill.pipeline.weights import cache_directory, loadable_spec
 
 
 def _images(rows: Sequence[Row]) -> list[np.ndarray]:

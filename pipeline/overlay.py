@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from pipeline.errors import BadImageError, UsageError
-from pipeline.lettering import Lettering
-from pipeline.palette import Colour
-from pipeline.results import Results, open_results
-from pipeline.segments import decode_segment_map
-from pipeline.storage import StorageOptions
+from maskmill.pipeline.errors import BadImageError, UsageError
+from maskmill.pipeline.lettering import Lettering
+from maskmill.pipeline.palette import Colour
+from maskmill.pipeline.results import Results, open_results
+from maskmill.pipeline.segments import decode_segment_map
+from maskmill.pipeline.storage import StorageOptions
 
 COLUMNS = ("uri", "row", "width", "height", "class_ids", "class_names", "scores", "areas", "rles")
 """What a picture needs of the labels table."""

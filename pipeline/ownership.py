@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from pipeline.errors import UsageError
-from pipeline.lease import LEASE
-from pipeline.output import STAGING, Output
-from pipeline.storage import UNFINISHED_PREFIX, UNFINISHED_SUFFIX, public_uri
+from maskmill.pipeline.errors import UsageError
+from maskmill.pipeline.lease import LEASE
+from maskmill.pipeline.output import STAGING, Output
+from maskmill.pipeline.storage import UNFINISHED_PREFIX, UNFINISHED_SUFFIX, public_uri
 
 SHOWN = 5
 CLAIM = ".maskmill.json"

@@ -7,7 +7,7 @@ import json
 import safetensors.torch
 import torch
 
-from model.proposals import Proposals
+from maskmill.model.proposals import Proposals
 
 _SIZES = "sizes"
 

@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass, replace
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from model import Vocabulary
-from model.spec import ModelSpec
-from pipeline.apart import check_apart, check_entries_apart, check_listing_apart
-from pipeline.config import LabelConfig
-from pipeline.errors import UsageError
-from pipeline.incremental import (
+from maskmill.model import Vocabulary
+from maskmill.model.spec import ModelSpec
+from maskmill.pipeline.apart import check_apart, check_entries_apart, check_listing_apart
+from maskmill.pipeline.config import LabelConfig
+from maskmill.pipeline.errors import UsageError
+from maskmill.pipeline.incremental import (
     Changes,
     find_changes,
     is_unchanged,
@@ -22,15 +22,15 @@ from pipeline.incremental import (
     read_inventory,
     read_versions,
 )
-from pipeline.input_stages import DAMAGED_SHARD, ShardTask
-from pipeline.output import Output, errors_name
-from pipeline.ownership import check_free, some_names
-from pipeline.record import RunRecord, changed_parts, fingerprint, new_record, read_record, with_absolute_input
-from pipeline.resolve import model_spec, read_vocabulary, with_absolute_addresses
-from pipeline.sources import Shard, list_shards
-from pipeline.sources.listing import Listing, list_files
-from pipeline.storage import public_uri
-from pipeline.writable import check_writable
+from maskmill.pipeline.input_stages import DAMAGED_SHARD, ShardTask
+from maskmill.pipeline.output import Output, errors_name
+from maskmill.pipeline.ownership import check_free, some_names
+from maskmill.pipeline.record import RunRecord, changed_parts, fingerprint, new_record, read_record, with_absolute_input
+from maskmill.pipeline.resolve import model_spec, read_vocabulary, with_absolute_addresses
+from maskmill.pipeline.sources import Shard, list_shards
+from maskmill.pipeline.sources.listing import Listing, list_files
+from maskmill.pipeline.storage import public_uri
+from maskmill.pipeline.writable import check_writable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 
-from pipeline.errors import BadImageError
+from maskmill.pipeline.errors import BadImageError
 
 _SIGNATURE_BYTES = 8
 _PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS")

@@ -19,8 +19,8 @@ from functools import cache
 from pathlib import Path
 from typing import Protocol
 
-from pipeline.errors import BadImageError
-from pipeline.rows import Row, Work
+from maskmill.pipeline.errors import BadImageError
+from maskmill.pipeline.rows import Row, Work
 
 DEATHS_TOGETHER = 2
 DEATHS_ALONE = 2

@@ -11,16 +11,16 @@ from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from importlib.metadata import version
 from typing import Any
 
-from model import Vocabulary
-from model.spec import ModelSpec, spec_fingerprint
-from pipeline.addresses import absolute
-from pipeline.config import URIS, LabelConfig, output_settings
-from pipeline.decode import DECODE_VERSION
-from pipeline.errors import UsageError
-from pipeline.output import Output
-from pipeline.schema import SCHEMA_VERSION
-from pipeline.uris import public_uri
-from pipeline.weights import local_spec
+from maskmill.model import Vocabulary
+from maskmill.model.spec import ModelSpec, spec_fingerprint
+from maskmill.pipeline.addresses import absolute
+from maskmill.pipeline.config import URIS, LabelConfig, output_settings
+from maskmill.pipeline.decode import DECODE_VERSION
+from maskmill.pipeline.errors import UsageError
+from maskmill.pipeline.output import Output
+from maskmill.pipeline.schema import SCHEMA_VERSION
+from maskmill.pipeline.uris import public_uri
+from maskmill.pipeline.weights import local_spec
 
 RUN = "run.json"
 CLASSES = "classes.json"

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from model import ModelSpec, Vocabulary
-from model.fetching import pinned_spec
-from model.spec import training_classes
-from pipeline.addresses import absolute, absolute_if_local
-from pipeline.class_files import parse_classes
-from pipeline.config import LabelConfig
-from pipeline.errors import UsageError
-from pipeline.weights import local_spec
+from maskmill.model import ModelSpec, Vocabulary
+from maskmill.model.fetching import pinned_spec
+from maskmill.model.spec import training_classes
+from maskmill.pipeline.addresses import absolute, absolute_if_local
+from maskmill.pipeline.class_files import parse_classes
+from maskmill.pipeline.config import LabelConfig
+from maskmill.pipeline.errors import UsageError
+from maskmill.pipeline.weights import local_spec
 
 MODEL_SETTINGS = (
     "preset",

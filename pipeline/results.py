@@ -9,15 +9,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.decode import MAX_PIXELS, Decoding
-from pipeline.errors import UsageError
-from pipeline.images import ImageFinder
-from pipeline.output import Output, labels_name
-from pipeline.palette import Colour, class_colours
-from pipeline.run_classes import read_run_classes
-from pipeline.samples import FULL_BITS
-from pipeline.sources.shard import read_limits
-from pipeline.storage import StorageOptions
+from maskmill.pipeline.decode import MAX_PIXELS, Decoding
+from maskmill.pipeline.errors import UsageError
+from maskmill.pipeline.images import ImageFinder
+from maskmill.pipeline.output import Output, labels_name
+from maskmill.pipeline.palette import Colour, class_colours
+from maskmill.pipeline.run_classes import read_run_classes
+from maskmill.pipeline.samples import FULL_BITS
+from maskmill.pipeline.sources.shard import read_limits
+from maskmill.pipeline.storage import StorageOptions
 
 BATCH_ROWS = 256
 BATCH_BYTES = 32 * 2**20

@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.errors import BadImageError
+from maskmill.pipeline.errors import BadImageError
 
 META = pa.schema(
     [

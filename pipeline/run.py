@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from pipeline import history
-from pipeline.costs import cost_of
-from pipeline.history import Attempt, new_attempt, recorded, write_attempt
-from pipeline.incremental import remove_shards, write_inventory
-from pipeline.lease import LeaseKeeper, held_lease
-from pipeline.observing import observing
-from pipeline.output import Output, marker_name
-from pipeline.plan import Plan
-from pipeline.record import write_record
-from pipeline.schema import CLASS_STATS, with_metadata
-from pipeline.statistics import RunSums, class_stats_table, merge
+from maskmill.pipeline import history
+from maskmill.pipeline.costs import cost_of
+from maskmill.pipeline.history import Attempt, new_attempt, recorded, write_attempt
+from maskmill.pipeline.incremental import remove_shards, write_inventory
+from maskmill.pipeline.lease import LeaseKeeper, held_lease
+from maskmill.pipeline.observing import observing
+from maskmill.pipeline.output import Output, marker_name
+from maskmill.pipeline.plan import Plan
+from maskmill.pipeline.record import write_record
+from maskmill.pipeline.schema import CLASS_STATS, with_metadata
+from maskmill.pipeline.statistics import RunSums, class_stats_table, merge
 
 if TYPE_CHECKING:
-    from pipeline.driver import Committed
+    from maskmill.pipeline.driver import Committed
 
 log = logging.getLogger(__name__)
 
@@ -146,7 +146,7 @@ def _nothing_to_do(plan: Plan, finished: RunResult) -> RunResult:
 
 
 def _check_size(plan: Plan) -> None:
-    from pipeline import flow
+    from maskmill.pipeline import flow
 
     size = flow.local_size(plan.config)
     if size is not None:
@@ -156,7 +156,12 @@ def _check_size(plan: Plan) -> None:
 def _label(
     plan: Plan, attempt: Attempt, lease: LeaseKeeper, progress: Progress, on_progress: Callable[[Progress], None]
 ) -> None:
-    from pipeline import driver, flow, metrics, usage  # Ray takes a second to import; planning and status do without it
+    from maskmill.pipeline import (  # Ray takes a second to import; planning and status do without it
+        driver,
+        flow,
+        metrics,
+        usage,
+    )
 
     own_ray = flow.local_size(plan.config) is not None
     size = flow.start_ray(plan.config)

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 from PIL import Image, ImageFile, TiffImagePlugin
 
-from pipeline.errors import BadImageError
+from maskmill.pipeline.errors import BadImageError
 
 FULL_BITS = 16
 _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262

@@ -16,17 +16,17 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
-from pipeline.errors import BadImageError, UsageError
-from pipeline.lettering import Lettering
-from pipeline.output import labels_name
-from pipeline.overlay import tint_segments
-from pipeline.palette import Colour
-from pipeline.results import Results
-from pipeline.segment_maps import sampled_segment_map, sampled_size
-from pipeline.sources.shard import printable
-from pipeline.sources.stream import open_stream
-from pipeline.sources.version import file_info
-from pipeline.storage import open_filesystem, with_retries
+from maskmill.pipeline.errors import BadImageError, UsageError
+from maskmill.pipeline.lettering import Lettering
+from maskmill.pipeline.output import labels_name
+from maskmill.pipeline.overlay import tint_segments
+from maskmill.pipeline.palette import Colour
+from maskmill.pipeline.results import Results
+from maskmill.pipeline.segment_maps import sampled_segment_map, sampled_size
+from maskmill.pipeline.sources.shard import printable
+from maskmill.pipeline.sources.stream import open_stream
+from maskmill.pipeline.sources.version import file_info
+from maskmill.pipeline.storage import open_filesystem, with_retries
 
 SEARCH_THREADS = 16
 MOST_NAMED = 5

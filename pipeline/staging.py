@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.errors import BadImageError
-from pipeline.guard import run_guarded
-from pipeline.output import ROW_GROUP_BYTES, Output
-from pipeline.rows import Row, failed
-from pipeline.schema import ERRORS, LABELS
-from pipeline.segments import SegmentGeometry, segment_geometry
+from maskmill.pipeline.errors import BadImageError
+from maskmill.pipeline.guard import run_guarded
+from maskmill.pipeline.output import ROW_GROUP_BYTES, Output
+from maskmill.pipeline.rows import Row, failed
+from maskmill.pipeline.schema import ERRORS, LABELS
+from maskmill.pipeline.segments import SegmentGeometry, segment_geometry
 
 RECEIPTS = pa.schema(
     [

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.errors import UsageError
-from pipeline.output import Output, marker_name
-from pipeline.storage import StorageOptions
+from maskmill.pipeline.errors import UsageError
+from maskmill.pipeline.output import Output, marker_name
+from maskmill.pipeline.storage import StorageOptions
 
 HEAD_BYTES = 16 * 1024
 """Enough for all of a marker that is not about single classes."""

@@ -17,8 +17,8 @@ from typing import IO, Any, TypeVar
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from pipeline.errors import UsageError
-from pipeline.storage_errors import (
+from maskmill.pipeline.errors import UsageError
+from maskmill.pipeline.storage_errors import (
     ShortReadError,
     error_chain,
     http_status,
@@ -27,9 +27,9 @@ from pipeline.storage_errors import (
     is_transient,
     public_error,
 )
-from pipeline.storage_options import StorageOptions, nested_options, parse_storage_options, s3_options
-from pipeline.uris import WEB, is_chained, local_path, public_uri, scheme_of, without_query
-from pipeline.web import WebClient
+from maskmill.pipeline.storage_options import StorageOptions, nested_options, parse_storage_options, s3_options
+from maskmill.pipeline.uris import WEB, is_chained, local_path, public_uri, scheme_of, without_query
+from maskmill.pipeline.web import WebClient
 
 __all__ = [
     "ShortReadError",

@@ -10,7 +10,7 @@ from typing import Any
 
 import fsspec
 
-from pipeline.errors import UsageError
+from maskmill.pipeline.errors import UsageError
 
 StorageOptions = Mapping[str, Any]
 """Arguments of a file system's constructor; values may be text, dots in a key nest ("client_kwargs.endpoint_url")."""

@@ -16,8 +16,8 @@ import aiohttp
 from ray.exceptions import RayError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
-from pipeline.cluster import JOB_FOLDER
-from pipeline.interruption import EXIT_SIGNAL
+from maskmill.pipeline.cluster import JOB_FOLDER
+from maskmill.pipeline.interruption import EXIT_SIGNAL
 
 POLL_S = 0.5
 STOP_GRACE_S = 60

@@ -7,7 +7,7 @@ from typing import Any
 
 import ray
 
-from pipeline.quarantine import History
+from maskmill.pipeline.quarantine import History
 
 DIAGNOSIS_TIMEOUT_S = 10.0
 

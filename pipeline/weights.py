@@ -13,10 +13,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from model import ModelSpec
-from model.fetching import fetched_spec, pinned_spec
-from pipeline.errors import UsageError
-from pipeline.storage import open_filesystem, with_retries
+from maskmill.model import ModelSpec
+from maskmill.model.fetching import fetched_spec, pinned_spec
+from maskmill.pipeline.errors import UsageError
+from maskmill.pipeline.storage import open_filesystem, with_retries
 
 CACHE = "MASKMILL_CACHE"
 """Environment variable: where copies of remote weights and text embeddings are kept; default ~/.cache/maskmill."""

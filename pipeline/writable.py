@@ -9,8 +9,8 @@ import uuid
 
 from fsspec import AbstractFileSystem
 
-from pipeline.errors import UsageError
-from pipeline.storage import (
+from maskmill.pipeline.errors import UsageError
+from maskmill.pipeline.storage import (
     UNFINISHED_PREFIX,
     UNFINISHED_SUFFIX,
     StorageOptions,

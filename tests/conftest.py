@@ -86,11 +86,11 @@ def tiny_model(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def use_tiny_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """Put the tiny model in place of the fused stage for as long as ``monkeypatch`` lasts."""
-    import pipeline.flow
+    import maskmill.pipeline.flow
     from tests.faults.tiny_model import NoModel, TinyStage
 
-    monkeypatch.setattr(pipeline.flow, "SegmentStage", TinyStage)
-    monkeypatch.setattr(pipeline.flow, "StageModel", NoModel)
+    monkeypatch.setattr(maskmill.pipeline.flow, "SegmentStage", TinyStage)
+    monkeypatch.setattr(maskmill.pipeline.flow, "StageModel", NoModel)
 
 
 @pytest.fixture

@@ -63,7 +63,7 @@ def test_what_it_copies_is_there_and_reaches_the_builder() -> None:
         for line in re.findall(r"^COPY --chown=\S+ (.*) \S+$", DOCKERFILE, flags=re.MULTILINE)
         for name in line.split()
     }
-    assert copied >= {"model", "pipeline", "jobs", "pyproject.toml", "constraints.txt"}
+    assert copied >= {"maskmill", "model", "pipeline", "jobs", "pyproject.toml", "constraints.txt"}
     assert all((ROOT / name).exists() for name in copied)
     let_through = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     assert copied == let_through

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from jobs import label
-from jobs.options import resolve
-from pipeline.config import LabelConfig
+from maskmill.jobs import label
+from maskmill.jobs.options import resolve
+from maskmill.pipeline.config import LabelConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 GUIDE = (ROOT / "docs" / "operations.md").read_text()

@@ -25,8 +25,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     source = tmp_path_factory.mktemp("source")
     for name in SOURCES:
         shutil.copy(ROOT / name, source / name)
-    for package in PACKAGES:
-        shutil.copytree(ROOT / package, source / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for package in ("maskmill", *PACKAGES):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / package, source / package, ignore=ignored, symlinks=True)
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", "dist", "."]
     result = subprocess.run(command, cwd=source, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
@@ -36,11 +37,11 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
 
 def test_every_file_of_the_packages_is_in_it(wheel: zipfile.ZipFile) -> None:
     ours = {
-        path.relative_to(ROOT).as_posix()
+        f"maskmill/{path.relative_to(ROOT).as_posix()}"
         for package in PACKAGES
         for path in (ROOT / package).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
-    }
+    } | {"maskmill/__init__.py"}
     delivered = {name for name in wheel.namelist() if not name.startswith("maskmill-")}
     assert ours - delivered == set(), "add these to [tool.setuptools.package-data] in pyproject.toml"
     assert delivered - ours == set()
@@ -59,7 +60,7 @@ def test_every_package_it_imports_is_a_declared_dependency() -> None:
         for node in ast.walk(ast.parse(path.read_text()))
         for module in modules_of(node)
     }
-    foreign = imported - sys.stdlib_module_names - set(PACKAGES)
+    foreign = imported - sys.stdlib_module_names - {"maskmill"}
     assert {name for name in foreign if not declared & set(map(normalised, provided[name]))} == set()
 
 
@@ -75,5 +76,5 @@ def normalised(distribution: str) -> str:
 
 def test_it_brings_the_command_and_the_licence(wheel: zipfile.ZipFile) -> None:
     [entry_points] = [name for name in wheel.namelist() if name.endswith("entry_points.txt")]
-    assert "maskmill = jobs.main:app" in wheel.read(entry_points).decode()
+    assert "maskmill = maskmill.jobs.main:app" in wheel.read(entry_points).decode()
     assert any(name.endswith("licenses/LICENSE") for name in wheel.namelist())

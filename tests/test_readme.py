@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from jobs.main import COMMANDS
-from pipeline.schema import CLASS_STATS, ERRORS, LABELS
+from maskmill.jobs.main import COMMANDS
+from maskmill.pipeline.schema import CLASS_STATS, ERRORS, LABELS
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -37,7 +37,7 @@ IMAGES = 24
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder in which ``maskmill demo`` was run, by the command's own words, with fewer images."""
     folder = tmp_path_factory.mktemp("readme")
-    command = [sys.executable, "-m", "jobs.main", "demo", "demo", "--images", str(IMAGES)]
+    command = [sys.executable, "-m", "maskmill.jobs.main", "demo", "demo", "--images", str(IMAGES)]
     result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     (folder / "stdout.txt").write_text(result.stdout)

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from model.proposals import Proposals
-from model.resize import AS_IT_IS, InputSize, require_image
-from model.sources.source import SourceDescription
+from maskmill.model.proposals import Proposals
+from maskmill.model.resize import AS_IT_IS, InputSize, require_image
+from maskmill.model.sources.source import SourceDescription
 
 STRIDE = 4
 SURE = 8.0

@@ -20,15 +20,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.errors import CheckpointError
-from model.micro_batch import MicroBatches
-from model.proposals import Proposals
-from model.resize import AS_IT_IS, InputSize
-from model.sources.input_rules import InputRules, input_rules
-from model.sources.source import SourceDescription
+from maskmill.model.errors import CheckpointError
+from maskmill.model.micro_batch import MicroBatches
+from maskmill.model.proposals import Proposals
+from maskmill.model.resize import AS_IT_IS, InputSize
+from maskmill.model.sources.input_rules import InputRules, input_rules
+from maskmill.model.sources.source import SourceDescription
 
 PIXELS_AT_ONCE = {"cpu": 1, "cuda": 16 * 640**2}
-"""Pixels of the images that run together, by device; on CPUs each image runs alone (see ``model.proposer``)."""
+"""Pixels of the images that run together, by device; on CPUs each image runs alone (see
+``maskmill.model.proposer``)."""
 
 TASK = "the task is panoptic"
 """What OneFormer is asked for: one segment for each thing and each kind of stuff."""

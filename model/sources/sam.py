@@ -19,13 +19,13 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import masks_to_boxes, nms
 
-from model.errors import CheckpointError
-from model.preprocess import PIXEL_MEAN, PIXEL_STD, normalise
-from model.proposals import Proposals
-from model.quality import stability
-from model.resize import AS_IT_IS, InputSize, require_image, resize
-from model.sources.hugging_face import load_network, read_config
-from model.sources.source import SourceDescription
+from maskmill.model.errors import CheckpointError
+from maskmill.model.preprocess import PIXEL_MEAN, PIXEL_STD, normalise
+from maskmill.model.proposals import Proposals
+from maskmill.model.quality import stability
+from maskmill.model.resize import AS_IT_IS, InputSize, require_image, resize
+from maskmill.model.sources.hugging_face import load_network, read_config
+from maskmill.model.sources.source import SourceDescription
 
 _CLASSES = {
     "sam": "SamModel",
@@ -215,7 +215,7 @@ def load(
 ) -> SamSource:
     """Load a checkpoint's folder of SAM or SAM 2.1: config.json and model.safetensors. Nothing is fetched.
 
-    Raises as ``model.sources.hugging_face.load``.
+    Raises as ``maskmill.model.sources.hugging_face.load``.
     """
     folder = Path(folder)
     model_type = read_config(folder).get("model_type")

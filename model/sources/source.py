@@ -10,30 +10,30 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from model.proposals import Proposals
-from model.resize import InputSize
+from maskmill.model.proposals import Proposals
+from maskmill.model.resize import InputSize
 
 
 def _zegformer() -> Any:
-    from model.sources import zegformer
+    from maskmill.model.sources import zegformer
 
     return zegformer
 
 
 def _hugging_face() -> Any:
-    from model.sources import hugging_face
+    from maskmill.model.sources import hugging_face
 
     return hugging_face
 
 
 def _sam() -> Any:
-    from model.sources import sam
+    from maskmill.model.sources import sam
 
     return sam
 
 
 def _felzenszwalb() -> Any:
-    from model.sources import felzenszwalb
+    from maskmill.model.sources import felzenszwalb
 
     return felzenszwalb
 

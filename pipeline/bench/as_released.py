@@ -12,14 +12,14 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import roi_align
 
-from model.classifier import Classifier
-from model.clip import Clip
-from model.preprocess import CLIP_MEAN, CLIP_STD, normalise, pad_to_multiple
-from model.regions import mask_boxes
-from model.resize import resize_short_side
-from model.scoring import clip_probabilities, fuse, query_probabilities
-from model.zegformer import ZegFormer
-from pipeline.bench.stopwatch import Stopwatch
+from maskmill.model.classifier import Classifier
+from maskmill.model.clip import Clip
+from maskmill.model.preprocess import CLIP_MEAN, CLIP_STD, normalise, pad_to_multiple
+from maskmill.model.regions import mask_boxes
+from maskmill.model.resize import resize_short_side
+from maskmill.model.scoring import clip_probabilities, fuse, query_probabilities
+from maskmill.model.zegformer import ZegFormer
+from maskmill.pipeline.bench.stopwatch import Stopwatch
 
 
 class AsReleased:

@@ -10,15 +10,15 @@ from typing import Any
 
 import pyarrow as pa
 
-from model import Vocabulary
-from model.spec import ModelSpec
-from pipeline.bench.record import environment
-from pipeline.decode import Decoding
-from pipeline.input_stages import DecodeStage, ReadStage, ShardTask
-from pipeline.model_stages import ClassifyStage, ProposeStage, StageModel
-from pipeline.sources import ReadLimits, list_shards
-from pipeline.uris import public_uri
-from pipeline.weights import local_spec
+from maskmill.model import Vocabulary
+from maskmill.model.spec import ModelSpec
+from maskmill.pipeline.bench.record import environment
+from maskmill.pipeline.decode import Decoding
+from maskmill.pipeline.input_stages import DecodeStage, ReadStage, ShardTask
+from maskmill.pipeline.model_stages import ClassifyStage, ProposeStage, StageModel
+from maskmill.pipeline.sources import ReadLimits, list_shards
+from maskmill.pipeline.uris import public_uri
+from maskmill.pipeline.weights import local_spec
 
 MAX_IMAGE_BYTES = 512 * 2**20
 TRAVELLED_IMAGES = 32

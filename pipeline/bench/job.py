@@ -18,17 +18,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.bench.processes import ProcessMonitor, QueueMonitor
-from pipeline.bench.record import environment
-from pipeline.config import LabelConfig, public_settings
-from pipeline.decode import Decoding
-from pipeline.errors import UsageError
-from pipeline.input_stages import DecodeStage, ReadStage
-from pipeline.model_stages import StageModel
-from pipeline.plan import Plan, plan_run
-from pipeline.run import Progress, run_plan
-from pipeline.shapes.write import ShapesSettings, write_shapes
-from pipeline.sources import read_limits
+from maskmill.pipeline.bench.processes import ProcessMonitor, QueueMonitor
+from maskmill.pipeline.bench.record import environment
+from maskmill.pipeline.config import LabelConfig, public_settings
+from maskmill.pipeline.decode import Decoding
+from maskmill.pipeline.errors import UsageError
+from maskmill.pipeline.input_stages import DecodeStage, ReadStage
+from maskmill.pipeline.model_stages import StageModel
+from maskmill.pipeline.plan import Plan, plan_run
+from maskmill.pipeline.run import Progress, run_plan
+from maskmill.pipeline.shapes.write import ShapesSettings, write_shapes
+from maskmill.pipeline.sources import read_limits
 
 WARM_UP_SHARE = 0.25
 """Share of the images left out of the rate: while they pass, workers start and pools fill."""

@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from model.classifier import Classifier
-from model.proposer import Proposer
-from model.segmenter import Segmenter
-from model.sources.source import ProposalSource
-from model.spec import DTYPES
-from pipeline.bench.as_released import AsReleased
-from pipeline.bench.record import environment, peak_bytes
-from pipeline.bench.stopwatch import Stopwatch
-from pipeline.bench.subjects import Subject, SubjectName, load_subject
+from maskmill.model.classifier import Classifier
+from maskmill.model.proposer import Proposer
+from maskmill.model.segmenter import Segmenter
+from maskmill.model.sources.source import ProposalSource
+from maskmill.model.spec import DTYPES
+from maskmill.pipeline.bench.as_released import AsReleased
+from maskmill.pipeline.bench.record import environment, peak_bytes
+from maskmill.pipeline.bench.stopwatch import Stopwatch
+from maskmill.pipeline.bench.subjects import Subject, SubjectName, load_subject
 
 PARTS = ("backbone", "decoder", "regions", "clip", "fusion", "map")
 AS_RELEASED = "as-released"

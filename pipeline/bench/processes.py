@@ -12,8 +12,8 @@ from typing import Self
 
 import numpy as np
 
-from pipeline.queues import stage_queues
-from pipeline.sampling import Sampler
+from maskmill.pipeline.queues import stage_queues
+from maskmill.pipeline.sampling import Sampler
 
 SAMPLE_S = 2.0
 MEMORY_SHARE = 0.005

@@ -12,14 +12,14 @@ import open_clip
 import torch
 from torch import Tensor, nn
 
-from model.checkpoint import load_zegformer
-from model.classifier_settings import ClassifierSettings
-from model.clip import Clip, load_clip, new_clip
-from model.config import ZegFormerConfig
-from model.presets import BUNDLED, PRESETS
-from model.vocabulary import ClassEntry, Vocabulary
-from model.zegformer import ZegFormer, ZegFormerOutput
-from pipeline.shapes import CLASSES, draw
+from maskmill.model.checkpoint import load_zegformer
+from maskmill.model.classifier_settings import ClassifierSettings
+from maskmill.model.clip import Clip, load_clip, new_clip
+from maskmill.model.config import ZegFormerConfig
+from maskmill.model.presets import BUNDLED, PRESETS
+from maskmill.model.vocabulary import ClassEntry, Vocabulary
+from maskmill.model.zegformer import ZegFormer, ZegFormerOutput
+from maskmill.pipeline.shapes import CLASSES, draw
 
 SubjectName = Literal["real", "bundled"]
 

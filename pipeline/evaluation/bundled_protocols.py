@@ -6,12 +6,12 @@ import json
 from importlib.resources import files
 from typing import Any
 
-from pipeline.errors import UsageError
+from maskmill.pipeline.errors import UsageError
 
 
 def bundled_protocols() -> list[str]:
     """Names of the protocols that come with the package."""
-    folder = files("pipeline.evaluation") / "protocols"
+    folder = files("maskmill.pipeline.evaluation") / "protocols"
     return sorted(entry.name.removesuffix(".json") for entry in folder.iterdir() if entry.name.endswith(".json"))
 
 
@@ -19,5 +19,5 @@ def bundled_protocol_data(name: str) -> dict[str, Any]:
     """Return the parsed file of a protocol that comes with the package; UsageError names those there are."""
     if name not in bundled_protocols():
         raise UsageError(f"unknown protocol {name!r}. Choose from: {', '.join(bundled_protocols())}")
-    text = (files("pipeline.evaluation") / "protocols" / f"{name}.json").read_text(encoding="utf-8")
+    text = (files("maskmill.pipeline.evaluation") / "protocols" / f"{name}.json").read_text(encoding="utf-8")
     return dict(json.loads(text))

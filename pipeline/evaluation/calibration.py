@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.evaluation.overlaps import Overlaps, sum_by
+from maskmill.pipeline.evaluation.overlaps import Overlaps, sum_by
 
 BINS = 15
 SCORE_UNIT = 2**20

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pipeline.evaluation.coco_files import (
+from maskmill.pipeline.evaluation.coco_files import (
     CategoryEntry,
     ImageEntry,
     PanopticFile,
@@ -16,9 +16,9 @@ from pipeline.evaluation.coco_files import (
     SegmentFile,
     parse_coco,
 )
-from pipeline.evaluation.namesakes import without_suffix
-from pipeline.evaluation.protocol import EvaluationError, Protocol, normalised_name
-from pipeline.storage import StorageOptions, open_filesystem, public_uri, read_bytes
+from maskmill.pipeline.evaluation.namesakes import without_suffix
+from maskmill.pipeline.evaluation.protocol import EvaluationError, Protocol, normalised_name
+from maskmill.pipeline.storage import StorageOptions, open_filesystem, public_uri, read_bytes
 
 _EXAMPLES = 8
 ListedId = int | str | None

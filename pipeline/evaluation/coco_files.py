@@ -13,8 +13,8 @@ from pycocotools import mask as coco_mask
 from pydantic import ConfigDict, FailFast, Field, PlainValidator, TypeAdapter
 from pydantic.dataclasses import dataclass
 
-from pipeline.documents import Flag, Identifier, parse_json, short
-from pipeline.evaluation.protocol import EvaluationError
+from maskmill.pipeline.documents import Flag, Identifier, parse_json, short
+from maskmill.pipeline.evaluation.protocol import EvaluationError
 
 _STRICT = ConfigDict(strict=True, extra="ignore")
 _EDGE = 2**31

@@ -16,11 +16,11 @@ import numpy as np
 import pyarrow as pa
 from scipy import sparse
 
-from pipeline.evaluation.metrics import row_means
-from pipeline.evaluation.protocol import EvaluationError, Protocol
-from pipeline.evaluation.unit import IMAGES
-from pipeline.evaluation.write import FIGURES
-from pipeline.output import Output
+from maskmill.pipeline.evaluation.metrics import row_means
+from maskmill.pipeline.evaluation.protocol import EvaluationError, Protocol
+from maskmill.pipeline.evaluation.unit import IMAGES
+from maskmill.pipeline.evaluation.write import FIGURES
+from maskmill.pipeline.output import Output
 
 COMPARISON = "comparison.json"
 LEVEL = 0.95

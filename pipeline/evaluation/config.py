@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from pipeline.config import ALLOW_LOCAL_HELP, ALLOW_PRIVATE_HELP, OWN_STORE_HELP
-from pipeline.evaluation.boundary import TOLERANCE
-from pipeline.evaluation.protocol import IdKind, Setting
+from maskmill.pipeline.config import ALLOW_LOCAL_HELP, ALLOW_PRIVATE_HELP, OWN_STORE_HELP
+from maskmill.pipeline.evaluation.boundary import TOLERANCE
+from maskmill.pipeline.evaluation.protocol import IdKind, Setting
 
 SwappedSides = Literal["refuse", "skip", "right", "left", "resize"]
 

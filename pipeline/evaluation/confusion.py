@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.evaluation.overlaps import Overlaps, sum_by
+from maskmill.pipeline.evaluation.overlaps import Overlaps, sum_by
 
 
 def confusion_matrix(overlaps: Overlaps, classes: int, pred_class: np.ndarray | None = None) -> np.ndarray:

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.evaluation.config import EvaluationConfig
-from pipeline.evaluation.ground_truth import TruthShard
-from pipeline.evaluation.inventory import Inventory
-from pipeline.evaluation.part import Named, nothing_left_out
-from pipeline.evaluation.protocol import EvaluationError
-from pipeline.evaluation.sums import Sums
-from pipeline.evaluation.unit import Comparison, read_part
-from pipeline.storage import public_uri
+from maskmill.pipeline.evaluation.config import EvaluationConfig
+from maskmill.pipeline.evaluation.ground_truth import TruthShard
+from maskmill.pipeline.evaluation.inventory import Inventory
+from maskmill.pipeline.evaluation.part import Named, nothing_left_out
+from maskmill.pipeline.evaluation.protocol import EvaluationError
+from maskmill.pipeline.evaluation.sums import Sums
+from maskmill.pipeline.evaluation.unit import Comparison, read_part
+from maskmill.pipeline.storage import public_uri
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,12 +9,12 @@ from typing import Any
 import ray
 from ray.exceptions import OutOfMemoryError, RayTaskError, WorkerCrashedError
 
-from pipeline.attended import WorkersBrokenError
-from pipeline.canary import check_workers
-from pipeline.cluster import CONNECT_S, connect, joins_running
-from pipeline.evaluation.ground_truth import TruthShard
-from pipeline.evaluation.unit import Comparison, UnitEvaluator
-from pipeline.interruption import InterruptedRunError, signals_collected
+from maskmill.pipeline.attended import WorkersBrokenError
+from maskmill.pipeline.canary import check_workers
+from maskmill.pipeline.cluster import CONNECT_S, connect, joins_running
+from maskmill.pipeline.evaluation.ground_truth import TruthShard
+from maskmill.pipeline.evaluation.unit import Comparison, UnitEvaluator
+from maskmill.pipeline.interruption import InterruptedRunError, signals_collected
 
 OBJECT_STORE_BYTES = 300 * 2**20
 """Units and counts are small; images never pass through the object store."""

@@ -9,21 +9,21 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pipeline.addresses import absolute
-from pipeline.evaluation.config import EvaluationConfig
-from pipeline.evaluation.coverage import add_up, check_coverage
-from pipeline.evaluation.figures import figures
-from pipeline.evaluation.foreign import maps_inventory, results_inventory
-from pipeline.evaluation.ground_truth import TruthShard, find_ground_truth
-from pipeline.evaluation.inventory import Inventory
-from pipeline.evaluation.place import claim_results, remove_leftovers
-from pipeline.evaluation.protocol import EvaluationError, Protocol, load_protocol
-from pipeline.evaluation.run_labels import run_inventory
-from pipeline.evaluation.sums import Sums
-from pipeline.evaluation.unit import Comparison, UnitEvaluator, read_part
-from pipeline.evaluation.write import FIGURES, write_results
-from pipeline.output import Output
-from pipeline.storage import StorageOptions, public_uri
+from maskmill.pipeline.addresses import absolute
+from maskmill.pipeline.evaluation.config import EvaluationConfig
+from maskmill.pipeline.evaluation.coverage import add_up, check_coverage
+from maskmill.pipeline.evaluation.figures import figures
+from maskmill.pipeline.evaluation.foreign import maps_inventory, results_inventory
+from maskmill.pipeline.evaluation.ground_truth import TruthShard, find_ground_truth
+from maskmill.pipeline.evaluation.inventory import Inventory
+from maskmill.pipeline.evaluation.place import claim_results, remove_leftovers
+from maskmill.pipeline.evaluation.protocol import EvaluationError, Protocol, load_protocol
+from maskmill.pipeline.evaluation.run_labels import run_inventory
+from maskmill.pipeline.evaluation.sums import Sums
+from maskmill.pipeline.evaluation.unit import Comparison, UnitEvaluator, read_part
+from maskmill.pipeline.evaluation.write import FIGURES, write_results
+from maskmill.pipeline.output import Output
+from maskmill.pipeline.storage import StorageOptions, public_uri
 
 CODE_VERSION = 2
 """Moves when the same inputs would give other sums, so that old parts are not taken for new ones."""

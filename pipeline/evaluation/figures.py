@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.evaluation import calibration, panoptic, proposals
-from pipeline.evaluation.boundary import f_measure
-from pipeline.evaluation.inventory import Inventory
-from pipeline.evaluation.metrics import ClassPixels, harmonic_mean, mean
-from pipeline.evaluation.protocol import Protocol
-from pipeline.evaluation.sums import COUNTS, SHARE_UNIT, Sums
-from pipeline.evaluation.unit import Comparison
+from maskmill.pipeline.evaluation import calibration, panoptic, proposals
+from maskmill.pipeline.evaluation.boundary import f_measure
+from maskmill.pipeline.evaluation.inventory import Inventory
+from maskmill.pipeline.evaluation.metrics import ClassPixels, harmonic_mean, mean
+from maskmill.pipeline.evaluation.protocol import Protocol
+from maskmill.pipeline.evaluation.sums import COUNTS, SHARE_UNIT, Sums
+from maskmill.pipeline.evaluation.unit import Comparison
 
 SCHEMA_VERSION = 1
 """Of evaluation.json; moves when a key changes meaning."""

@@ -7,16 +7,16 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pyarrow as pa
 
-from pipeline.evaluation import coco
-from pipeline.evaluation.coco_files import PanopticFile
-from pipeline.evaluation.config import EvaluationConfig
-from pipeline.evaluation.inventory import LISTS, FileList, IdForm, Inventory, write_lists
-from pipeline.evaluation.namesakes import without_suffix
-from pipeline.evaluation.protocol import EvaluationError, Protocol, prediction_table
-from pipeline.output import Output
-from pipeline.sources.listing import list_files
-from pipeline.sources.version import file_info, file_version
-from pipeline.storage import open_filesystem, public_uri, with_retries
+from maskmill.pipeline.evaluation import coco
+from maskmill.pipeline.evaluation.coco_files import PanopticFile
+from maskmill.pipeline.evaluation.config import EvaluationConfig
+from maskmill.pipeline.evaluation.inventory import LISTS, FileList, IdForm, Inventory, write_lists
+from maskmill.pipeline.evaluation.namesakes import without_suffix
+from maskmill.pipeline.evaluation.protocol import EvaluationError, Protocol, prediction_table
+from maskmill.pipeline.output import Output
+from maskmill.pipeline.sources.listing import list_files
+from maskmill.pipeline.sources.version import file_info, file_version
+from maskmill.pipeline.storage import open_filesystem, public_uri, with_retries
 
 _SCHEMA = pa.schema(
     [

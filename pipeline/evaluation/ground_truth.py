@@ -12,22 +12,22 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from pipeline.errors import UsageError
-from pipeline.evaluation import coco
-from pipeline.evaluation.coco_files import PanopticFile
-from pipeline.evaluation.config import EvaluationConfig
-from pipeline.evaluation.index import Wanted
-from pipeline.evaluation.inventory import IdForm
-from pipeline.evaluation.namesakes import without_suffix
-from pipeline.evaluation.protocol import EvaluationError, Protocol, label_table
-from pipeline.evaluation.rle_columns import paint, parse_column
-from pipeline.evaluation.truth import AbsentTruth, GroundTruth, from_label_map, from_panoptic, from_segments
-from pipeline.evaluation.truth_tables import has_rles, id_column, label_column, read_schema, read_segment_table
-from pipeline.sources import ImageRecord, ReadLimits, Shard, list_shards, read_shard
-from pipeline.sources.files import READ_THREADS, ordered_map
-from pipeline.sources.listing import list_files
-from pipeline.sources.shard import DEFAULT_LIMITS, shard_id
-from pipeline.storage import StorageOptions, is_local, open_filesystem, public_uri, read_bytes
+from maskmill.pipeline.errors import UsageError
+from maskmill.pipeline.evaluation import coco
+from maskmill.pipeline.evaluation.coco_files import PanopticFile
+from maskmill.pipeline.evaluation.config import EvaluationConfig
+from maskmill.pipeline.evaluation.index import Wanted
+from maskmill.pipeline.evaluation.inventory import IdForm
+from maskmill.pipeline.evaluation.namesakes import without_suffix
+from maskmill.pipeline.evaluation.protocol import EvaluationError, Protocol, label_table
+from maskmill.pipeline.evaluation.rle_columns import paint, parse_column
+from maskmill.pipeline.evaluation.truth import AbsentTruth, GroundTruth, from_label_map, from_panoptic, from_segments
+from maskmill.pipeline.evaluation.truth_tables import has_rles, id_column, label_column, read_schema, read_segment_table
+from maskmill.pipeline.sources import ImageRecord, ReadLimits, Shard, list_shards, read_shard
+from maskmill.pipeline.sources.files import READ_THREADS, ordered_map
+from maskmill.pipeline.sources.listing import list_files
+from maskmill.pipeline.sources.shard import DEFAULT_LIMITS, shard_id
+from maskmill.pipeline.storage import StorageOptions, is_local, open_filesystem, public_uri, read_bytes
 
 MAP_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
 _JSON_CHUNK = 32

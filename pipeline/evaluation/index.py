@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow as pa
 
-from pipeline.evaluation.namesakes import PlaceIndex, hashes_of, without_suffix
+from maskmill.pipeline.evaluation.namesakes import PlaceIndex, hashes_of, without_suffix
 
 MISSING = -1
 """There is no prediction."""

@@ -10,11 +10,11 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from pipeline.evaluation.index import PredictionIndex
-from pipeline.evaluation.namesakes import PlaceIndex, without_suffix
-from pipeline.evaluation.predictions import FILES, INDEX, PLACES, PredictionSource
-from pipeline.evaluation.protocol import Protocol
-from pipeline.output import Output
+from maskmill.pipeline.evaluation.index import PredictionIndex
+from maskmill.pipeline.evaluation.namesakes import PlaceIndex, without_suffix
+from maskmill.pipeline.evaluation.predictions import FILES, INDEX, PLACES, PredictionSource
+from maskmill.pipeline.evaluation.protocol import Protocol
+from maskmill.pipeline.output import Output
 
 IdForm = Literal["names", "numbers", "texts"]
 LISTS = "_parts/predictions"

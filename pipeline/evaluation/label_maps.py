@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 from PIL import Image
 
-from pipeline.evaluation.protocol import EvaluationError
+from maskmill.pipeline.evaluation.protocol import EvaluationError
 
 MAX_PIXELS = 178_000_000
 """Larger maps are refused before they are decoded (Pillow's own limit for decompression bombs)."""

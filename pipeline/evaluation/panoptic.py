@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.evaluation.overlaps import Overlaps, sum_by
+from maskmill.pipeline.evaluation.overlaps import Overlaps, sum_by
 
 COLUMNS = ("true_positives", "false_positives", "false_negatives", "iou_sum")
 IOU_UNIT = 2**32

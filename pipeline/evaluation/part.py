@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.evaluation.sums import Sums
+from maskmill.pipeline.evaluation.sums import Sums
 
 EXAMPLES = 5
 LEFT_OUT = (

@@ -10,13 +10,13 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 
-from pipeline.evaluation.index import PredictionIndex, Wanted, stem
-from pipeline.evaluation.label_maps import decode_label_map, refuse_invalid
-from pipeline.evaluation.namesakes import PlaceIndex, without_suffix
-from pipeline.evaluation.overlaps import SegmentMap
-from pipeline.evaluation.protocol import EvaluationError
-from pipeline.evaluation.rle_columns import paint, parse_column
-from pipeline.output import Output
+from maskmill.pipeline.evaluation.index import PredictionIndex, Wanted, stem
+from maskmill.pipeline.evaluation.label_maps import decode_label_map, refuse_invalid
+from maskmill.pipeline.evaluation.namesakes import PlaceIndex, without_suffix
+from maskmill.pipeline.evaluation.overlaps import SegmentMap
+from maskmill.pipeline.evaluation.protocol import EvaluationError
+from maskmill.pipeline.evaluation.rle_columns import paint, parse_column
+from maskmill.pipeline.output import Output
 
 COLUMNS = ["image_id", "width", "height", "class_ids", "scores", "rles"]
 INDEX = "index.parquet"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.evaluation.overlaps import Overlaps, sum_by
+from maskmill.pipeline.evaluation.overlaps import Overlaps, sum_by
 
 THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
 """IoU from 0.50 to 0.95, as in COCO's average recall."""

@@ -12,11 +12,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pipeline.errors import UsageError
-from pipeline.evaluation.bundled_protocols import bundled_protocol_data, bundled_protocols
-from pipeline.evaluation.protocol_file import LABEL_VALUES, check_protocol
-from pipeline.storage import StorageOptions, public_uri, without_query
-from pipeline.text_files import parse_data, read_text, suffix_of
+from maskmill.pipeline.errors import UsageError
+from maskmill.pipeline.evaluation.bundled_protocols import bundled_protocol_data, bundled_protocols
+from maskmill.pipeline.evaluation.protocol_file import LABEL_VALUES, check_protocol
+from maskmill.pipeline.storage import StorageOptions, public_uri, without_query
+from maskmill.pipeline.text_files import parse_data, read_text, suffix_of
 
 IdKind = Literal["evaluation", "raw"]
 Setting = Literal["gzs3", "zs3"]
@@ -24,7 +24,7 @@ Setting = Literal["gzs3", "zs3"]
 UNSET_LABEL = 65535
 """Means "ignored" in ground truth and "unlabelled" in predictions, whatever the protocol's own ignore label.
 
-The same value as model.proposals.UNLABELLED, which is not imported because evaluation needs no torch.
+The same value as maskmill.model.proposals.UNLABELLED, which is not imported because evaluation needs no torch.
 """
 _EXAMPLES = 5
 

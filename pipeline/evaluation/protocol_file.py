@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, ValidationError
 
-from pipeline.documents import explain
-from pipeline.errors import UsageError
+from maskmill.pipeline.documents import explain
+from maskmill.pipeline.errors import UsageError
 
 LABEL_VALUES = 65536
 _RESERVED_GROUPS = ("harmonic",)  # would share a key with the harmonic mean

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import numpy as np
 import pyarrow as pa
 
-from pipeline.evaluation.label_maps import MAX_PIXELS
-from pipeline.evaluation.overlaps import LIMIT
-from pipeline.evaluation.protocol import EvaluationError
-from pipeline.evaluation.rle import SegmentRuns, parse_runs
+from maskmill.pipeline.evaluation.label_maps import MAX_PIXELS
+from maskmill.pipeline.evaluation.overlaps import LIMIT
+from maskmill.pipeline.evaluation.protocol import EvaluationError
+from maskmill.pipeline.evaluation.rle import SegmentRuns, parse_runs
 
 
 def parse_column(

@@ -10,13 +10,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.evaluation.inventory import FileList, Inventory, write_lists
-from pipeline.evaluation.protocol import EvaluationError, Protocol, match_classes
-from pipeline.output import Output, errors_name, labels_name
-from pipeline.run_classes import read_run_classes
-from pipeline.sources.stream import open_stream
-from pipeline.sources.version import file_info, file_version
-from pipeline.storage import open_filesystem, public_uri, with_retries
+from maskmill.pipeline.evaluation.inventory import FileList, Inventory, write_lists
+from maskmill.pipeline.evaluation.protocol import EvaluationError, Protocol, match_classes
+from maskmill.pipeline.output import Output, errors_name, labels_name
+from maskmill.pipeline.run_classes import read_run_classes
+from maskmill.pipeline.sources.stream import open_stream
+from maskmill.pipeline.sources.version import file_info, file_version
+from maskmill.pipeline.storage import open_filesystem, public_uri, with_retries
 
 _READ_THREADS = 16
 _FOREIGN_PROPOSALS = ("hf:", "sam:")

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.evaluation import boundary, calibration, confusion, panoptic, proposals
-from pipeline.evaluation.overlaps import Overlaps
+from maskmill.pipeline.evaluation import boundary, calibration, confusion, panoptic, proposals
+from maskmill.pipeline.evaluation.overlaps import Overlaps
 
 SHARE_UNIT = 2**32
 """Per-image shares are summed in integer units of 2^-32, so that sums do not depend on their order."""

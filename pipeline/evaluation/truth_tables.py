@@ -8,18 +8,18 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 
-from pipeline.errors import UsageError
-from pipeline.evaluation.index import Wanted
-from pipeline.evaluation.protocol import EvaluationError
-from pipeline.evaluation.rle_columns import paint, parse_column
-from pipeline.evaluation.truth import GroundTruth, from_segments
-from pipeline.sources import Shard, ShardError
-from pipeline.sources.columns import ID_COLUMNS, SEGMENTATION_COLUMNS
-from pipeline.sources.parquet import open_parquet
-from pipeline.sources.shard import DamagedError
-from pipeline.sources.stream import open_stream
-from pipeline.sources.version import file_info, file_version
-from pipeline.storage import StorageOptions, open_filesystem, with_retries
+from maskmill.pipeline.errors import UsageError
+from maskmill.pipeline.evaluation.index import Wanted
+from maskmill.pipeline.evaluation.protocol import EvaluationError
+from maskmill.pipeline.evaluation.rle_columns import paint, parse_column
+from maskmill.pipeline.evaluation.truth import GroundTruth, from_segments
+from maskmill.pipeline.sources import Shard, ShardError
+from maskmill.pipeline.sources.columns import ID_COLUMNS, SEGMENTATION_COLUMNS
+from maskmill.pipeline.sources.parquet import open_parquet
+from maskmill.pipeline.sources.shard import DamagedError
+from maskmill.pipeline.sources.stream import open_stream
+from maskmill.pipeline.sources.version import file_info, file_version
+from maskmill.pipeline.storage import StorageOptions, open_filesystem, with_retries
 
 MAP_COLUMNS = (*SEGMENTATION_COLUMNS, "label_map", "label", "labels", "mask", "annotation")
 RLE_COLUMNS = ("width", "height", "class_ids", "rles")

@@ -9,19 +9,19 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.evaluation.boundary import COLUMNS as BOUNDARY_COLUMNS
-from pipeline.evaluation.boundary import boundary_counts, f_measure, tolerance_radius
-from pipeline.evaluation.config import SwappedSides
-from pipeline.evaluation.confusion import ImageCounts, image_counts
-from pipeline.evaluation.ground_truth import TruthReader, TruthShard
-from pipeline.evaluation.index import AMBIGUOUS, MISSING
-from pipeline.evaluation.overlaps import OverlapsBuilder, SegmentMap
-from pipeline.evaluation.part import Named, Part, nothing_left_out
-from pipeline.evaluation.predictions import Prediction, PredictionReader, PredictionSource
-from pipeline.evaluation.protocol import EvaluationError
-from pipeline.evaluation.sums import ImageBorders, sums_of
-from pipeline.evaluation.truth import AbsentTruth, GroundTruth
-from pipeline.output import Output
+from maskmill.pipeline.evaluation.boundary import COLUMNS as BOUNDARY_COLUMNS
+from maskmill.pipeline.evaluation.boundary import boundary_counts, f_measure, tolerance_radius
+from maskmill.pipeline.evaluation.config import SwappedSides
+from maskmill.pipeline.evaluation.confusion import ImageCounts, image_counts
+from maskmill.pipeline.evaluation.ground_truth import TruthReader, TruthShard
+from maskmill.pipeline.evaluation.index import AMBIGUOUS, MISSING
+from maskmill.pipeline.evaluation.overlaps import OverlapsBuilder, SegmentMap
+from maskmill.pipeline.evaluation.part import Named, Part, nothing_left_out
+from maskmill.pipeline.evaluation.predictions import Prediction, PredictionReader, PredictionSource
+from maskmill.pipeline.evaluation.protocol import EvaluationError
+from maskmill.pipeline.evaluation.sums import ImageBorders, sums_of
+from maskmill.pipeline.evaluation.truth import AbsentTruth, GroundTruth
+from maskmill.pipeline.output import Output
 
 PARTS = "_parts"
 IMAGES = "images"

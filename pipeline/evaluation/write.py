@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.evaluation import panoptic, proposals
-from pipeline.evaluation.boundary import f_measure
-from pipeline.evaluation.metrics import ClassPixels
-from pipeline.evaluation.protocol import Protocol
-from pipeline.evaluation.sums import Sums
-from pipeline.output import Output
+from maskmill.pipeline.evaluation import panoptic, proposals
+from maskmill.pipeline.evaluation.boundary import f_measure
+from maskmill.pipeline.evaluation.metrics import ClassPixels
+from maskmill.pipeline.evaluation.protocol import Protocol
+from maskmill.pipeline.evaluation.sums import Sums
+from maskmill.pipeline.output import Output
 
 FIGURES = "evaluation.json"
 PER_CLASS = "per_class.parquet"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pipeline.beside_run import check_beside_run
-from pipeline.errors import UsageError
-from pipeline.output import Output
-from pipeline.ownership import claim, is_claimed, some_names
-from pipeline.results import Results
-from pipeline.storage import StorageOptions, public_uri
-from pipeline.writable import check_writable
+from maskmill.pipeline.beside_run import check_beside_run
+from maskmill.pipeline.errors import UsageError
+from maskmill.pipeline.output import Output
+from maskmill.pipeline.ownership import claim, is_claimed, some_names
+from maskmill.pipeline.results import Results
+from maskmill.pipeline.storage import StorageOptions, public_uri
+from maskmill.pipeline.writable import check_writable
 
 COMMAND = "export"
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.export.json_lists import JsonLists, encode, finite
-from pipeline.export.label_maps import LabelMapEncoder
-from pipeline.export.target import LabelledImage, Target
-from pipeline.results import Results
-from pipeline.segment_maps import segment_map
+from maskmill.pipeline.export.json_lists import JsonLists, encode, finite
+from maskmill.pipeline.export.label_maps import LabelMapEncoder
+from maskmill.pipeline.export.target import LabelledImage, Target
+from maskmill.pipeline.results import Results
+from maskmill.pipeline.segment_maps import segment_map
 
 VERSION = "1.0.0"
 """The release whose document layout this is; later ones migrate it when they import it."""

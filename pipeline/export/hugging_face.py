@@ -9,10 +9,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.export.label_maps import LabelMapEncoder
-from pipeline.export.target import LabelledImage, Target
-from pipeline.results import Results
-from pipeline.schema import BOX
+from maskmill.pipeline.export.label_maps import LabelMapEncoder
+from maskmill.pipeline.export.target import LabelledImage, Target
+from maskmill.pipeline.results import Results
+from maskmill.pipeline.schema import BOX
 
 MOST_GROUP_ROWS, MOST_GROUP_BYTES = 64, 32 * 2**20
 """Rows and bytes of a row group, which readers take whole."""

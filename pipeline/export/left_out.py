@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
-from pipeline.errors import BadImageError
-from pipeline.export.target import Target
+from maskmill.pipeline.errors import BadImageError
+from maskmill.pipeline.export.target import Target
 
 FILE_NAME = "left_out.csv"
 COLUMNS = ("image_id", "uri", "shard", "row")

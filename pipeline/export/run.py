@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from pipeline.errors import UsageError
-from pipeline.export.coco import export_coco, export_panoptic, export_results
-from pipeline.export.destination import claim_destination
-from pipeline.export.fiftyone import export_fiftyone
-from pipeline.export.hugging_face import export_hugging_face
-from pipeline.export.label_maps import export_png
-from pipeline.export.left_out import LeftOut
-from pipeline.export.stream import READABLE_SUFFIXES, ImageStream
-from pipeline.export.target import LabelledImage, Target
-from pipeline.export.yolo import IMAGE_SUFFIXES as YOLO_SUFFIXES
-from pipeline.export.yolo import export_yolo
-from pipeline.results import open_results
-from pipeline.storage import StorageOptions
+from maskmill.pipeline.errors import UsageError
+from maskmill.pipeline.export.coco import export_coco, export_panoptic, export_results
+from maskmill.pipeline.export.destination import claim_destination
+from maskmill.pipeline.export.fiftyone import export_fiftyone
+from maskmill.pipeline.export.hugging_face import export_hugging_face
+from maskmill.pipeline.export.label_maps import export_png
+from maskmill.pipeline.export.left_out import LeftOut
+from maskmill.pipeline.export.stream import READABLE_SUFFIXES, ImageStream
+from maskmill.pipeline.export.target import LabelledImage, Target
+from maskmill.pipeline.export.yolo import IMAGE_SUFFIXES as YOLO_SUFFIXES
+from maskmill.pipeline.export.yolo import export_yolo
+from maskmill.pipeline.results import open_results
+from maskmill.pipeline.storage import StorageOptions
 
 
 @dataclass(frozen=True, slots=True)

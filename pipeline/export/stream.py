@@ -8,14 +8,14 @@ from typing import Any
 
 from PIL import Image
 
-from pipeline.decode import Decoding, ImageHeader, decode_for
-from pipeline.errors import BadImageError
-from pipeline.export.left_out import LeftOut
-from pipeline.export.names import Namer, SourceNames
-from pipeline.export.target import LabelledImage
-from pipeline.images import FORBIDDEN, UNREACHABLE
-from pipeline.results import Results
-from pipeline.sources.files import Fetched
+from maskmill.pipeline.decode import Decoding, ImageHeader, decode_for
+from maskmill.pipeline.errors import BadImageError
+from maskmill.pipeline.export.left_out import LeftOut
+from maskmill.pipeline.export.names import Namer, SourceNames
+from maskmill.pipeline.export.target import LabelledImage
+from maskmill.pipeline.images import FORBIDDEN, UNREACHABLE
+from maskmill.pipeline.results import Results
+from maskmill.pipeline.sources.files import Fetched
 
 MOST_SILENT_SHARDS = 3
 """After so many shards of which the store gave no single image, the export ends: it would try the others as long."""

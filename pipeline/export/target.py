@@ -16,9 +16,9 @@ from typing import IO, Any
 
 from fsspec import AbstractFileSystem
 
-from pipeline.errors import UsageError
-from pipeline.results import Results
-from pipeline.storage import StorageOptions, is_local, open_atomic, open_filesystem, public_uri, with_retries
+from maskmill.pipeline.errors import UsageError
+from maskmill.pipeline.results import Results
+from maskmill.pipeline.storage import StorageOptions, is_local, open_atomic, open_filesystem, public_uri, with_retries
 
 WRITERS = 8
 WAITING_FILES = 64

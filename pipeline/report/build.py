@@ -8,19 +8,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.beside_run import check_beside_run
-from pipeline.errors import UsageError
-from pipeline.figures import Figures, read_figures
-from pipeline.output import Output, errors_name
-from pipeline.report.cards import Card, make_cards
-from pipeline.report.charts import run_plots
-from pipeline.report.evaluation import EvaluationView, read_evaluation
-from pipeline.report.page import Page, render_page
-from pipeline.report.sample import SHARDS, Key, Sample, choose_gallery, choose_review, read_sample
-from pipeline.results import Results, open_results
-from pipeline.sources.kinds import skipped_text
-from pipeline.storage import StorageOptions, is_local, open_filesystem, public_uri, with_retries, write_atomic
-from pipeline.writable import check_writable
+from maskmill.pipeline.beside_run import check_beside_run
+from maskmill.pipeline.errors import UsageError
+from maskmill.pipeline.figures import Figures, read_figures
+from maskmill.pipeline.output import Output, errors_name
+from maskmill.pipeline.report.cards import Card, make_cards
+from maskmill.pipeline.report.charts import run_plots
+from maskmill.pipeline.report.evaluation import EvaluationView, read_evaluation
+from maskmill.pipeline.report.page import Page, render_page
+from maskmill.pipeline.report.sample import SHARDS, Key, Sample, choose_gallery, choose_review, read_sample
+from maskmill.pipeline.results import Results, open_results
+from maskmill.pipeline.sources.kinds import skipped_text
+from maskmill.pipeline.storage import StorageOptions, is_local, open_filesystem, public_uri, with_retries, write_atomic
+from maskmill.pipeline.writable import check_writable
 
 EXAMPLES_PER_ERROR = 3
 PAGE_NAME = "index.html"

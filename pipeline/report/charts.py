@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from pipeline.figures import Figures
-from pipeline.report import plots
-from pipeline.report.plots import FIRST, SECOND, THIRD, Plot, Series, key_of
-from pipeline.results import RunClass
-from pipeline.statistics import AREA_EDGES, COVERAGE_EDGES, SCORE_EDGES, ClassSums, percentile
+from maskmill.pipeline.figures import Figures
+from maskmill.pipeline.report import plots
+from maskmill.pipeline.report.plots import FIRST, SECOND, THIRD, Plot, Series, key_of
+from maskmill.pipeline.results import RunClass
+from maskmill.pipeline.statistics import AREA_EDGES, COVERAGE_EDGES, SCORE_EDGES, ClassSums, percentile
 
 MOST_BARS = 20
 MOST_CO_OCCURRING = 12

@@ -10,11 +10,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.output import Output
-from pipeline.report import plots
-from pipeline.report.charts import MOST_BARS, Kinds
-from pipeline.report.plots import Plot
-from pipeline.report.sample import Key, Sample
+from maskmill.pipeline.output import Output
+from maskmill.pipeline.report import plots
+from maskmill.pipeline.report.charts import MOST_BARS, Kinds
+from maskmill.pipeline.report.plots import Plot
+from maskmill.pipeline.report.sample import Key, Sample
 
 FOLDER = "evaluation"
 MOST_CONFUSIONS = 12

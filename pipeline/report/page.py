@@ -13,14 +13,14 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from pipeline.figures import Figures
-from pipeline.report.cards import Card
-from pipeline.report.evaluation import EvaluationView
-from pipeline.report.plots import Plot, compact
-from pipeline.report.sample import Key
-from pipeline.results import Results, RunClass
-from pipeline.review import REASONS
-from pipeline.uris import public_uri
+from maskmill.pipeline.figures import Figures
+from maskmill.pipeline.report.cards import Card
+from maskmill.pipeline.report.evaluation import EvaluationView
+from maskmill.pipeline.report.plots import Plot, compact
+from maskmill.pipeline.report.sample import Key
+from maskmill.pipeline.results import Results, RunClass
+from maskmill.pipeline.review import REASONS
+from maskmill.pipeline.uris import public_uri
 
 REASON_TITLES = {
     "low_score": "Lowest confidence",
@@ -63,7 +63,7 @@ class Tile:
 def render_page(page: Page) -> str:
     """The whole report as one HTML document."""
     environment = Environment(
-        loader=PackageLoader("pipeline.report", "templates"),
+        loader=PackageLoader("maskmill.pipeline.report", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -97,7 +97,7 @@ def render_page(page: Page) -> str:
 
 
 def _asset(name: str) -> Markup:
-    return Markup(files("pipeline.report").joinpath("templates", name).read_text(encoding="utf-8"))  # noqa: S704 (ours)
+    return Markup(files("maskmill.pipeline.report").joinpath("templates", name).read_text(encoding="utf-8"))  # noqa: S704 (ours)
 
 
 def _hash(script: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.shapes.draw import draw
-from pipeline.shapes.world import CLASSES, IGNORE_LABEL, ShapeClass, allowed_class_ids, classes_document
+from maskmill.pipeline.shapes.draw import draw
+from maskmill.pipeline.shapes.world import CLASSES, IGNORE_LABEL, ShapeClass, allowed_class_ids, classes_document
 
 __all__ = ["CLASSES", "IGNORE_LABEL", "ShapeClass", "allowed_class_ids", "classes_document", "draw"]

@@ -12,16 +12,9 @@ from functools import cache
 import numpy as np
 from PIL import Image
 
-from pipeline.shapes.figures import FIGURES, pattern_weight
-from pipeline.shapes.textures import CANVAS_SIZE, canvas, grain
-from pipeline.shapes.world import (
-    COLOUR_RGB,
-    COLOURS,
-    PATTERNS,
-    SHAPES,
-    allowed_class_ids,
-    stuff_id,
-)
+from maskmill.pipeline.shapes.figures import FIGURES, pattern_weight
+from maskmill.pipeline.shapes.textures import CANVAS_SIZE, canvas, grain
+from maskmill.pipeline.shapes.world import COLOUR_RGB, COLOURS, PATTERNS, SHAPES, allowed_class_ids, stuff_id
 
 IMAGE_SIZE = 128
 """Side of every drawing in pixels."""

@@ -8,7 +8,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from pipeline.shapes.world import STUFF_RGB, STUFFS
+from maskmill.pipeline.shapes.world import STUFF_RGB, STUFFS
 
 CANVAS_SIZE = 512
 """Side of a texture canvas in pixels; a window of 128 has 147,000 places on it, before flips and zoom."""

@@ -15,13 +15,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from pipeline.errors import UsageError
-from pipeline.output import Output
-from pipeline.ownership import CLAIM, claim, is_claimed, some_names
-from pipeline.shapes.draw import draw
-from pipeline.shapes.world import ALLOWED, classes_document
-from pipeline.storage import StorageOptions, is_local, open_atomic, open_filesystem, public_uri, write_atomic
-from pipeline.writable import check_writable
+from maskmill.pipeline.errors import UsageError
+from maskmill.pipeline.output import Output
+from maskmill.pipeline.ownership import CLAIM, claim, is_claimed, some_names
+from maskmill.pipeline.shapes.draw import draw
+from maskmill.pipeline.shapes.world import ALLOWED, classes_document
+from maskmill.pipeline.storage import StorageOptions, is_local, open_atomic, open_filesystem, public_uri, write_atomic
+from maskmill.pipeline.writable import check_writable
 
 JPEG_QUALITY = 95
 PARQUET_SCHEMA = pa.schema(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pipeline.sources.reading import count_images, read_shard
-from pipeline.sources.shard import ImageRecord, ReadLimits, Shard, ShardError, read_limits
-from pipeline.sources.sharding import list_shards
+from maskmill.pipeline.sources.reading import count_images, read_shard
+from maskmill.pipeline.sources.shard import ImageRecord, ReadLimits, Shard, ShardError, read_limits
+from maskmill.pipeline.sources.sharding import list_shards
 
 __all__ = [
     "ImageRecord",

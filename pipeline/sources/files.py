@@ -13,10 +13,17 @@ from typing import TypeVar
 
 import fsspec
 
-from pipeline.errors import BadImageError, UsageError
-from pipeline.sources.shard import ReadLimits, too_large
-from pipeline.storage import ShortReadError, StorageOptions, is_local, is_missing, open_filesystem, with_retries
-from pipeline.uris import is_web
+from maskmill.pipeline.errors import BadImageError, UsageError
+from maskmill.pipeline.sources.shard import ReadLimits, too_large
+from maskmill.pipeline.storage import (
+    ShortReadError,
+    StorageOptions,
+    is_local,
+    is_missing,
+    open_filesystem,
+    with_retries,
+)
+from maskmill.pipeline.uris import is_web
 
 _NO_SUCH_NAME = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP}
 READ_THREADS = 16

@@ -6,8 +6,8 @@ import posixpath
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.sources.manifest import TEXT_SUFFIXES
-from pipeline.sources.shard import is_image_name
+from maskmill.pipeline.sources.manifest import TEXT_SUFFIXES
+from maskmill.pipeline.sources.shard import is_image_name
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 PARQUET_SUFFIXES = (".parquet", ".pq")

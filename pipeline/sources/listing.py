@@ -15,12 +15,12 @@ from typing import Any
 import fsspec
 from fsspec.utils import glob_translate
 
-from pipeline.errors import UsageError
-from pipeline.sources.kinds import ending_of, kind_of, why_skipped
-from pipeline.sources.patterns import expand_braces
-from pipeline.sources.shard import SEGMENTATION_SUFFIX, member_name, segmentation_key
-from pipeline.sources.version import file_info, file_version, local_info
-from pipeline.storage import (
+from maskmill.pipeline.errors import UsageError
+from maskmill.pipeline.sources.kinds import ending_of, kind_of, why_skipped
+from maskmill.pipeline.sources.patterns import expand_braces
+from maskmill.pipeline.sources.shard import SEGMENTATION_SUFFIX, member_name, segmentation_key
+from maskmill.pipeline.sources.version import file_info, file_version, local_info
+from maskmill.pipeline.storage import (
     StorageOptions,
     is_local,
     is_missing,

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO
 
-from pipeline.errors import BadImageError, UsageError
-from pipeline.sources.columns import URI_COLUMNS, ColumnError, entry_columns
-from pipeline.uris import without_query
+from maskmill.pipeline.errors import BadImageError, UsageError
+from maskmill.pipeline.sources.columns import URI_COLUMNS, ColumnError, entry_columns
+from maskmill.pipeline.uris import without_query
 
 TEXT_SUFFIXES = (".txt", ".csv", ".jsonl", ".ndjson")
 MAX_ENTRY_BYTES = 64 * 2**20

@@ -13,11 +13,11 @@ from http import HTTPStatus
 
 from fsspec import available_protocols
 
-from pipeline.errors import BadImageError, UsageError
-from pipeline.sources.files import Fetched, fetch, read_file
-from pipeline.sources.hosts import Hosts
-from pipeline.sources.shard import ReadLimits
-from pipeline.storage import (
+from maskmill.pipeline.errors import BadImageError, UsageError
+from maskmill.pipeline.sources.files import Fetched, fetch, read_file
+from maskmill.pipeline.sources.hosts import Hosts
+from maskmill.pipeline.sources.shard import ReadLimits
+from maskmill.pipeline.storage import (
     ATTEMPTS,
     StorageOptions,
     error_chain,
@@ -29,8 +29,8 @@ from pipeline.storage import (
     public_error,
     try_again,
 )
-from pipeline.uris import is_chained, is_web, public_text, scheme_of, store_of
-from pipeline.web import PrivateAddressError, WebClient, host_of
+from maskmill.pipeline.uris import is_chained, is_web, public_text, scheme_of, store_of
+from maskmill.pipeline.web import PrivateAddressError, WebClient, host_of
 
 SCHEMES = ("file", "local", "http", "https", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "hf")
 """What a list may name. fsspec knows many more, some of which run code or open other machines' shells."""

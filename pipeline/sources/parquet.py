@@ -10,9 +10,9 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.errors import BadImageError
-from pipeline.sources.columns import ColumnError, TableLayout, is_binary, is_text, plain, table_layout
-from pipeline.sources.shard import DEFAULT_LIMITS, DamagedError, ReadLimits, too_large
+from maskmill.pipeline.errors import BadImageError
+from maskmill.pipeline.sources.columns import ColumnError, TableLayout, is_binary, is_text, plain, table_layout
+from maskmill.pipeline.sources.shard import DEFAULT_LIMITS, DamagedError, ReadLimits, too_large
 
 _BATCH_BYTES = 16 * 2**20
 _MAX_BATCH_ROWS = 256

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from pipeline.errors import UsageError
+from maskmill.pipeline.errors import UsageError
 
 MAX_NAMES = 100_000
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")

@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import IO
 
-from pipeline.sources.columns import ColumnError
-from pipeline.sources.files import READ_THREADS, Fetched, fetch, ordered_map
-from pipeline.sources.manifest import Entry, ManifestError, read_entries, resolve
-from pipeline.sources.named import NamedReader
-from pipeline.sources.parquet import TableRow, open_parquet, parquet_layout, read_parquet, row_group_rows
-from pipeline.sources.shard import (
+from maskmill.pipeline.sources.columns import ColumnError
+from maskmill.pipeline.sources.files import READ_THREADS, Fetched, fetch, ordered_map
+from maskmill.pipeline.sources.manifest import Entry, ManifestError, read_entries, resolve
+from maskmill.pipeline.sources.named import NamedReader
+from maskmill.pipeline.sources.parquet import TableRow, open_parquet, parquet_layout, read_parquet, row_group_rows
+from maskmill.pipeline.sources.shard import (
     DEFAULT_LIMITS,
     SEGMENTATION_SUFFIX,
     DamagedError,
@@ -29,10 +29,10 @@ from pipeline.sources.shard import (
     printable,
     segmentation_key,
 )
-from pipeline.sources.stream import open_stream
-from pipeline.sources.tar import count_tar_rows, read_tar
-from pipeline.sources.version import file_info, file_version
-from pipeline.storage import (
+from maskmill.pipeline.sources.stream import open_stream
+from maskmill.pipeline.sources.tar import count_tar_rows, read_tar
+from maskmill.pipeline.sources.version import file_info, file_version
+from maskmill.pipeline.storage import (
     StorageOptions,
     is_local,
     is_missing,

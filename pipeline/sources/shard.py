@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pipeline.errors import BadImageError
-from pipeline.storage import without_query
+from maskmill.pipeline.errors import BadImageError
+from maskmill.pipeline.storage import without_query
 
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jif", ".jfif", ".jfi", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib"),

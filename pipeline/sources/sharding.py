@@ -10,17 +10,17 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import IO
 
-from pipeline.errors import UsageError
-from pipeline.sources.columns import ColumnError, table_layout
-from pipeline.sources.files import ordered_map
-from pipeline.sources.listing import LISTING_THREADS, File, Listing, list_files
-from pipeline.sources.manifest import ManifestError, check_manifest, split_manifest
-from pipeline.sources.parquet import open_parquet, row_group_rows
-from pipeline.sources.shard import HEADERS_ONLY, DamagedError, Shard, printable, shard_id
-from pipeline.sources.stream import open_stream
-from pipeline.sources.tar import read_tar
-from pipeline.sources.version import file_info
-from pipeline.storage import StorageOptions, open_filesystem, public_uri, with_retries, without_query
+from maskmill.pipeline.errors import UsageError
+from maskmill.pipeline.sources.columns import ColumnError, table_layout
+from maskmill.pipeline.sources.files import ordered_map
+from maskmill.pipeline.sources.listing import LISTING_THREADS, File, Listing, list_files
+from maskmill.pipeline.sources.manifest import ManifestError, check_manifest, split_manifest
+from maskmill.pipeline.sources.parquet import open_parquet, row_group_rows
+from maskmill.pipeline.sources.shard import HEADERS_ONLY, DamagedError, Shard, printable, shard_id
+from maskmill.pipeline.sources.stream import open_stream
+from maskmill.pipeline.sources.tar import read_tar
+from maskmill.pipeline.sources.version import file_info
+from maskmill.pipeline.storage import StorageOptions, open_filesystem, public_uri, with_retries, without_query
 
 _PROBED_TARS = 3
 

@@ -13,8 +13,8 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import IO
 
-from pipeline.errors import BadImageError
-from pipeline.sources.shard import (
+from maskmill.pipeline.errors import BadImageError
+from maskmill.pipeline.sources.shard import (
     DEFAULT_LIMITS,
     HEADERS_ONLY,
     DamagedError,

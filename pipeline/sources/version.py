@@ -8,7 +8,7 @@ from typing import Any
 
 import fsspec
 
-from pipeline.storage import is_local
+from maskmill.pipeline.storage import is_local
 
 _STAMPS = (
     "ETag",

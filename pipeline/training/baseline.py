@@ -9,21 +9,21 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from model.baseline import BaselineConfig, PerPixelBaseline, pixel_logits
-from model.checkpoint import save_baseline
-from model.clip import load_clip
-from model.losses import per_pixel_loss
-from pipeline.training.classes import TrainingClasses
-from pipeline.training.grouping import backbone_and_rest, load_backbone, seen_text
-from pipeline.training.records import RecordStore
-from pipeline.training.segmentation import (
+from maskmill.model.baseline import BaselineConfig, PerPixelBaseline, pixel_logits
+from maskmill.model.checkpoint import save_baseline
+from maskmill.model.clip import load_clip
+from maskmill.model.losses import per_pixel_loss
+from maskmill.pipeline.training.classes import TrainingClasses
+from maskmill.pipeline.training.grouping import backbone_and_rest, load_backbone, seen_text
+from maskmill.pipeline.training.records import RecordStore
+from maskmill.pipeline.training.segmentation import (
     IGNORED,
     SegmentationBatch,
     SegmentationData,
     SegmentationDataset,
     collate,
 )
-from pipeline.training.settings import LoopSettings
+from maskmill.pipeline.training.settings import LoopSettings
 
 
 class PerPixelConfig(BaseModel):

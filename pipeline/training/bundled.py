@@ -10,12 +10,12 @@ from pathlib import Path
 
 import torch
 
-from model.clip import load_clip, save_clip
-from pipeline.shapes.write import ShapesSettings, write_shapes
-from pipeline.training.grouping import describe
-from pipeline.training.place import claim_training
-from pipeline.training.recipes import load_config
-from pipeline.training.run import CONFIGS, TrainRequest, run_training
+from maskmill.model.clip import load_clip, save_clip
+from maskmill.pipeline.shapes.write import ShapesSettings, write_shapes
+from maskmill.pipeline.training.grouping import describe
+from maskmill.pipeline.training.place import claim_training
+from maskmill.pipeline.training.recipes import load_config
+from maskmill.pipeline.training.run import CONFIGS, TrainRequest, run_training
 
 CLIP_SEED = 101
 """World of CLIP's training images, which show all classes: CLIP plays the part of the one trained on the web."""

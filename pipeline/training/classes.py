@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from model.vocabulary import Vocabulary
-from pipeline.errors import UsageError
-from pipeline.storage import public_uri
-from pipeline.text_files import parse_data, read_text
+from maskmill.model.vocabulary import Vocabulary
+from maskmill.pipeline.errors import UsageError
+from maskmill.pipeline.storage import public_uri
+from maskmill.pipeline.text_files import parse_data, read_text
 
 DEFAULT_IGNORE = 255
 

@@ -16,17 +16,17 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from model.clip import Clip, load_clip, new_clip, save_clip
-from model.prompts import IMAGE_BRANCH, IMAGENET, IMAGENET_SELECT, SINGLE
-from model.text import text_features
-from model.vocabulary import Vocabulary
-from pipeline.training.classes import TrainingClasses
-from pipeline.training.crops import CropSettings, RegionCrops, padded_pixels, show, true_crops
-from pipeline.training.loop import TrainingData
-from pipeline.training.predictions import LabelledMasks, MaskPredictor
-from pipeline.training.records import RecordStore
-from pipeline.training.settings import LoopSettings
-from pipeline.training.tokens import learn_merges, words_of, write_merges
+from maskmill.model.clip import Clip, load_clip, new_clip, save_clip
+from maskmill.model.prompts import IMAGE_BRANCH, IMAGENET, IMAGENET_SELECT, SINGLE
+from maskmill.model.text import text_features
+from maskmill.model.vocabulary import Vocabulary
+from maskmill.pipeline.training.classes import TrainingClasses
+from maskmill.pipeline.training.crops import CropSettings, RegionCrops, padded_pixels, show, true_crops
+from maskmill.pipeline.training.loop import TrainingData
+from maskmill.pipeline.training.predictions import LabelledMasks, MaskPredictor
+from maskmill.pipeline.training.records import RecordStore
+from maskmill.pipeline.training.settings import LoopSettings
+from maskmill.pipeline.training.tokens import learn_merges, words_of, write_merges
 
 TEMPLATE_SETS: tuple[tuple[tuple[str, ...], float], ...] = (
     (IMAGE_BRANCH, 0.55),

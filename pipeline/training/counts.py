@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from model.vocabulary import Vocabulary
-from pipeline.errors import UsageError
-from pipeline.evaluation.metrics import ClassPixels, row_means
+from maskmill.model.vocabulary import Vocabulary
+from maskmill.pipeline.errors import UsageError
+from maskmill.pipeline.evaluation.metrics import ClassPixels, row_means
 
 RESAMPLES = 1000
 LEVEL = 0.95

@@ -16,28 +16,28 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from model.backbone import Backbone
-from model.checkpoint import load_zegformer, save_zegformer
-from model.clip import Clip, load_clip
-from model.config import ZegFormerConfig
-from model.losses import segment_pixel_loss, segmentation_losses, total_loss
-from model.matcher import UNNAMED, LossWeights, Target
-from model.prompts import prompt_set
-from model.text import text_features
-from model.training_classes import SEEN_CLASSES_KEY
-from model.vocabulary import Vocabulary
-from model.zegformer import ZegFormer, class_logits
-from pipeline.errors import UsageError
-from pipeline.training.classes import TrainingClasses
-from pipeline.training.records import RecordStore
-from pipeline.training.segmentation import (
+from maskmill.model.backbone import Backbone
+from maskmill.model.checkpoint import load_zegformer, save_zegformer
+from maskmill.model.clip import Clip, load_clip
+from maskmill.model.config import ZegFormerConfig
+from maskmill.model.losses import segment_pixel_loss, segmentation_losses, total_loss
+from maskmill.model.matcher import UNNAMED, LossWeights, Target
+from maskmill.model.prompts import prompt_set
+from maskmill.model.text import text_features
+from maskmill.model.training_classes import SEEN_CLASSES_KEY
+from maskmill.model.vocabulary import Vocabulary
+from maskmill.model.zegformer import ZegFormer, class_logits
+from maskmill.pipeline.errors import UsageError
+from maskmill.pipeline.training.classes import TrainingClasses
+from maskmill.pipeline.training.records import RecordStore
+from maskmill.pipeline.training.segmentation import (
     IGNORED,
     SegmentationBatch,
     SegmentationData,
     SegmentationDataset,
     collate,
 )
-from pipeline.training.settings import LoopSettings
+from maskmill.pipeline.training.settings import LoopSettings
 
 AUXILIARY_TEMPERATURE = 0.05
 """Softer than the queries' 0.01: pixels need only be pulled apart, not named."""

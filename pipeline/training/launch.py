@@ -10,10 +10,10 @@ import ray.train
 import ray.train.torch
 from ray.train.torch import TorchTrainer
 
-from pipeline.canary import check_workers
-from pipeline.cluster import CONNECT_S, connect, joins_running
-from pipeline.training.metrics import last_metrics
-from pipeline.training.run import TrainRequest, run_training
+from maskmill.pipeline.canary import check_workers
+from maskmill.pipeline.cluster import CONNECT_S, connect, joins_running
+from maskmill.pipeline.training.metrics import last_metrics
+from maskmill.pipeline.training.run import TrainRequest, run_training
 
 RESTARTS = 3
 """How often a dead worker's run is started again from its last checkpoint before it fails."""

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from pipeline.errors import UsageError
-from pipeline.training.conditions import CONDITIONS, conditions, warn_of_changes
-from pipeline.training.metrics import MetricsLog, is_finished, last_metrics
-from pipeline.training.settings import LoopSettings, learning_rate_factor
+from maskmill.pipeline.errors import UsageError
+from maskmill.pipeline.training.conditions import CONDITIONS, conditions, warn_of_changes
+from maskmill.pipeline.training.metrics import MetricsLog, is_finished, last_metrics
+from maskmill.pipeline.training.settings import LoopSettings, learning_rate_factor
 
 CHECKPOINT_FILE = "checkpoint.pt"
 

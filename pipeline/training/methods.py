@@ -11,16 +11,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from model.baseline import pixel_logits
-from model.checkpoint import load_baseline, load_zegformer
-from model.classifier import Classifier, ClassifierSettings
-from model.clip import Clip
-from model.preprocess import normalise, pad_to_multiple
-from model.prompts import SINGLE
-from model.proposer import Proposer
-from model.resize import resize_short_side
-from model.text import text_features
-from model.vocabulary import Vocabulary
+from maskmill.model.baseline import pixel_logits
+from maskmill.model.checkpoint import load_baseline, load_zegformer
+from maskmill.model.classifier import Classifier, ClassifierSettings
+from maskmill.model.clip import Clip
+from maskmill.model.preprocess import normalise, pad_to_multiple
+from maskmill.model.prompts import SINGLE
+from maskmill.model.proposer import Proposer
+from maskmill.model.resize import resize_short_side
+from maskmill.model.text import text_features
+from maskmill.model.vocabulary import Vocabulary
 
 Scores = Callable[[np.ndarray], np.ndarray]
 """From an image (H, W, 3) uint8 to (C, H, W) float32 scores, before calibration."""

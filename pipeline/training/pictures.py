@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from model.vocabulary import Vocabulary
-from pipeline.lettering import Lettering
-from pipeline.palette import Colour, class_colours
+from maskmill.model.vocabulary import Vocabulary
+from maskmill.pipeline.lettering import Lettering
+from maskmill.pipeline.palette import Colour, class_colours
 
 SIDE_PX = 184
 _GAP_PX = 8

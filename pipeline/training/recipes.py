@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from pipeline.errors import UsageError
+from maskmill.pipeline.errors import UsageError
 
 _RECIPES = Path(__file__).parent / "recipes"
 ConfigT = TypeVar("ConfigT", bound=BaseModel)

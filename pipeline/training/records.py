@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.decode import decode_image, read_header
-from pipeline.errors import BadImageError, UsageError
-from pipeline.evaluation.label_maps import decode_label_map, label_map_size
-from pipeline.sources import Shard, list_shards, read_shard
+from maskmill.pipeline.decode import decode_image, read_header
+from maskmill.pipeline.errors import BadImageError, UsageError
+from maskmill.pipeline.evaluation.label_maps import decode_label_map, label_map_size
+from maskmill.pipeline.sources import Shard, list_shards, read_shard
 
 _BYTES_FILE = "records.bin"
 _INDEX_FILE = "records.json"

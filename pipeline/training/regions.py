@@ -13,18 +13,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.checkpoint import load_zegformer
-from model.clip import Clip
-from model.prompts import IMAGE_BRANCH, SINGLE
-from model.proposals import Proposals
-from model.proposer import Proposer
-from model.regions import region_images
-from model.scoring import query_probabilities
-from model.text import text_features
-from model.vocabulary import Vocabulary
-from pipeline.training.bundled import SHORT_SIDE
-from pipeline.training.crops import padded_pixels
-from pipeline.training.predictions import true_classes
+from maskmill.model.checkpoint import load_zegformer
+from maskmill.model.clip import Clip
+from maskmill.model.prompts import IMAGE_BRANCH, SINGLE
+from maskmill.model.proposals import Proposals
+from maskmill.model.proposer import Proposer
+from maskmill.model.regions import region_images
+from maskmill.model.scoring import query_probabilities
+from maskmill.model.text import text_features
+from maskmill.model.vocabulary import Vocabulary
+from maskmill.pipeline.training.bundled import SHORT_SIDE
+from maskmill.pipeline.training.crops import padded_pixels
+from maskmill.pipeline.training.predictions import true_classes
 
 Pairs = Sequence[tuple[np.ndarray, np.ndarray]]
 """(image (H, W, 3) uint8, label map (H, W) int64)."""

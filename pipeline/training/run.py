@@ -12,16 +12,16 @@ import torch
 import torch.distributed as dist
 from pydantic import BaseModel
 
-from pipeline.addresses import absolute, absolute_if_local
-from pipeline.errors import UsageError
-from pipeline.training.baseline import BaselineTraining, PerPixelConfig
-from pipeline.training.classes import read_classes
-from pipeline.training.clip import ClipConfig, ClipTraining
-from pipeline.training.conditions import threads_of
-from pipeline.training.grouping import GroupingConfig, GroupingTraining
-from pipeline.training.loop import CHECKPOINT_FILE, Task, train
-from pipeline.training.records import RecordStore, open_records
-from pipeline.training.settings import LoopSettings
+from maskmill.pipeline.addresses import absolute, absolute_if_local
+from maskmill.pipeline.errors import UsageError
+from maskmill.pipeline.training.baseline import BaselineTraining, PerPixelConfig
+from maskmill.pipeline.training.classes import read_classes
+from maskmill.pipeline.training.clip import ClipConfig, ClipTraining
+from maskmill.pipeline.training.conditions import threads_of
+from maskmill.pipeline.training.grouping import GroupingConfig, GroupingTraining
+from maskmill.pipeline.training.loop import CHECKPOINT_FILE, Task, train
+from maskmill.pipeline.training.records import RecordStore, open_records
+from maskmill.pipeline.training.settings import LoopSettings
 
 CONFIGS: dict[str, type[BaseModel]] = {"grouping": GroupingConfig, "clip": ClipConfig, "baseline": PerPixelConfig}
 """The configuration of each kind of training."""

@@ -9,12 +9,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from model.preprocess import PIXEL_MEAN, PIXEL_STD, normalise
-from pipeline.errors import UsageError
-from pipeline.training.augment import AugmentSettings, augment, is_recoloured
-from pipeline.training.classes import TrainingClasses
-from pipeline.training.loop import TrainingData
-from pipeline.training.records import RecordStore
+from maskmill.model.preprocess import PIXEL_MEAN, PIXEL_STD, normalise
+from maskmill.pipeline.errors import UsageError
+from maskmill.pipeline.training.augment import AugmentSettings, augment, is_recoloured
+from maskmill.pipeline.training.classes import TrainingClasses
+from maskmill.pipeline.training.loop import TrainingData
+from maskmill.pipeline.training.records import RecordStore
 
 IGNORED = -1
 """Value of training labels where nothing is known or nothing may be learned."""

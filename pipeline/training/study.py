@@ -20,16 +20,16 @@ import numpy as np
 import torch
 from PIL import Image
 
-from model.clip import Clip, load_clip
-from model.vocabulary import Vocabulary
-from pipeline.shapes.world import CLASSES
-from pipeline.training.bundled import SHIPPED_SEED, SHORT_SIDE, TEST_SEED, VALIDATION_IMAGES, Course, drawn
-from pipeline.training.classes import read_classes
-from pipeline.training.counts import class_groups, figures, interval, pixel_counts, resample_weights
-from pipeline.training.methods import CALIBRATIONS, Scores, decoupled, label_map, per_pixel
-from pipeline.training.pictures import comparison
-from pipeline.training.records import RecordStore, open_records
-from pipeline.training.regions import PHRASINGS, measure_phrases, measure_regions
+from maskmill.model.clip import Clip, load_clip
+from maskmill.model.vocabulary import Vocabulary
+from maskmill.pipeline.shapes.world import CLASSES
+from maskmill.pipeline.training.bundled import SHIPPED_SEED, SHORT_SIDE, TEST_SEED, VALIDATION_IMAGES, Course, drawn
+from maskmill.pipeline.training.classes import read_classes
+from maskmill.pipeline.training.counts import class_groups, figures, interval, pixel_counts, resample_weights
+from maskmill.pipeline.training.methods import CALIBRATIONS, Scores, decoupled, label_map, per_pixel
+from maskmill.pipeline.training.pictures import comparison
+from maskmill.pipeline.training.records import RecordStore, open_records
+from maskmill.pipeline.training.regions import PHRASINGS, measure_phrases, measure_regions
 
 METHODS = {
     "per-pixel": None,

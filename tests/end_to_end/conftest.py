@@ -15,17 +15,17 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from jobs.main import app
-from pipeline.config import LabelConfig
-from pipeline.plan import plan_run
-from pipeline.run import RunResult, run_plan
-from pipeline.shapes.write import ShapesSettings, write_shapes
+from maskmill.jobs.main import app
+from maskmill.pipeline.config import LabelConfig
+from maskmill.pipeline.plan import plan_run
+from maskmill.pipeline.run import RunResult, run_plan
+from maskmill.pipeline.shapes.write import ShapesSettings, write_shapes
 from tests.shared_ray import SharedRay
 
 IMAGES = 50
 SHARD_SIZE = 10
 SEED = 77
-MASKMILL = [sys.executable, "-P", "-m", "jobs.main"]
+MASKMILL = [sys.executable, "-P", "-m", "maskmill.jobs.main"]
 
 Label = Callable[..., RunResult]
 

@@ -13,13 +13,13 @@ import ray
 from ray.cluster_utils import Cluster
 from ray.util.state import list_actors, list_tasks
 
-import pipeline.flow
-from pipeline.config import LabelConfig
-from pipeline.model_stages import ProposeStage
-from pipeline.plan import plan_run
-from pipeline.rows import Row
-from pipeline.run import Progress, run_plan
-from pipeline.shapes.write import ShapesSettings, write_shapes
+import maskmill.pipeline.flow
+from maskmill.pipeline.config import LabelConfig
+from maskmill.pipeline.model_stages import ProposeStage
+from maskmill.pipeline.plan import plan_run
+from maskmill.pipeline.rows import Row
+from maskmill.pipeline.run import Progress, run_plan
+from maskmill.pipeline.shapes.write import ShapesSettings, write_shapes
 from tests.end_to_end.conftest import read_rows
 
 IMAGES, SHARDS = 120, 12
@@ -186,7 +186,7 @@ def test_a_lost_gpu_node_costs_no_image(
     nodes: Nodes, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = tmp_path / "gate"
-    monkeypatch.setattr(pipeline.flow, "ProposeStage", propose_stage_held_by(gate))
+    monkeypatch.setattr(maskmill.pipeline.flow, "ProposeStage", propose_stage_held_by(gate))
     loss = LoseANode(nodes, gate)
     run(source, tmp_path / "out", loss)
     assert loss.lost_at is not None

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.shapes.write import ShapesSettings, write_shapes
+from maskmill.pipeline.shapes.write import ShapesSettings, write_shapes
 from tests.end_to_end.conftest import lay_traps, read_rows
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,8 +32,9 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source, place = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("installed")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source / name)
-    for package in ("model", "pipeline", "jobs"):
-        shutil.copytree(ROOT / package, source / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for package in ("maskmill", "model", "pipeline", "jobs"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / package, source / package, ignore=ignored, symlinks=True)
     venv.create(place, with_pip=False)
     python = place / "bin" / "python"
     site = place / "lib" / f"python{sysconfig.get_python_version()}" / "site-packages"
@@ -41,7 +42,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet"]
     options = ["--no-deps", "--no-index", "--no-build-isolation", str(source)]
     subprocess.run([*pip, *options], check=True)
-    assert (site / "jobs" / "main.py").is_file()
+    assert (site / "maskmill" / "jobs" / "main.py").is_file()
     return place / "bin" / "maskmill"
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.shapes.write import ShapesSettings, write_shapes
+from maskmill.pipeline.shapes.write import ShapesSettings, write_shapes
 from tests.conftest import Bucket
 from tests.end_to_end.conftest import MASKMILL, command, command_here
 from tests.faults.attempts import kill_leftovers

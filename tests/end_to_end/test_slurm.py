@@ -25,7 +25,7 @@ COMMANDS = {
     "hostname": "echo 127.0.0.1",
     # Drops srun's own options and runs the rest here.
     "srun": 'while [[ "$1" == --* ]]; do shift; done; exec "$@"',
-    "maskmill": f'exec {sys.executable} -m jobs.main "$@"',
+    "maskmill": f'exec {sys.executable} -m maskmill.jobs.main "$@"',
 }
 pytestmark = pytest.mark.slow
 

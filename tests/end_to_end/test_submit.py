@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import yaml
 
-from model.presets import BUNDLED
+from maskmill.model.presets import BUNDLED
 from tests.end_to_end.conftest import IMAGES, MASKMILL, command, lay_traps, read_rows, summary
 from tests.end_to_end.ray_head import TOKEN, Head, ray_head, scrape
 from tests.end_to_end.tls_proxy import tls_proxy

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from jobs.main import app
+from maskmill.jobs.main import app
 from tests.end_to_end.conftest import command_here
 
 

@@ -14,7 +14,13 @@ from pathlib import Path
 
 import psutil
 
-PRELOADED = ["jobs.label", "jobs.retry", "pipeline.driver", "pipeline.flow", "tests.faults.tiny_model"]
+PRELOADED = [
+    "maskmill.jobs.label",
+    "maskmill.jobs.retry",
+    "maskmill.pipeline.driver",
+    "maskmill.pipeline.flow",
+    "tests.faults.tiny_model",
+]
 BUNDLED = "bundled"
 """As a model: the project's own small one, in place of a stage of the tests."""
 TINY = "tests.faults.tiny_model:TinyStage"
@@ -30,7 +36,7 @@ class Attempt:
     arguments: Sequence[str]
     log: Path
     model: str = TINY
-    reader: str = "pipeline.input_stages:ReadStage"
+    reader: str = "maskmill.pipeline.input_stages:ReadStage"
     environment: dict[str, str] = field(default_factory=dict)
 
     def start(self) -> multiprocessing.process.BaseProcess:
@@ -54,14 +60,14 @@ def _run_command(attempt: Attempt) -> None:
     if attempt.model != BUNDLED:
         import importlib
 
-        import pipeline.flow
+        import maskmill.pipeline.flow
         from tests.faults.tiny_model import NoModel
 
-        pipeline.flow.StageModel = NoModel  # type: ignore[misc,assignment]
+        maskmill.pipeline.flow.StageModel = NoModel  # type: ignore[misc,assignment]
         for stage, place in (("SegmentStage", attempt.model), ("ReadStage", attempt.reader)):
             module, _, name = place.partition(":")
-            setattr(pipeline.flow, stage, getattr(importlib.import_module(module), name))
-    from jobs.main import app
+            setattr(maskmill.pipeline.flow, stage, getattr(importlib.import_module(module), name))
+    from maskmill.jobs.main import app
 
     # Tests take the log for the sign that the command has begun: from here on signals are the command's own matter.
     log = os.open(attempt.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)

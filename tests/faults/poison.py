@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.input_stages import ReadStage
-from pipeline.quarantine import Run, no_quarantine
-from pipeline.rows import Row
-from pipeline.sources import ImageRecord, Shard
+from maskmill.pipeline.input_stages import ReadStage
+from maskmill.pipeline.quarantine import Run, no_quarantine
+from maskmill.pipeline.rows import Row
+from maskmill.pipeline.sources import ImageRecord, Shard
 from tests.faults import tiny_model
 from tests.faults.images import small_jpeg
 from tests.faults.tiny_model import TinyStage

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
-from jobs.main import app
+from maskmill.jobs.main import app
 from tests.faults.attempts import Attempt
 from tests.faults.images import small_jpeg
 from tests.faults.kill_matrix import Place, rows

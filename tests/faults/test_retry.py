@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from jobs.retry import RetryConfig, stored_config
-from pipeline.plan import plan_retry
-from pipeline.run import RunResult, run_plan
+from maskmill.jobs.retry import RetryConfig, stored_config
+from maskmill.pipeline.plan import plan_retry
+from maskmill.pipeline.run import RunResult, run_plan
 from tests.faults.conftest import Label
 from tests.faults.images import write_tars
 from tests.faults.kill_matrix import rows

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.errors import BadImageError
-from pipeline.guard import run_guarded
-from pipeline.quarantine import Run, no_quarantine
-from pipeline.rows import CLASSIFIED, Row, transform
+from maskmill.pipeline.errors import BadImageError
+from maskmill.pipeline.guard import run_guarded
+from maskmill.pipeline.quarantine import Run, no_quarantine
+from maskmill.pipeline.rows import CLASSIFIED, Row, transform
 
 CLASSES = ("dark", "dim", "light", "bright")
 SECONDS_PER_IMAGE = 0.002
@@ -23,14 +23,15 @@ SECONDS_PER_IMAGE = 0.002
 
 
 class NoModel:
-    """What stands where ``pipeline.model_stages.StageModel`` does: nothing to load, so that actors start at once."""
+    """What stands where ``maskmill.pipeline.model_stages.StageModel`` does: nothing to load, so that actors start at
+    once."""
 
     def __init__(self, **parts: Any) -> None:
         pass
 
 
 class TinyStage:
-    """DECODED in, CLASSIFIED out; takes the arguments of ``pipeline.model_stages.SegmentStage``."""
+    """DECODED in, CLASSIFIED out; takes the arguments of ``maskmill.pipeline.model_stages.SegmentStage``."""
 
     def __init__(self, model: Any, threads: int, run: Run = no_quarantine) -> None:
         self.run = run

@@ -12,16 +12,16 @@ from click.testing import Result
 from PIL import Image
 from typer.testing import CliRunner
 
-from jobs.main import app
-from pipeline.commit import CommitRequest, commit_shard
-from pipeline.config import LabelConfig
-from pipeline.history import new_attempt, write_attempt
-from pipeline.plan import Plan, plan_run
-from pipeline.record import write_record
-from pipeline.run import finish_run
-from pipeline.schema import ERRORS
-from pipeline.sources import read_shard
-from pipeline.staging import part_name
+from maskmill.jobs.main import app
+from maskmill.pipeline.commit import CommitRequest, commit_shard
+from maskmill.pipeline.config import LabelConfig
+from maskmill.pipeline.history import new_attempt, write_attempt
+from maskmill.pipeline.plan import Plan, plan_run
+from maskmill.pipeline.record import write_record
+from maskmill.pipeline.run import finish_run
+from maskmill.pipeline.schema import ERRORS
+from maskmill.pipeline.sources import read_shard
+from maskmill.pipeline.staging import part_name
 
 CLASSES = "cat,dog"
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from jobs.main import COMMANDS, app
+from maskmill.jobs.main import COMMANDS, app
 
 PINNED = Path(__file__).with_name("command_line.txt")
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from jobs.main import app
-from model.checkpoint import load_zegformer
+from maskmill.jobs.main import app
+from maskmill.model.checkpoint import load_zegformer
 
 OFFICIAL = Path(__file__).parents[1] / "golden" / "zegformer_tiny.pth"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
-from jobs.main import app
+from maskmill.jobs.main import app
 
 
 def test_a_step_that_fails_ends_it_with_its_exit_code(tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from jobs.main import app
-from pipeline.shapes.world import classes_document
-from pipeline.shapes.write import ShapesSettings, encode_sample, write_shapes
+from maskmill.jobs.main import app
+from maskmill.pipeline.shapes.world import classes_document
+from maskmill.pipeline.shapes.write import ShapesSettings, encode_sample, write_shapes
 from tests.pipeline.evaluation.handmade import Run
 
 
@@ -34,7 +34,7 @@ def data(tmp_path: Path) -> Path:
 def maskmill(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     root = Path(__file__).resolve().parents[2]
     return subprocess.run(
-        [sys.executable, "-m", "jobs.main", "evaluate", *arguments],
+        [sys.executable, "-m", "maskmill.jobs.main", "evaluate", *arguments],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(root), "COLUMNS": "120"},
         capture_output=True,

@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.history import new_attempt, write_attempt
-from pipeline.lease import LEASE
-from pipeline.output import Output, labels_name
+from maskmill.pipeline.history import new_attempt, write_attempt
+from maskmill.pipeline.lease import LEASE
+from maskmill.pipeline.output import Output, labels_name
 from tests.conftest import Bucket
 from tests.jobs.finished_runs import add_images, files_below, finished, label, refused, told
 
@@ -257,7 +257,7 @@ def test_the_command_itself_ends_with_code_2_and_leaves_the_images(here: Path) -
     add_images(here / "y" / "labels", "a.png")
     (here / "y" / "labels" / "a.txt").write_text("0 0.5 0.5 1 1")
     before = files_below(here)
-    words = [sys.executable, "-m", "jobs.main", "label", "labels", ".", "--classes", "cat", "--overwrite"]
+    words = [sys.executable, "-m", "maskmill.jobs.main", "label", "labels", ".", "--classes", "cat", "--overwrite"]
     path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
     ended = subprocess.run(
         words, cwd=here / "y", env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False

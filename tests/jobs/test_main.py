@@ -12,8 +12,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from jobs.main import COMMANDS, app
-from pipeline.errors import UsageError
+from maskmill.jobs.main import COMMANDS, app
+from maskmill.pipeline.errors import UsageError
 
 HEAVY = {"torch", "ray", "open_clip", "torchvision", "pandas", "pyarrow", "s3fs", "scipy"}
 
@@ -25,7 +25,7 @@ def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("arguments", [["--help"], ["status", "--help"], ["--version"], ["no-such-command"]])
 def test_starting_loads_nothing_heavy(arguments: list[str]) -> None:
     code = (
-        "import sys; from jobs.main import app\n"
+        "import sys; from maskmill.jobs.main import app\n"
         "try: app(sys.argv[1:])\n"
         f"except SystemExit: print('LOADED', *sorted({HEAVY!r} & set(sys.modules)))"
     )
@@ -34,7 +34,7 @@ def test_starting_loads_nothing_heavy(arguments: list[str]) -> None:
 
 def test_no_commands_help_needs_torch_or_ray() -> None:
     code = (
-        "import sys; from jobs.main import COMMANDS, app\n"
+        "import sys; from maskmill.jobs.main import COMMANDS, app\n"
         "for name in COMMANDS:\n"
         "    app([name, '--help'], standalone_mode=False)\n"
         "print('LOADED', *sorted({'torch', 'ray', 'open_clip', 'torchvision'} & set(sys.modules)))"
@@ -106,11 +106,11 @@ def test_other_errors_are_not_caught(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_anything_else_keeps_its_traceback_without_local_variables() -> None:
     code = (
-        "import pipeline.status; from jobs.main import app\n"
+        "import maskmill.pipeline.status; from maskmill.jobs.main import app\n"
         "def read_status(output, options):\n"
         "    secret = 'hunter' + '2'\n"
         "    raise PermissionError('bucket is closed')\n"
-        "pipeline.status.read_status = read_status\n"
+        "maskmill.pipeline.status.read_status = read_status\n"
         "app(['status', 'x'])"
     )
     result = python(code)

@@ -6,10 +6,10 @@ import json
 
 from typer.testing import CliRunner
 
-from jobs.main import app
-from model.presets import PRESETS
-from pipeline.class_files import parse_classes
-from pipeline.evaluation.protocol import load_protocol
+from maskmill.jobs.main import app
+from maskmill.model.presets import PRESETS
+from maskmill.pipeline.class_files import parse_classes
+from maskmill.pipeline.evaluation.protocol import load_protocol
 
 
 def blocks() -> dict[str, str]:

@@ -11,9 +11,9 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typer.testing import CliRunner, Result
 
-from jobs.main import COMMANDS, app
-from jobs.options import build_command, resolve
-from pipeline.errors import UsageError
+from maskmill.jobs.main import COMMANDS, app
+from maskmill.jobs.options import build_command, resolve
+from maskmill.pipeline.errors import UsageError
 
 
 class Job(BaseModel):

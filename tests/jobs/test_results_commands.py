@@ -11,13 +11,13 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner
 
-from jobs.export import export
-from jobs.report import report
-from jobs.review import review
-from jobs.show import show
-from pipeline.errors import UsageError
-from pipeline.export.run import FORMATS
-from pipeline.review import REVIEW
+from maskmill.jobs.export import export
+from maskmill.jobs.report import report
+from maskmill.jobs.review import review
+from maskmill.jobs.show import show
+from maskmill.pipeline.errors import UsageError
+from maskmill.pipeline.export.run import FORMATS
+from maskmill.pipeline.review import REVIEW
 from tests.pipeline.written_run import RunSettings, read_labels, write_run
 
 app = typer.Typer()

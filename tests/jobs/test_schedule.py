@@ -15,9 +15,9 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from jobs.main import app
-from jobs.options import resolve
-from pipeline.config import LabelConfig
+from maskmill.jobs.main import app
+from maskmill.jobs.options import resolve
+from maskmill.pipeline.config import LabelConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 CRDS = ROOT.parent / "shared" / "kuberay-crds"

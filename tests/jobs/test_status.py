@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from jobs.main import app
-from jobs.status import duration
-from pipeline.output import Output, marker_name
-from pipeline.statistics import ClassSums, RunSums
+from maskmill.jobs.main import app
+from maskmill.jobs.status import duration
+from maskmill.pipeline.output import Output, marker_name
+from maskmill.pipeline.statistics import ClassSums, RunSums
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_a_place_without_a_run_is_wrong_usage(tmp_path: Path) -> None:
 
 def test_it_starts_neither_ray_nor_torch(output: Path) -> None:
     code = (
-        "import sys; from jobs.main import app; app(['status', sys.argv[1]], standalone_mode=False); "
+        "import sys; from maskmill.jobs.main import app; app(['status', sys.argv[1]], standalone_mode=False); "
         "print('LOADED', *({'ray', 'torch'} & set(sys.modules)))"
     )
     result = subprocess.run([sys.executable, "-c", code, str(output)], capture_output=True, text=True, check=False)

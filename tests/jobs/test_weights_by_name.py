@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from model.hub import HubName
-from pipeline.config import LabelConfig
-from pipeline.plan import plan_run
+from maskmill.model.hub import HubName
+from maskmill.pipeline.config import LabelConfig
+from maskmill.pipeline.plan import plan_run
 from tests.jobs.finished_runs import add_images, finished, label, refused, told
 
 EOMT, CLIP = "tue-mps/coco_panoptic_eomt_large_640", "laion/CLIP-convnext_large_d_320.laion2B-s29B-b131K-ft-soup"
@@ -63,7 +63,7 @@ def test_a_name_without_a_commit_keeps_the_commit_of_the_run(here: Path, monkeyp
         asked.append(name.repository)
         return HubName(name.repository, next(commits))
 
-    monkeypatch.setattr("model.fetching.pinned", pinned)
+    monkeypatch.setattr("maskmill.model.fetching.pinned", pinned)
     first = finished("in", "out", preset="photo")
     assert asked == [EOMT, CLIP]
     assert (first.spec.proposer, first.spec.clip) == (f"hf:{EOMT}@{COMMIT}", f"hf:{CLIP}@{COMMIT}")

@@ -12,18 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from model.baseline import BaselineConfig, PerPixelBaseline
-from model.checkpoint import (
-    convert,
-    load_baseline,
-    load_zegformer,
-    save_baseline,
-    save_zegformer,
-)
-from model.config import BackboneConfig, ZegFormerConfig
-from model.errors import CheckpointError
-from model.official import KEY_MAP, LOGIT_SCALE_KEY, default_heads, infer_config, official_key
-from model.zegformer import ZegFormer
+from maskmill.model.baseline import BaselineConfig, PerPixelBaseline
+from maskmill.model.checkpoint import convert, load_baseline, load_zegformer, save_baseline, save_zegformer
+from maskmill.model.config import BackboneConfig, ZegFormerConfig
+from maskmill.model.errors import CheckpointError
+from maskmill.model.official import KEY_MAP, LOGIT_SCALE_KEY, default_heads, infer_config, official_key
+from maskmill.model.zegformer import ZegFormer
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ import open_clip
 import pytest
 import torch
 
-from model.clip import Clip, load_clip, new_clip, save_clip
-from model.errors import CheckpointError
+from maskmill.model.clip import Clip, load_clip, new_clip, save_clip
+from maskmill.model.errors import CheckpointError
 
 Golden = Callable[[str], dict[str, np.ndarray]]
 

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from model.baseline import BaselineConfig
-from model.config import BackboneConfig, ZegFormerConfig
+from maskmill.model.baseline import BaselineConfig
+from maskmill.model.config import BackboneConfig, ZegFormerConfig
 
 
 @pytest.mark.parametrize(

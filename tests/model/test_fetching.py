@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from model.fetching import fetched_spec, pinned_spec
-from model.presets import PRESETS
-from model.spec import ModelSpec, spec_fingerprint
-from model.vocabulary import Vocabulary
+from maskmill.model.fetching import fetched_spec, pinned_spec
+from maskmill.model.presets import PRESETS
+from maskmill.model.spec import ModelSpec, spec_fingerprint
+from maskmill.model.vocabulary import Vocabulary
 from tests.model.fake_hub import FakeHub
 from tests.model.tiny_clips import CONVNEXT, OPENAI_INPUT, save_open_clip
 
@@ -22,10 +22,10 @@ COMMIT = "0123456789" * 4
 OLDER = "abcdef0123" * 4
 LOAD = """
 import numpy as np
-from model.fetching import fetched_spec, pinned_spec
-from model.segmenter import load_segmenter
-from model.spec import ModelSpec
-from model.vocabulary import Vocabulary
+from maskmill.model.fetching import fetched_spec, pinned_spec
+from maskmill.model.segmenter import load_segmenter
+from maskmill.model.spec import ModelSpec
+from maskmill.model.vocabulary import Vocabulary
 spec = pinned_spec(ModelSpec(preset="photo", device="cpu", short_side=64, max_long_side=96, attend_side=64))
 print(spec.proposer)
 print(spec.clip)
@@ -91,7 +91,7 @@ def test_the_preset_is_fetched_by_name_and_labels_a_picture(hub: FakeHub, tmp_pa
 def test_weights_are_baked_into_a_folder_that_labels_without_the_hub(hub: FakeHub, tmp_path: Path) -> None:
     settings = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
     baked = tmp_path / "baked"
-    command = [sys.executable, "-m", "jobs.main", "models", "--fetch", "photo", "--into", str(baked)]
+    command = [sys.executable, "-m", "maskmill.jobs.main", "models", "--fetch", "photo", "--into", str(baked)]
     run = subprocess.run(command, env={**os.environ, **settings}, capture_output=True, text=True, timeout=240)
     assert run.returncode == 0, run.stderr
     assert dict(line.split() for line in run.stdout.splitlines()) == {
@@ -100,7 +100,7 @@ def test_weights_are_baked_into_a_folder_that_labels_without_the_hub(hub: FakeHu
     }
     spec = ModelSpec(preset="photo", weights=str(baked / "weights"), clip=str(baked / "clip"), device="cpu")
     assert fetched_spec(pinned_spec(spec)) == spec
-    from model.segmenter import load_segmenter
+    from maskmill.model.segmenter import load_segmenter
 
     assert load_segmenter(spec, Vocabulary(["cat", "dog"])).proposer.names == ("person", "traffic light", "grass")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from model.hub import HubName
+from maskmill.model.hub import HubName
 from tests.model.fake_hub import FakeHub
 
 NAME = "owner/tiny"

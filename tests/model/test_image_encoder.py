@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from model import vit
-from model.classifier import Classifier
-from model.classifier_settings import ClassifierSettings
-from model.clip import Clip, new_clip
-from model.image_encoder import SAME_SIZE, ImageEncoder
-from model.micro_batch import MicroBatches
-from model.vocabulary import Vocabulary
+from maskmill.model import vit
+from maskmill.model.classifier import Classifier
+from maskmill.model.classifier_settings import ClassifierSettings
+from maskmill.model.clip import Clip, new_clip
+from maskmill.model.image_encoder import SAME_SIZE, ImageEncoder
+from maskmill.model.micro_batch import MicroBatches
+from maskmill.model.vocabulary import Vocabulary
 
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
 VIT = {"image_size": 64, "layers": 3, "width": 64, "head_width": 16, "patch_size": 16}

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from model.fetching import hub_names
-from model.licences import licence_notices
-from model.presets import PRESETS
-from model.segmenter import Segmenter
-from model.spec import ModelSpec
-from model.vocabulary import Vocabulary
-from model.weight_files import CheckpointError
+from maskmill.model.fetching import hub_names
+from maskmill.model.licences import licence_notices
+from maskmill.model.presets import PRESETS
+from maskmill.model.segmenter import Segmenter
+from maskmill.model.spec import ModelSpec
+from maskmill.model.vocabulary import Vocabulary
+from maskmill.model.weight_files import CheckpointError
 from tests.model.tiny_clips import CONVNEXT, OPENAI_INPUT, save_open_clip
 
 COMMIT = "0123456789" * 4

@@ -12,14 +12,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from model.classifier import Classifier
-from model.classifier_settings import ClassifierSettings
-from model.clip import Clip, ClipInput, load_clip, new_clip, save_clip
-from model.errors import CheckpointError
-from model.preprocess import CLIP_MEAN, CLIP_STD, normalise
-from model.proposals import Proposals
-from model.text import text_features
-from model.vocabulary import Vocabulary
+from maskmill.model.classifier import Classifier
+from maskmill.model.classifier_settings import ClassifierSettings
+from maskmill.model.clip import Clip, ClipInput, load_clip, new_clip, save_clip
+from maskmill.model.errors import CheckpointError
+from maskmill.model.preprocess import CLIP_MEAN, CLIP_STD, normalise
+from maskmill.model.proposals import Proposals
+from maskmill.model.text import text_features
+from maskmill.model.vocabulary import Vocabulary
 from tests.model.tiny_clips import CONVNEXT, HALVES, MAP_POOLED, OPENAI_INPUT, VIT, save_open_clip
 
 KINDS = {"convnext": (CONVNEXT, OPENAI_INPUT), "vit": (VIT, OPENAI_INPUT), "map": (MAP_POOLED, HALVES)}
@@ -118,7 +118,7 @@ def test_synonyms_compete_or_are_averaged(clips: dict[str, Clip]) -> None:
         classifier = Classifier(clips["convnext"], vocabulary, settings)
         [scores[synonyms]] = classifier([picture()], [proposals()])
     clip = clips["convnext"]
-    from model.prompts import VILD
+    from maskmill.model.prompts import VILD
 
     texts = text_features(clip, Vocabulary(["cat", "kitten", "dog", "grass"]), VILD)
     classifier = Classifier(clip, vocabulary, ClassifierSettings(region="pool", fusion="clip", attend_side=64))

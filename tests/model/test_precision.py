@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from model.precision import fastest, measure_precisions
-from model.spec import ModelSpec, load_proposer
+from maskmill.model.precision import fastest, measure_precisions
+from maskmill.model.spec import ModelSpec, load_proposer
 
 
 def test_float32_stays_unless_another_is_clearly_faster() -> None:

@@ -8,13 +8,20 @@ import numpy as np
 import pytest
 import torch
 
-from model.checkpoint import load_zegformer, save_zegformer
-from model.clip import load_clip, save_clip
-from model.errors import CheckpointError
-from model.presets import PRESETS
-from model.segmenter import load_segmenter
-from model.spec import ModelSpec, load_classifier, load_proposer, resolve_device, spec_fingerprint, training_classes
-from model.vocabulary import ClassEntry, Vocabulary
+from maskmill.model.checkpoint import load_zegformer, save_zegformer
+from maskmill.model.clip import load_clip, save_clip
+from maskmill.model.errors import CheckpointError
+from maskmill.model.presets import PRESETS
+from maskmill.model.segmenter import load_segmenter
+from maskmill.model.spec import (
+    ModelSpec,
+    load_classifier,
+    load_proposer,
+    resolve_device,
+    spec_fingerprint,
+    training_classes,
+)
+from maskmill.model.vocabulary import ClassEntry, Vocabulary
 
 
 @pytest.fixture

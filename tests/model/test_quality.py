@@ -5,9 +5,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from model import quality
-from model.quality import agreement, class_queries, margin, stability, visible_cells
-from model.semantic import Frame
+from maskmill.model import quality
+from maskmill.model.quality import agreement, class_queries, margin, stability, visible_cells
+from maskmill.model.semantic import Frame
 
 UNLABELLED = 65535
 

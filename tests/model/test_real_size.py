@@ -34,13 +34,13 @@ def measure(depth: int, classes: int) -> dict[str, object]:
     import open_clip
     import torch
 
-    from model.classifier import Classifier
-    from model.clip import new_clip
-    from model.config import BackboneConfig, ZegFormerConfig
-    from model.proposer import Proposer
-    from model.segmenter import Segmenter
-    from model.vocabulary import ClassEntry, Vocabulary
-    from model.zegformer import ZegFormer
+    from maskmill.model.classifier import Classifier
+    from maskmill.model.clip import new_clip
+    from maskmill.model.config import BackboneConfig, ZegFormerConfig
+    from maskmill.model.proposer import Proposer
+    from maskmill.model.segmenter import Segmenter
+    from maskmill.model.vocabulary import ClassEntry, Vocabulary
+    from maskmill.model.zegformer import ZegFormer
 
     torch.manual_seed(0)
     torch.set_num_threads(1)

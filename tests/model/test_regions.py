@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import roi_align
 
-from model.clip import Clip, load_clip
-from model.preprocess import CLIP_MEAN, CLIP_STD, normalise, pad_to_multiple
-from model.regions import SUB_IMAGE_REGIONS, mask_boxes, region_boxes, region_images
+from maskmill.model.clip import Clip, load_clip
+from maskmill.model.preprocess import CLIP_MEAN, CLIP_STD, normalise, pad_to_multiple
+from maskmill.model.regions import SUB_IMAGE_REGIONS, mask_boxes, region_boxes, region_images
 
 Golden = Callable[[str], dict[str, np.ndarray]]
 SIDE = 224

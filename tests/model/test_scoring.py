@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.clip import load_clip
-from model.scoring import FUSIONS, calibration_offsets, clip_probabilities, fuse, query_probabilities
+from maskmill.model.clip import load_clip
+from maskmill.model.scoring import FUSIONS, calibration_offsets, clip_probabilities, fuse, query_probabilities
 
 Golden = Callable[[str], dict[str, np.ndarray]]
 

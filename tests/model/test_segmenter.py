@@ -11,18 +11,18 @@ import numpy as np
 import pytest
 import torch
 
-from model import ModelSpec, Segmenter, Vocabulary, load_segmenter
-from model.checkpoint import load_zegformer, save_zegformer
-from model.classifier import Classifier, ClassifierSettings
-from model.clip import Clip, load_clip, save_clip
-from model.preprocess import pad_to_multiple
-from model.proposals import UNLABELLED, Proposals
-from model.proposer import Proposer
-from model.quality import visible_cells
-from model.vocabulary import ClassEntry
-from model.zegformer import ZegFormer
-from pipeline.shapes.draw import draw
-from pipeline.shapes.world import classes_document
+from maskmill.model import ModelSpec, Segmenter, Vocabulary, load_segmenter
+from maskmill.model.checkpoint import load_zegformer, save_zegformer
+from maskmill.model.classifier import Classifier, ClassifierSettings
+from maskmill.model.clip import Clip, load_clip, save_clip
+from maskmill.model.preprocess import pad_to_multiple
+from maskmill.model.proposals import UNLABELLED, Proposals
+from maskmill.model.proposer import Proposer
+from maskmill.model.quality import visible_cells
+from maskmill.model.vocabulary import ClassEntry
+from maskmill.model.zegformer import ZegFormer
+from maskmill.pipeline.shapes.draw import draw
+from maskmill.pipeline.shapes.world import classes_document
 
 Golden = Callable[[str], dict[str, np.ndarray]]
 
@@ -431,7 +431,7 @@ def test_inputs_that_do_not_fit_together_are_refused(build: Callable[..., Segmen
 
 
 def test_clip_of_another_size_is_refused(network: ZegFormer, vocabulary: Vocabulary) -> None:
-    from model.clip import new_clip
+    from maskmill.model.clip import new_clip
 
     vision = {"layers": 1, "width": 64, "image_size": 32, "patch_size": 16}
     text = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 1}

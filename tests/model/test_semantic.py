@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model import semantic
-from model.resample import resize_rows, taps
-from model.semantic import Frame, SemanticSum
+from maskmill.model import semantic
+from maskmill.model.resample import resize_rows, taps
+from maskmill.model.semantic import Frame, SemanticSum
 
 Golden = Callable[[str], dict[str, np.ndarray]]
 

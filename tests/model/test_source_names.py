@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from model.source_names import SYNONYMS, _synonyms, folded, fuse_with_source, matches
-from model.vocabulary import Vocabulary
+from maskmill.model.source_names import SYNONYMS, _synonyms, folded, fuse_with_source, matches
+from maskmill.model.vocabulary import Vocabulary
 
 COCO = tuple(_synonyms())
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from model.clip import Clip, load_clip
-from model.prompts import IMAGE_BRANCH, PROMPT_SETS, SINGLE
-from model.text import TEXT_BATCH, text_features
-from model.vocabulary import ClassEntry, Vocabulary
+from maskmill.model.clip import Clip, load_clip
+from maskmill.model.prompts import IMAGE_BRANCH, PROMPT_SETS, SINGLE
+from maskmill.model.text import TEXT_BATCH, text_features
+from maskmill.model.vocabulary import ClassEntry, Vocabulary
 
 RELEASED_SETS = ("single", "imagenet_select", "imagenet")
 Golden = Callable[[str], dict[str, np.ndarray]]

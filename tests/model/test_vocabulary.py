@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from model.vocabulary import ClassEntry, Vocabulary
+from maskmill.model.vocabulary import ClassEntry, Vocabulary
 
 
 def test_commas_separate_synonyms_and_the_full_text_stays_the_name() -> None:

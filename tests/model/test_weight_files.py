@@ -15,8 +15,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from model.errors import CheckpointError
-from model.weight_files import read_safetensors, read_state_dict
+from maskmill.model.errors import CheckpointError
+from maskmill.model.weight_files import read_safetensors, read_state_dict
 
 WEIGHT = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
 

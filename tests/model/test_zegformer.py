@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from model.checkpoint import load_zegformer
-from model.config import BackboneConfig, ZegFormerConfig
-from model.preprocess import normalise, pad_to_multiple
-from model.zegformer import ZegFormer, ZegFormerOutput, class_logits
+from maskmill.model.checkpoint import load_zegformer
+from maskmill.model.config import BackboneConfig, ZegFormerConfig
+from maskmill.model.preprocess import normalise, pad_to_multiple
+from maskmill.model.zegformer import ZegFormer, ZegFormerOutput, class_logits
 
 # Largest difference measured, relative to the range of each array: 7.5e-6 (masks of image B).
 RELATIVE_TOLERANCE = 1e-4

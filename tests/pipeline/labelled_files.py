@@ -11,14 +11,14 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from pipeline.commit import CommitRequest, commit_shard
-from pipeline.decode import read_header
-from pipeline.output import Output
-from pipeline.schema import LABELS
-from pipeline.segments import SegmentGeometry, segment_geometry
-from pipeline.sources import ImageRecord, Shard, list_shards, read_shard
-from pipeline.sources.shard import printable
-from pipeline.staging import part_name
+from maskmill.pipeline.commit import CommitRequest, commit_shard
+from maskmill.pipeline.decode import read_header
+from maskmill.pipeline.output import Output
+from maskmill.pipeline.schema import LABELS
+from maskmill.pipeline.segments import SegmentGeometry, segment_geometry
+from maskmill.pipeline.sources import ImageRecord, Shard, list_shards, read_shard
+from maskmill.pipeline.sources.shard import printable
+from maskmill.pipeline.staging import part_name
 from tests.pipeline.written_run import RunSettings, write_run_files
 
 CLASSES = ("left", "right")

@@ -17,11 +17,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipeline.decode import Decoding
-from pipeline.input_stages import DECODED_TABLE_BYTES, READ_TABLE_BYTES, DecodeStage, ReadStage, ShardTask
-from pipeline.rows import ENCODED, META
-from pipeline.sources import ReadLimits, list_shards
-from pipeline.sources.files import READ_AHEAD_BYTES, ordered_map
+from maskmill.pipeline.decode import Decoding
+from maskmill.pipeline.input_stages import DECODED_TABLE_BYTES, READ_TABLE_BYTES, DecodeStage, ReadStage, ShardTask
+from maskmill.pipeline.rows import ENCODED, META
+from maskmill.pipeline.sources import ReadLimits, list_shards
+from maskmill.pipeline.sources.files import READ_AHEAD_BYTES, ordered_map
 
 ROOT = Path(__file__).parents[2]
 LARGE_BYTES = 9 * 2**20

@@ -9,15 +9,15 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from jobs.main import app
-from model import Vocabulary
-from model.vocabulary import ClassEntry
-from pipeline.class_files import parse_classes
-from pipeline.config import LabelConfig
-from pipeline.errors import UsageError
-from pipeline.evaluation.protocol import load_protocol
-from pipeline.resolve import with_absolute_addresses
-from pipeline.training.classes import read_classes
+from maskmill.jobs.main import app
+from maskmill.model import Vocabulary
+from maskmill.model.vocabulary import ClassEntry
+from maskmill.pipeline.class_files import parse_classes
+from maskmill.pipeline.config import LabelConfig
+from maskmill.pipeline.errors import UsageError
+from maskmill.pipeline.evaluation.protocol import load_protocol
+from maskmill.pipeline.resolve import with_absolute_addresses
+from maskmill.pipeline.training.classes import read_classes
 from tests.faults.images import small_jpeg
 
 NAMES = ("chat", "éléphant", "猫")

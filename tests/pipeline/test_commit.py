@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.commit import CommitError, CommitRequest, commit_shard
-from pipeline.output import Output
-from pipeline.schema import ERRORS, LABELS
-from pipeline.sources import Shard
-from pipeline.staging import part_name
+from maskmill.pipeline.commit import CommitError, CommitRequest, commit_shard
+from maskmill.pipeline.output import Output
+from maskmill.pipeline.schema import ERRORS, LABELS
+from maskmill.pipeline.sources import Shard
+from maskmill.pipeline.staging import part_name
 
 SHARD = Shard(shard_id="s-1", kind="tar", uri="in/s.tar", location="in/s.tar", size_bytes=10, version="v1")
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.config import LabelConfig
-from pipeline.errors import UsageError
-from pipeline.flow import Pool, check_fits, plan_pools
+from maskmill.pipeline.config import LabelConfig
+from maskmill.pipeline.errors import UsageError
+from maskmill.pipeline.flow import Pool, check_fits, plan_pools
 
 
 def config(**settings: Any) -> LabelConfig:
@@ -59,6 +59,12 @@ def test_pools_that_would_wait_for_ever_are_refused(settings: dict[str, Any], me
 
 def test_workers_that_run_no_model_do_without_pytorch() -> None:
     """Importing it takes seconds of CPU in every process that reads, decodes, encodes or commits."""
-    light = "pipeline.input_stages, pipeline.staging, pipeline.commit, pipeline.quarantine, pipeline.trail"
-    program = f"import sys, {light}; sys.exit('torch' in sys.modules or 'ray.data' in sys.modules)"
+    light = (
+        "maskmill.pipeline.input_stages",
+        "maskmill.pipeline.staging",
+        "maskmill.pipeline.commit",
+        "maskmill.pipeline.quarantine",
+        "maskmill.pipeline.trail",
+    )
+    program = f"import sys, {', '.join(light)}; sys.exit('torch' in sys.modules or 'ray.data' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from pipeline import guard
-from pipeline.errors import BadImageError
-from pipeline.guard import run_guarded
+from maskmill.pipeline import guard
+from maskmill.pipeline.errors import BadImageError
+from maskmill.pipeline.guard import run_guarded
 
 
 def test_only_the_bad_rows_fail() -> None:

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from jobs.console import cost_text
-from jobs.history import table_lines
-from pipeline.costs import cost_of
-from pipeline.errors import UsageError
-from pipeline.history import Attempt, new_attempt, read_history, recorded, write_attempt
-from pipeline.interruption import InterruptedRunError
-from pipeline.lease import held_lease
-from pipeline.output import Output
+from maskmill.jobs.console import cost_text
+from maskmill.jobs.history import table_lines
+from maskmill.pipeline.costs import cost_of
+from maskmill.pipeline.errors import UsageError
+from maskmill.pipeline.history import Attempt, new_attempt, read_history, recorded, write_attempt
+from maskmill.pipeline.interruption import InterruptedRunError
+from maskmill.pipeline.lease import held_lease
+from maskmill.pipeline.output import Output
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.images import ImageFinder
-from pipeline.sources import Shard, list_shards, read_shard
+from maskmill.pipeline.images import ImageFinder
+from maskmill.pipeline.sources import Shard, list_shards, read_shard
 from tests.pipeline.written_run import RunSettings, write_run
 
 

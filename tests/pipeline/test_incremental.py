@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pipeline.commit import CommitRequest, commit_shard
-from pipeline.config import LabelConfig
-from pipeline.incremental import (
+from maskmill.pipeline.commit import CommitRequest, commit_shard
+from maskmill.pipeline.config import LabelConfig
+from maskmill.pipeline.incremental import (
     Changes,
     find_changes,
     is_unchanged,
@@ -23,12 +23,12 @@ from pipeline.incremental import (
     remove_shards,
     write_inventory,
 )
-from pipeline.output import Output
-from pipeline.plan import plan_run
-from pipeline.record import write_record
-from pipeline.run import run_plan
-from pipeline.sources import Shard, list_shards
-from pipeline.sources.listing import list_files
+from maskmill.pipeline.output import Output
+from maskmill.pipeline.plan import plan_run
+from maskmill.pipeline.record import write_record
+from maskmill.pipeline.run import run_plan
+from maskmill.pipeline.sources import Shard, list_shards
+from maskmill.pipeline.sources.listing import list_files
 from tests.conftest import Bucket
 from tests.pipeline.faulty_proxy import FaultyProxy
 

@@ -8,7 +8,7 @@ import signal
 
 import pytest
 
-from pipeline.interruption import InterruptedRunError, signals_collected, signals_raised
+from maskmill.pipeline.interruption import InterruptedRunError, signals_collected, signals_raised
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
 

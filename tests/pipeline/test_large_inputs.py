@@ -45,9 +45,9 @@ def decode_large_image(file_format: str, directory: str) -> None:
     import pyarrow as pa
     from PIL import Image
 
-    from pipeline.decode import Decoding
-    from pipeline.input_stages import DecodeStage
-    from pipeline.rows import ENCODED
+    from maskmill.pipeline.decode import Decoding
+    from maskmill.pipeline.input_stages import DecodeStage
+    from maskmill.pipeline.rows import ENCODED
 
     stream = io.BytesIO()
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
@@ -60,9 +60,9 @@ def decode_large_image(file_format: str, directory: str) -> None:
 
 def label_large_image(file_format: str, directory: str) -> None:
     """Run the model on what was decoded and make its map of 10,000 x 10,000 labels, as an actor does."""
-    from model import ModelSpec, Vocabulary
-    from pipeline.model_stages import SegmentStage, StageModel
-    from pipeline.shapes import CLASSES
+    from maskmill.model import ModelSpec, Vocabulary
+    from maskmill.pipeline.model_stages import SegmentStage, StageModel
+    from maskmill.pipeline.shapes import CLASSES
 
     vocabulary = Vocabulary([entry.name for entry in CLASSES])
     spec = ModelSpec(short_side=SIDES[0], max_long_side=SIDES[1])
@@ -72,9 +72,9 @@ def label_large_image(file_format: str, directory: str) -> None:
 
 def encode_large_image(file_format: str, directory: str) -> None:
     """Encode that map, as an encoding worker does."""
-    from pipeline.output import Output
-    from pipeline.shapes import CLASSES
-    from pipeline.staging import StageStage
+    from maskmill.pipeline.output import Output
+    from maskmill.pipeline.shapes import CLASSES
+    from maskmill.pipeline.staging import StageStage
 
     stage = StageStage(Output(directory, {}), "attempt", ["shard"], [entry.name for entry in CLASSES])
     receipts = stage(_read(directory, "classified"))
@@ -95,16 +95,16 @@ def label_with_many_classes() -> None:
     """Name 640 x 640 pixels with 10,000 classes."""
     import torch
 
-    from model import Vocabulary
-    from model.classifier import Classifier
-    from model.classifier_settings import ClassifierSettings
-    from model.clip import load_clip
-    from model.presets import BUNDLED
-    from model.segmenter import Segmenter
-    from model.spec import ModelSpec as Spec
-    from model.spec import load_proposer
-    from model.vocabulary import ClassEntry
-    from pipeline.shapes import draw
+    from maskmill.model import Vocabulary
+    from maskmill.model.classifier import Classifier
+    from maskmill.model.classifier_settings import ClassifierSettings
+    from maskmill.model.clip import load_clip
+    from maskmill.model.presets import BUNDLED
+    from maskmill.model.segmenter import Segmenter
+    from maskmill.model.spec import ModelSpec as Spec
+    from maskmill.model.spec import load_proposer
+    from maskmill.model.vocabulary import ClassEntry
+    from maskmill.pipeline.shapes import draw
 
     torch.set_num_threads(1)
     entries = [ClassEntry(name=f"red circle {number}", prompts=("a {}",)) for number in range(10_000)]
@@ -117,7 +117,7 @@ def label_with_many_classes() -> None:
 WORK = {"decode": decode_large_image, "model": label_large_image, "encode": encode_large_image}
 
 if __name__ == "__main__":
-    from pipeline.bench.record import peak_bytes
+    from maskmill.pipeline.bench.record import peak_bytes
 
     WORK.get(sys.argv[1], label_with_many_classes)(*sys.argv[2:])
     print(json.dumps({"what": sys.argv[1:3], "peak_bytes": peak_bytes()}))

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import lease as lease_module
-from pipeline.lease import LAPSES_S, LEASE, LeaseHeldError, LeaseKeeper, LeaseLostError, held_lease, read_lease
-from pipeline.output import Output
+from maskmill.pipeline import lease as lease_module
+from maskmill.pipeline.lease import LAPSES_S, LEASE, LeaseHeldError, LeaseKeeper, LeaseLostError, held_lease, read_lease
+from maskmill.pipeline.output import Output
 
 HOLD_AND_WAIT = """
 import sys
-from pipeline.lease import held_lease
-from pipeline.output import Output
+from maskmill.pipeline.lease import held_lease
+from maskmill.pipeline.output import Output
 with held_lease(Output(sys.argv[1]), "other", False):
     print("held", flush=True)
     sys.stdin.read()

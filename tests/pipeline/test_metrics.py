@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import observing as module
-from pipeline.metrics import TAG_LENGTH, RunMeter, StageMeter, tag_of
-from pipeline.observing import observing
-from pipeline.statistics import ClassSums, RunSums
+from maskmill.pipeline import observing as module
+from maskmill.pipeline.metrics import TAG_LENGTH, RunMeter, StageMeter, tag_of
+from maskmill.pipeline.observing import observing
+from maskmill.pipeline.statistics import ClassSums, RunSums
 
 AWKWARD = [
     "猫",

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from pipeline import notify as module
-from pipeline.notify import ended_message, notify
+from maskmill.pipeline import notify as module
+from maskmill.pipeline.notify import ended_message, notify
 from tests.end_to_end.conftest import command, command_here
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.images import ImageFinder
-from pipeline.sources import ImageRecord, list_shards, read_shard
+from maskmill.pipeline.images import ImageFinder
+from maskmill.pipeline.sources import ImageRecord, list_shards, read_shard
 
 KEYS = (
     "a.jpg",

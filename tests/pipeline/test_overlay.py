@@ -9,14 +9,14 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from pipeline.errors import UsageError
-from pipeline.output import Output, labels_name, marker_name
-from pipeline.overlay import TINT, UNLABELLED_TINT, draw_segments, grid, overlay_grid, tile
-from pipeline.schema import LABELS
-from pipeline.segments import segment_geometry
-from pipeline.shapes import CLASSES, draw
-from pipeline.shapes.write import ShapesSettings, write_shapes
-from pipeline.sources import list_shards, read_shard
+from maskmill.pipeline.errors import UsageError
+from maskmill.pipeline.output import Output, labels_name, marker_name
+from maskmill.pipeline.overlay import TINT, UNLABELLED_TINT, draw_segments, grid, overlay_grid, tile
+from maskmill.pipeline.schema import LABELS
+from maskmill.pipeline.segments import segment_geometry
+from maskmill.pipeline.shapes import CLASSES, draw
+from maskmill.pipeline.shapes.write import ShapesSettings, write_shapes
+from maskmill.pipeline.sources import list_shards, read_shard
 
 COLOURS = [entry.colour for entry in CLASSES]
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import BadImageError
-from pipeline.quarantine import History, Quarantine, TooManyDeathsError, Trail
-from pipeline.rows import Row
+from maskmill.pipeline.errors import BadImageError
+from maskmill.pipeline.quarantine import History, Quarantine, TooManyDeathsError, Trail
+from maskmill.pipeline.rows import Row
 
 ROWS = [{"shard": 0, "row": n} for n in range(8)]
 
@@ -122,8 +122,8 @@ def test_time_outs_are_told_from_deaths() -> None:
 
 def test_memory_beyond_the_limit_is_refused_and_the_rest_goes_on() -> None:
     program = """
-from pipeline.quarantine import Quarantine, Trail
-from pipeline.errors import BadImageError
+from maskmill.pipeline.quarantine import Quarantine, Trail
+from maskmill.pipeline.errors import BadImageError
 quarantine = Quarantine(Trail(), "segment", timeout_s=60, memory_bytes=2**28)
 def take(rows):
     return [{"size": len(bytes(row["megabytes"] * 2**20))} for row in rows]

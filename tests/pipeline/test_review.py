@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.figures import read_figures
-from pipeline.results import Results, open_results
-from pipeline.review import COLUMNS, REASONS, REVIEW, ReviewQueue, build_queue
-from pipeline.schema import LABELS
+from maskmill.pipeline.figures import read_figures
+from maskmill.pipeline.results import Results, open_results
+from maskmill.pipeline.review import COLUMNS, REASONS, REVIEW, ReviewQueue, build_queue
+from maskmill.pipeline.schema import LABELS
 from tests.pipeline.written_run import RunSettings, write_run
 
 

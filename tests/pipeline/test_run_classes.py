@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from jobs.main import app
+from maskmill.jobs.main import app
 from tests.pipeline.evaluation.handmade import THREE, Run, wide, write_folder
 
 GOOD = [{"class_id": i, "name": name} for i, name in enumerate(("sky", "cat", "dog"))]

@@ -17,12 +17,12 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner
 
-from jobs.shapes import shapes
-from pipeline.errors import UsageError
-from pipeline.shapes import CLASSES, allowed_class_ids, draw
-from pipeline.shapes.draw import compose
-from pipeline.shapes.world import COLOURS, SHAPES, STUFFS
-from pipeline.shapes.write import ShapesSettings, write_shapes
+from maskmill.jobs.shapes import shapes
+from maskmill.pipeline.errors import UsageError
+from maskmill.pipeline.shapes import CLASSES, allowed_class_ids, draw
+from maskmill.pipeline.shapes.draw import compose
+from maskmill.pipeline.shapes.world import COLOURS, SHAPES, STUFFS
+from maskmill.pipeline.shapes.write import ShapesSettings, write_shapes
 
 IMAGES = 30
 SAMPLE = 400

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.errors import UsageError
-from pipeline.report.cards import show_command
-from pipeline.results import Results, open_results
-from pipeline.segment_maps import segment_map
-from pipeline.show import find_row, show_image
+from maskmill.pipeline.errors import UsageError
+from maskmill.pipeline.report.cards import show_command
+from maskmill.pipeline.results import Results, open_results
+from maskmill.pipeline.segment_maps import segment_map
+from maskmill.pipeline.show import find_row, show_image
 from tests.pipeline.labelled_files import encoded, label_files, picture
 from tests.pipeline.written_run import RunSettings, read_labels, write_run
 

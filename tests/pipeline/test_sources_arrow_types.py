@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipeline.sources import ImageRecord, list_shards, read_shard
-from pipeline.sources.columns import is_binary, is_text, plain
+from maskmill.pipeline.sources import ImageRecord, list_shards, read_shard
+from maskmill.pipeline.sources.columns import is_binary, is_text, plain
 
 BYTES = [b"one", b"two", b"two"]
 

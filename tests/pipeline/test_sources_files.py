@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import UsageError
-from pipeline.sources import ImageRecord, ReadLimits, count_images, list_shards, read_shard
-from pipeline.sources.patterns import expand_braces
-from pipeline.sources.shard import shard_id
-from pipeline.sources.sharding import _runs
+from maskmill.pipeline.errors import UsageError
+from maskmill.pipeline.sources import ImageRecord, ReadLimits, count_images, list_shards, read_shard
+from maskmill.pipeline.sources.patterns import expand_braces
+from maskmill.pipeline.sources.shard import shard_id
+from maskmill.pipeline.sources.sharding import _runs
 
 
 def fill(folder: Path, *names: str) -> Path:

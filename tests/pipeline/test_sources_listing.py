@@ -9,13 +9,13 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from jobs.main import app
-from pipeline.errors import UsageError
-from pipeline.output import Output
-from pipeline.report.build import write_report
-from pipeline.sources import list_shards, read_shard
-from pipeline.sources.kinds import skipped_text
-from pipeline.sources.listing import list_files
+from maskmill.jobs.main import app
+from maskmill.pipeline.errors import UsageError
+from maskmill.pipeline.output import Output
+from maskmill.pipeline.report.build import write_report
+from maskmill.pipeline.sources import list_shards, read_shard
+from maskmill.pipeline.sources.kinds import skipped_text
+from maskmill.pipeline.sources.listing import list_files
 from tests.pipeline.odd_images import encoded
 from tests.pipeline.written_run import RunSettings, write_run
 
@@ -119,7 +119,7 @@ def test_what_was_not_taken_is_told_by_status_and_report(tmp_path: Path) -> None
 
 def test_every_image_ending_is_decoded_or_named(folder: Path) -> None:
     """A file under any of the endings is judged by its bytes, whatever its name says."""
-    from pipeline.decode import decode_image
+    from maskmill.pipeline.decode import decode_image
 
     for name in TAKEN:
         (folder / name).unlink()

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.errors import UsageError
-from pipeline.sources import ImageRecord, ReadLimits, ShardError, count_images, list_shards, read_shard
+from maskmill.pipeline.errors import UsageError
+from maskmill.pipeline.sources import ImageRecord, ReadLimits, ShardError, count_images, list_shards, read_shard
 
 
 def write(path: Path, row_group_size: int | None = None, **columns: Any) -> str:

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import UsageError
-from pipeline.shapes.write import ShapesSettings, write_shapes
-from pipeline.sources import ReadLimits, ShardError, count_images, list_shards, read_shard
-from pipeline.sources.files import fetch
-from pipeline.storage import is_transient
+from maskmill.pipeline.errors import UsageError
+from maskmill.pipeline.shapes.write import ShapesSettings, write_shapes
+from maskmill.pipeline.sources import ReadLimits, ShardError, count_images, list_shards, read_shard
+from maskmill.pipeline.sources.files import fetch
+from maskmill.pipeline.storage import is_transient
 from tests.pipeline.faulty_proxy import FaultyProxy
 
 IMAGES = 24

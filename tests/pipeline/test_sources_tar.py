@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import UsageError
-from pipeline.sources import ImageRecord, ReadLimits, Shard, ShardError, count_images, list_shards, read_shard
+from maskmill.pipeline.errors import UsageError
+from maskmill.pipeline.sources import ImageRecord, ReadLimits, Shard, ShardError, count_images, list_shards, read_shard
 
 BLOCK = tarfile.BLOCKSIZE
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import UsageError
-from pipeline.output import Output, marker_name
-from pipeline.statistics import ClassSums, RunSums
-from pipeline.status import HEAD_BYTES, read_status
+from maskmill.pipeline.errors import UsageError
+from maskmill.pipeline.output import Output, marker_name
+from maskmill.pipeline.statistics import ClassSums, RunSums
+from maskmill.pipeline.status import HEAD_BYTES, read_status
 
 
 def write_marker(output: Output, name: str, sums: RunSums, committed_at: float) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import UsageError
-from pipeline.storage import (
+from maskmill.pipeline.errors import UsageError
+from maskmill.pipeline.storage import (
     is_missing,
     is_permission,
     is_transient,

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from ray.job_submission import JobDetails, JobStatus, JobType
 
-from jobs.submit import entrypoint_of
-from pipeline.errors import UsageError
-from pipeline.submission import SubmitError, _Tail, exit_code, in_upload
+from maskmill.jobs.submit import entrypoint_of
+from maskmill.pipeline.errors import UsageError
+from maskmill.pipeline.submission import SubmitError, _Tail, exit_code, in_upload
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def job(tmp_path: Path) -> Path:
 def test_the_entrypoint_names_the_job_as_it_lies_in_the_upload(job: Path) -> None:
     words = entrypoint_of(job, ["max-failed=0.5", "classes=a cat; rm -rf /"], job.parent.parent)
     assert words == (
-        "exec python -P -m jobs.main label --config configs/job.yaml "
+        "exec python -P -m maskmill.jobs.main label --config configs/job.yaml "
         "--set max-failed=0.5 --set 'classes=a cat; rm -rf /'"
     )
 

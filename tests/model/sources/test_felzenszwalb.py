@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from skimage import data
 
-from model.sources.felzenszwalb import STRIDE, SURE, FelzenszwalbSource, RegionSettings
+from maskmill.model.sources.felzenszwalb import STRIDE, SURE, FelzenszwalbSource, RegionSettings
 
 
 def test_two_colours_are_two_regions_that_share_the_picture() -> None:

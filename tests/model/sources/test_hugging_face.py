@@ -16,9 +16,9 @@ from transformers.models.mask2former.image_processing_pil_mask2former import Mas
 from transformers.models.maskformer.image_processing_pil_maskformer import MaskFormerImageProcessorPil
 from transformers.models.oneformer.image_processing_pil_oneformer import OneFormerImageProcessorPil
 
-from model.errors import CheckpointError
-from model.sources import hugging_face
-from model.sources.hugging_face import InputRules, class_names, input_rules, load
+from maskmill.model.errors import CheckpointError
+from maskmill.model.sources import hugging_face
+from maskmill.model.sources.hugging_face import InputRules, class_names, input_rules, load
 from tests.model.sources.tiny_models import MASK_TRANSFORMERS, NAMES, save
 
 SIZES = [(97, 140), (140, 97), (64, 64), (31, 200)]

@@ -11,8 +11,8 @@ import pytest
 import torch
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
 
-from model.errors import CheckpointError
-from model.sources.sam import OUTSIDE, GridSettings, SamSource, load
+from maskmill.model.errors import CheckpointError
+from maskmill.model.sources.sam import OUTSIDE, GridSettings, SamSource, load
 from tests.model.sources.tiny_models import SAMS, save
 
 ANY_MASK = GridSettings(points_per_side=4, least_iou=0, least_stability=0, most_share=1)

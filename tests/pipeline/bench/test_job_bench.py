@@ -12,10 +12,10 @@ import psutil
 import pytest
 from typer.testing import CliRunner
 
-from jobs.bench import app
-from pipeline.bench.job import _memory
-from pipeline.bench.processes import DRIVER, RAY, SAMPLE_S, ProcessMonitor
-from pipeline.errors import UsageError
+from maskmill.jobs.bench import app
+from maskmill.pipeline.bench.job import _memory
+from maskmill.pipeline.bench.processes import DRIVER, RAY, SAMPLE_S, ProcessMonitor
+from maskmill.pipeline.errors import UsageError
 
 IMAGES = 500
 
@@ -87,7 +87,7 @@ def test_cpu_seconds_between_moments_are_those_of_the_processes() -> None:
 
 
 def test_reading_and_decoding_alone(tmp_path: Path) -> None:
-    from pipeline.shapes.write import ShapesSettings, write_shapes
+    from maskmill.pipeline.shapes.write import ShapesSettings, write_shapes
 
     write_shapes(str(tmp_path / "in"), ShapesSettings(images=40, seed=3), {})
     written = tmp_path / "io.json"

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from model.classifier import Classifier
-from model.proposer import Proposer
-from model.segmenter import Segmenter
-from pipeline.bench.as_released import AsReleased
-from pipeline.bench.model import AS_RELEASED, ModelBench, Variant, measure_variant, model_rows
-from pipeline.bench.record import environment, table_lines
-from pipeline.bench.stopwatch import Stopwatch
-from pipeline.bench.subjects import NON_EMPTY, load_subject
+from maskmill.model.classifier import Classifier
+from maskmill.model.proposer import Proposer
+from maskmill.model.segmenter import Segmenter
+from maskmill.pipeline.bench.as_released import AsReleased
+from maskmill.pipeline.bench.model import AS_RELEASED, ModelBench, Variant, measure_variant, model_rows
+from maskmill.pipeline.bench.record import environment, table_lines
+from maskmill.pipeline.bench.stopwatch import Stopwatch
+from maskmill.pipeline.bench.subjects import NON_EMPTY, load_subject
 
 
 def test_label_maps_are_those_of_the_yardstick() -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.evaluation.config import EvaluationConfig
-from pipeline.evaluation.evaluate import Evaluation, evaluate, evaluate_here
+from maskmill.pipeline.evaluation.config import EvaluationConfig
+from maskmill.pipeline.evaluation.evaluate import Evaluation, evaluate, evaluate_here
 from tests.pipeline.evaluation.handmade import THREE, Run
 
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from pipeline.evaluation.boundary import boundary_counts, f_measure, tolerance_radius
+from maskmill.pipeline.evaluation.boundary import boundary_counts, f_measure, tolerance_radius
 from tests.pipeline.evaluation.handmade import blobs
 
 CLASSES = 4

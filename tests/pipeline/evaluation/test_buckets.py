@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.evaluation.config import EvaluationConfig
-from pipeline.evaluation.evaluate import evaluate, evaluate_here
+from maskmill.pipeline.evaluation.config import EvaluationConfig
+from maskmill.pipeline.evaluation.evaluate import evaluate, evaluate_here
 from tests.conftest import Bucket
 from tests.pipeline.evaluation.handmade import PAIRS, Run, panoptic_json, write_folder, write_tar
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from jobs.main import app
+from maskmill.jobs.main import app
 from tests.pipeline.evaluation.handmade import Run, encode, wide
 
 RLE = {"size": [4, 6], "counts": encode(np.ones((4, 6), bool))}

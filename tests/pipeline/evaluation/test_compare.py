@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.evaluation.compare import COMPARED, compare
-from pipeline.evaluation.evaluate import Evaluation, other_results
-from pipeline.evaluation.protocol import EvaluationError
+from maskmill.pipeline.evaluation.compare import COMPARED, compare
+from maskmill.pipeline.evaluation.evaluate import Evaluation, other_results
+from maskmill.pipeline.evaluation.protocol import EvaluationError
 from tests.pipeline.evaluation.handmade import THREE, Maps, Run, blobs, write_folder
 
 Evaluated = Callable[..., Evaluation]

@@ -13,15 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.attended import WorkersBrokenError
-from pipeline.evaluation import distribute
-from pipeline.evaluation.config import EvaluationConfig
-from pipeline.evaluation.distribute import evaluate_units
-from pipeline.evaluation.evaluate import Progress, evaluate, evaluate_here
-from pipeline.evaluation.ground_truth import TruthShard
-from pipeline.evaluation.protocol import EvaluationError
-from pipeline.evaluation.unit import UnitEvaluator
-from pipeline.interruption import InterruptedRunError
+from maskmill.pipeline.attended import WorkersBrokenError
+from maskmill.pipeline.evaluation import distribute
+from maskmill.pipeline.evaluation.config import EvaluationConfig
+from maskmill.pipeline.evaluation.distribute import evaluate_units
+from maskmill.pipeline.evaluation.evaluate import Progress, evaluate, evaluate_here
+from maskmill.pipeline.evaluation.ground_truth import TruthShard
+from maskmill.pipeline.evaluation.protocol import EvaluationError
+from maskmill.pipeline.evaluation.unit import UnitEvaluator
+from maskmill.pipeline.interruption import InterruptedRunError
 from tests.pipeline.evaluation.handmade import THREE, Run, blobs, write_folder
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.evaluation.evaluate import Evaluation
-from pipeline.evaluation.unit import IMAGES_SCHEMA
-from pipeline.evaluation.write import CONFUSION_SCHEMA, PER_CLASS_SCHEMA
+from maskmill.pipeline.evaluation.evaluate import Evaluation
+from maskmill.pipeline.evaluation.unit import IMAGES_SCHEMA
+from maskmill.pipeline.evaluation.write import CONFUSION_SCHEMA, PER_CLASS_SCHEMA
 from tests.pipeline.evaluation.handmade import THREE, Run, encode, label_row, write_folder
 
 Evaluated = Callable[..., Evaluation]

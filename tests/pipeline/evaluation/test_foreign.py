@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.evaluation.evaluate import Evaluation
-from pipeline.evaluation.protocol import EvaluationError
+from maskmill.pipeline.evaluation.evaluate import Evaluation
+from maskmill.pipeline.evaluation.protocol import EvaluationError
 from tests.pipeline.evaluation.handmade import Run, blobs, encode, wide, write_folder
 
 Evaluated = Callable[..., Evaluation]

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.evaluation.confusion import confusion_matrix
-from pipeline.evaluation.figures import pixel_figures
-from pipeline.evaluation.metrics import ClassPixels
-from pipeline.evaluation.overlaps import Overlaps, OverlapsBuilder, SegmentMap
-from pipeline.evaluation.protocol import Protocol, protocol_from_data
+from maskmill.pipeline.evaluation.confusion import confusion_matrix
+from maskmill.pipeline.evaluation.figures import pixel_figures
+from maskmill.pipeline.evaluation.metrics import ClassPixels
+from maskmill.pipeline.evaluation.overlaps import Overlaps, OverlapsBuilder, SegmentMap
+from maskmill.pipeline.evaluation.protocol import Protocol, protocol_from_data
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden"
 RELEASE = json.loads((GOLDEN / "eval_results.json").read_text())

@@ -15,10 +15,10 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from pipeline.errors import UsageError
-from pipeline.evaluation.evaluate import Evaluation
-from pipeline.evaluation.protocol import EvaluationError
-from pipeline.sources import ShardError
+from maskmill.pipeline.errors import UsageError
+from maskmill.pipeline.evaluation.evaluate import Evaluation
+from maskmill.pipeline.evaluation.protocol import EvaluationError
+from maskmill.pipeline.sources import ShardError
 from tests.pipeline.evaluation.handmade import (
     THREE,
     Run,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.evaluation.index import AMBIGUOUS, MISSING, PredictionIndex, Wanted, stem
+from maskmill.pipeline.evaluation.index import AMBIGUOUS, MISSING, PredictionIndex, Wanted, stem
 
 
 def find(index: PredictionIndex, *names: str) -> list[int]:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.evaluation.evaluate import Evaluation
-from pipeline.evaluation.protocol import EvaluationError
+from maskmill.pipeline.evaluation.evaluate import Evaluation
+from maskmill.pipeline.evaluation.protocol import EvaluationError
 from tests.pipeline.evaluation.handmade import (
     Run,
     blobs,

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.errors import UsageError
-from pipeline.evaluation.evaluate import Evaluation
-from pipeline.evaluation.protocol import EvaluationError
+from maskmill.pipeline.errors import UsageError
+from maskmill.pipeline.evaluation.evaluate import Evaluation
+from maskmill.pipeline.evaluation.protocol import EvaluationError
 from tests.pipeline.evaluation.handmade import THREE, Run, encode, label_row, write_folder
 
 Evaluated = Callable[..., Evaluation]

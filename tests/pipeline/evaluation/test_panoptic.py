@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchmetrics.detection import PanopticQuality
 
-from pipeline.evaluation.overlaps import OverlapsBuilder, SegmentMap
-from pipeline.evaluation.panoptic import panoptic_counts, quality
+from maskmill.pipeline.evaluation.overlaps import OverlapsBuilder, SegmentMap
+from maskmill.pipeline.evaluation.panoptic import panoptic_counts, quality
 
 THINGS = np.array([True, True, False, False])
 CLASSES = THINGS.size

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from jobs.main import app
-from pipeline.errors import UsageError
-from pipeline.evaluation.protocol import (
+from maskmill.jobs.main import app
+from maskmill.pipeline.errors import UsageError
+from maskmill.pipeline.evaluation.protocol import (
     EvaluationError,
     Protocol,
     bundled_protocols,
@@ -19,7 +19,7 @@ from pipeline.evaluation.protocol import (
     prediction_table,
     protocol_from_data,
 )
-from pipeline.shapes.world import CLASSES, IGNORE_LABEL, classes_document
+from maskmill.pipeline.shapes.world import CLASSES, IGNORE_LABEL, classes_document
 from tests.pipeline.evaluation.handmade import THREE
 
 

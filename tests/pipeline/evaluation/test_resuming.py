@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.evaluation.config import EvaluationConfig
-from pipeline.evaluation.evaluate import Evaluation, evaluate, evaluate_here
-from pipeline.evaluation.ground_truth import TruthShard
-from pipeline.evaluation.unit import Comparison
+from maskmill.pipeline.evaluation.config import EvaluationConfig
+from maskmill.pipeline.evaluation.evaluate import Evaluation, evaluate, evaluate_here
+from maskmill.pipeline.evaluation.ground_truth import TruthShard
+from maskmill.pipeline.evaluation.unit import Comparison
 from tests.pipeline.evaluation.handmade import PAIRS, THREE, Run, panoptic_json, write_folder
 
 Evaluated = Callable[..., Evaluation]

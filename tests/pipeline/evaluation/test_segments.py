@@ -9,15 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchmetrics.functional.classification import binary_calibration_error
 
-from pipeline.evaluation.calibration import (
+from maskmill.pipeline.evaluation.calibration import (
     BINS,
     SCORE_UNIT,
     calibration_counts,
     expected_calibration_error,
     reliability,
 )
-from pipeline.evaluation.overlaps import Overlaps, OverlapsBuilder, SegmentMap
-from pipeline.evaluation.proposals import IOU_UNIT, THRESHOLDS, proposal_counts
+from maskmill.pipeline.evaluation.overlaps import Overlaps, OverlapsBuilder, SegmentMap
+from maskmill.pipeline.evaluation.proposals import IOU_UNIT, THRESHOLDS, proposal_counts
 
 
 def overlaps_of(truth: list[int], segments: list[int], classes: list[int], scores: list[float] | None) -> Overlaps:

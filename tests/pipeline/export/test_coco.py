@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from pipeline.evaluation.config import EvaluationConfig
-from pipeline.evaluation.evaluate import evaluate, evaluate_here
-from pipeline.shapes.world import CLASSES
+from maskmill.pipeline.evaluation.config import EvaluationConfig
+from maskmill.pipeline.evaluation.evaluate import evaluate, evaluate_here
+from maskmill.pipeline.shapes.world import CLASSES
 from tests.pipeline.export.conftest import Export
 from tests.pipeline.written_run import RunSettings, read_labels, write_run
 

@@ -15,9 +15,9 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from pipeline.evaluation.coco import segment_entries
-from pipeline.evaluation.coco_files import ResultsFile, parse_coco
-from pipeline.export.run import FORMATS, ExportSettings, export_run
+from maskmill.pipeline.evaluation.coco import segment_entries
+from maskmill.pipeline.evaluation.coco_files import ResultsFile, parse_coco
+from maskmill.pipeline.export.run import FORMATS, ExportSettings, export_run
 from tests.pipeline.export.conftest import Export
 from tests.pipeline.labelled_files import encoded, label_files, picture
 
@@ -193,7 +193,7 @@ def test_results_of_two_images_are_not_merged(tmp_path: Path, export: Export) ->
 
 
 def test_web_addresses_that_differ_in_their_query_are_two_images(tmp_path: Path, export: Export) -> None:
-    from pipeline.export.names import SourceNames
+    from maskmill.pipeline.export.names import SourceNames
 
     names = SourceNames(by_stem=False)
     rows = [

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipeline.export import hugging_face
-from pipeline.segments import decode_segment_map
+from maskmill.pipeline.export import hugging_face
+from maskmill.pipeline.segments import decode_segment_map
 from tests.pipeline.export.conftest import Export
 from tests.pipeline.labelled_files import encoded, label_files
 from tests.pipeline.written_run import SHAPES_CLASSES, read_labels
@@ -74,7 +74,7 @@ def test_files_and_row_groups_are_bounded_by_bytes(
 MEASURED = """
 import re, sys
 from pathlib import Path
-from pipeline.export.run import ExportSettings, export_run
+from maskmill.pipeline.export.run import ExportSettings, export_run
 result = export_run(sys.argv[1], sys.argv[2], ExportSettings(file_format="hf"))
 print(result.images, int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) // 1024)
 """

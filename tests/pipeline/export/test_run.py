@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.decode import DEFAULT, read_header
-from pipeline.errors import UsageError
-from pipeline.export.names import Namer, source_name
-from pipeline.export.run import FORMATS, ExportSettings, export_run
-from pipeline.export.stream import exported_file
-from pipeline.output import Output
-from pipeline.schema import LABELS
+from maskmill.pipeline.decode import DEFAULT, read_header
+from maskmill.pipeline.errors import UsageError
+from maskmill.pipeline.export.names import Namer, source_name
+from maskmill.pipeline.export.run import FORMATS, ExportSettings, export_run
+from maskmill.pipeline.export.stream import exported_file
+from maskmill.pipeline.output import Output
+from maskmill.pipeline.schema import LABELS
 from tests.pipeline.export.conftest import Export
 from tests.pipeline.written_run import SHAPES_CLASSES, RunSettings, read_labels, write_run
 
@@ -146,7 +146,7 @@ def test_bucket_to_bucket(run: Path, s3_bucket: Any, tmp_path: Path, export: Exp
 MEASURED = """
 import re, sys
 from pathlib import Path
-from pipeline.export.run import ExportSettings, export_run
+from maskmill.pipeline.export.run import ExportSettings, export_run
 count = export_run(sys.argv[1], sys.argv[2], ExportSettings(file_format="coco")).images
 print(count, int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) // 1024)
 """

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.evaluation.config import EvaluationConfig
-from pipeline.evaluation.evaluate import evaluate, evaluate_here
-from pipeline.report.build import write_report
+from maskmill.pipeline.evaluation.config import EvaluationConfig
+from maskmill.pipeline.evaluation.evaluate import evaluate, evaluate_here
+from maskmill.pipeline.report.build import write_report
 from tests.pipeline.written_run import SHAPES_CLASSES, RunSettings, write_run
 
 HOSTILE = (

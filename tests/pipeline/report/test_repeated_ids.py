@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from pipeline.report.build import collect
-from pipeline.report.evaluation import _ranked_images
-from pipeline.report.sample import read_sample
-from pipeline.results import open_results
+from maskmill.pipeline.report.build import collect
+from maskmill.pipeline.report.evaluation import _ranked_images
+from maskmill.pipeline.report.sample import read_sample
+from maskmill.pipeline.results import open_results
 from tests.pipeline.labelled_files import encoded, label_files, picture
 
 

@@ -16,16 +16,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.errors import UsageError
-from pipeline.figures import read_figures
-from pipeline.output import Output
-from pipeline.report.build import ReportSettings, collect, write_report
-from pipeline.report.cards import browser_link, path_data
-from pipeline.report.page import notes, tiles
-from pipeline.report.sample import GALLERY_IMAGES, SHARDS, choose_gallery, read_sample
-from pipeline.results import open_results
-from pipeline.schema import LABELS
-from pipeline.statistics import ClassSums, RunSums
+from maskmill.pipeline.errors import UsageError
+from maskmill.pipeline.figures import read_figures
+from maskmill.pipeline.output import Output
+from maskmill.pipeline.report.build import ReportSettings, collect, write_report
+from maskmill.pipeline.report.cards import browser_link, path_data
+from maskmill.pipeline.report.page import notes, tiles
+from maskmill.pipeline.report.sample import GALLERY_IMAGES, SHARDS, choose_gallery, read_sample
+from maskmill.pipeline.results import open_results
+from maskmill.pipeline.schema import LABELS
+from maskmill.pipeline.statistics import ClassSums, RunSums
 from tests.pipeline.report.conftest import HOSTILE, KINDS
 from tests.pipeline.written_run import RunSettings, read_labels, write_run, write_run_files
 

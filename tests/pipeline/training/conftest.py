@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.clip import new_clip, save_clip
-from pipeline.shapes import CLASSES
-from pipeline.shapes.write import ShapesSettings, write_shapes
-from pipeline.training.tokens import learn_merges, words_of, write_merges
+from maskmill.model.clip import new_clip, save_clip
+from maskmill.pipeline.shapes import CLASSES
+from maskmill.pipeline.shapes.write import ShapesSettings, write_shapes
+from maskmill.pipeline.training.tokens import learn_merges, words_of, write_merges
 from tests.pipeline.training.tiny import TINY_CLIP
 
 

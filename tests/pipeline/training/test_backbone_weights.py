@@ -8,10 +8,10 @@ import pytest
 import torch
 from torchvision.models.resnet import Bottleneck, ResNet
 
-from model.backbone import Backbone
-from model.config import BackboneConfig
-from pipeline.errors import UsageError
-from pipeline.training.grouping import load_backbone
+from maskmill.model.backbone import Backbone
+from maskmill.model.config import BackboneConfig
+from maskmill.pipeline.errors import UsageError
+from maskmill.pipeline.training.grouping import load_backbone
 
 
 @pytest.mark.parametrize("norm", ["frozen", "batch"])

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.errors import UsageError
-from pipeline.training.loop import StepSampler
-from pipeline.training.recipes import load_config, recipe_names
-from pipeline.training.run import CONFIGS
-from pipeline.training.settings import LoopSettings, learning_rate_factor
+from maskmill.pipeline.errors import UsageError
+from maskmill.pipeline.training.loop import StepSampler
+from maskmill.pipeline.training.recipes import load_config, recipe_names
+from maskmill.pipeline.training.run import CONFIGS
+from maskmill.pipeline.training.settings import LoopSettings, learning_rate_factor
 
 
 @pytest.mark.parametrize("schedule", ["poly", "one-cycle"])

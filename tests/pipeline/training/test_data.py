@@ -10,17 +10,17 @@ import pytest
 import torch
 from open_clip.tokenizer import SimpleTokenizer
 
-from pipeline.errors import UsageError
-from pipeline.shapes import CLASSES
-from pipeline.shapes.write import ShapesSettings, write_shapes
-from pipeline.training.augment import PAD_VALUE, AugmentSettings, augment, is_recoloured
-from pipeline.training.classes import read_classes
-from pipeline.training.clip import several_positives_loss
-from pipeline.training.crops import rough_logits
-from pipeline.training.predictions import true_classes
-from pipeline.training.records import open_records
-from pipeline.training.segmentation import IGNORED, SegmentationData, SegmentationDataset
-from pipeline.training.tokens import learn_merges, words_of, write_merges
+from maskmill.pipeline.errors import UsageError
+from maskmill.pipeline.shapes import CLASSES
+from maskmill.pipeline.shapes.write import ShapesSettings, write_shapes
+from maskmill.pipeline.training.augment import PAD_VALUE, AugmentSettings, augment, is_recoloured
+from maskmill.pipeline.training.classes import read_classes
+from maskmill.pipeline.training.clip import several_positives_loss
+from maskmill.pipeline.training.crops import rough_logits
+from maskmill.pipeline.training.predictions import true_classes
+from maskmill.pipeline.training.records import open_records
+from maskmill.pipeline.training.segmentation import IGNORED, SegmentationData, SegmentationDataset
+from maskmill.pipeline.training.tokens import learn_merges, words_of, write_merges
 
 
 @pytest.mark.parametrize("file_format", ["parquet", "folder"])

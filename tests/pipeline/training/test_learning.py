@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from model.checkpoint import load_zegformer, save_zegformer
-from model.segmenter import Segmenter
-from model.vocabulary import Vocabulary
-from model.zegformer import ZegFormer
-from pipeline.shapes import CLASSES, draw
-from pipeline.shapes.write import ShapesSettings, write_shapes
-from pipeline.training.run import run_training
+from maskmill.model.checkpoint import load_zegformer, save_zegformer
+from maskmill.model.segmenter import Segmenter
+from maskmill.model.vocabulary import Vocabulary
+from maskmill.model.zegformer import ZegFormer
+from maskmill.pipeline.shapes import CLASSES, draw
+from maskmill.pipeline.shapes.write import ShapesSettings, write_shapes
+from maskmill.pipeline.training.run import run_training
 from tests.pipeline.training.tiny import CPU, metrics_of, tiny, tiny_request
 
 TEST_SEED = 99

@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 import torch
 
-from model.baseline import PerPixelBaseline
-from model.checkpoint import load_baseline, load_zegformer
-from model.clip import load_clip
-from model.training_classes import checkpoint_seen_classes
-from pipeline.errors import UsageError
-from pipeline.shapes import CLASSES
-from pipeline.training.conditions import CONDITIONS, conditions
-from pipeline.training.launch import Workers, train_on_ray
-from pipeline.training.run import TrainRequest, run_training
+from maskmill.model.baseline import PerPixelBaseline
+from maskmill.model.checkpoint import load_baseline, load_zegformer
+from maskmill.model.clip import load_clip
+from maskmill.model.training_classes import checkpoint_seen_classes
+from maskmill.pipeline.errors import UsageError
+from maskmill.pipeline.shapes import CLASSES
+from maskmill.pipeline.training.conditions import CONDITIONS, conditions
+from maskmill.pipeline.training.launch import Workers, train_on_ray
+from maskmill.pipeline.training.run import TrainRequest, run_training
 from tests.pipeline.training.tiny import CPU, TINY_BACKBONE, TINY_CLIP, metrics_of, tiny, tiny_request
 
 
@@ -75,7 +75,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(seen_drawings: Path, tiny_clip
     weights = "zegformer.safetensors"
     assert (single / weights).read_bytes() != (whole / weights).read_bytes(), "threads decide about the last bits"
     command = [
-        *(sys.executable, "-m", "jobs.main", "train", "grouping", "--workers", "0"),
+        *(sys.executable, "-m", "maskmill.jobs.main", "train", "grouping", "--workers", "0"),
         *("--data", str(seen_drawings), "--classes", str(seen_drawings / "classes.json"), "--out", str(killed)),
         *(part for setting in [*settings, f"clip={tiny_clip}"] for part in ("--set", setting)),
     ]
@@ -107,7 +107,7 @@ def test_what_a_resumed_run_cannot_take_over_is_named(
     state["progress"] |= {"step": 3, CONDITIONS: {**state["progress"][CONDITIONS], "torch": "1.0", "device": "abacus"}}
     torch.save(state, path)
     run_training(tiny_request("baseline", seen_drawings, tmp_path, settings, tiny_clip), CPU)
-    (record,) = [record for record in caplog.records if record.name == "pipeline.training.conditions"]
+    (record,) = [record for record in caplog.records if record.name == "maskmill.pipeline.training.conditions"]
     assert f"torch 1.0 before and {torch.__version__} now" in record.message
     assert "device abacus before and" in record.message
     assert "numpy" not in record.message

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model.vocabulary import Vocabulary
-from pipeline.evaluation.metrics import harmonic_mean
-from pipeline.training import pictures, study
-from pipeline.training.counts import RESAMPLES, figures, interval, pixel_counts, resample_weights
-from pipeline.training.methods import label_map
+from maskmill.model.vocabulary import Vocabulary
+from maskmill.pipeline.evaluation.metrics import harmonic_mean
+from maskmill.pipeline.training import pictures, study
+from maskmill.pipeline.training.counts import RESAMPLES, figures, interval, pixel_counts, resample_weights
+from maskmill.pipeline.training.methods import label_map
 from tests.pipeline.training.tiny import tiny
 
 GROUPS = {"seen": [0, 1], "unseen": [2, 3]}

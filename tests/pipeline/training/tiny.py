@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from pipeline.training.recipes import load_config
-from pipeline.training.run import CONFIGS, TrainRequest
+from maskmill.pipeline.training.recipes import load_config
+from maskmill.pipeline.training.run import CONFIGS, TrainRequest
 
 CPU = torch.device("cpu")
 TINY_CLIP = {

@@ -10,4 +10,4 @@ RunOutput = Annotated[str, typer.Argument(metavar="OUTPUT", help="The output of 
 StorageOption = Annotated[
     list[str] | None, typer.Option(metavar="K=V", help="Option of the file system; may be repeated.")
 ]
-"""To be read with :func:`maskmill.pipeline.storage.parse_storage_options`."""
+"""To be read with :func:`maskmill.pipeline.storage.files.parse_storage_options`."""

@@ -103,7 +103,7 @@ def io(
     from maskmill.model.spec import ModelSpec
     from maskmill.pipeline.bench.io import IoBench, io_rows, measure_io
     from maskmill.pipeline.shapes import CLASSES
-    from maskmill.pipeline.storage import parse_storage_options
+    from maskmill.pipeline.storage.files import parse_storage_options
 
     try:
         spec = ModelSpec(preset=preset, weights=weights)

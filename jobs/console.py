@@ -20,7 +20,7 @@ from maskmill.pipeline.incremental import Changes
 from maskmill.pipeline.plan import Plan
 from maskmill.pipeline.run import Progress, RunResult
 from maskmill.pipeline.sources.kinds import skipped_text
-from maskmill.pipeline.storage import public_uri
+from maskmill.pipeline.storage.files import public_uri
 from maskmill.pipeline.uris import public_text
 
 PLAIN_INTERVAL_S = 10.0

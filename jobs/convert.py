@@ -20,7 +20,7 @@ def convert(
     """Convert ZegFormer weights to safetensors and JSON; use the folder as --weights."""
     from maskmill.model.checkpoint import convert as convert_checkpoint
     from maskmill.model.errors import CheckpointError
-    from maskmill.pipeline.writable import check_writable
+    from maskmill.pipeline.storage.writable import check_writable
 
     if not source.exists():
         raise UsageError(f"there is no checkpoint at {source}")

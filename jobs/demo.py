@@ -29,7 +29,7 @@ def demo(
 
     The same command again continues where it was interrupted; what is done is not done again.
     """
-    from maskmill.pipeline.writable import check_writable
+    from maskmill.pipeline.storage.writable import check_writable
 
     drawn, output = folder / "images", folder / "output"
     classes, picture = drawn / "classes.json", folder / "overlay.png"

@@ -40,7 +40,7 @@ def export(
     """Export the labels of all finished shards. Exit code 3: some images could not be read and were left out."""
     from maskmill.pipeline.export.run import ExportSettings, export_run
     from maskmill.pipeline.export.stream import ExportError
-    from maskmill.pipeline.storage import parse_storage_options
+    from maskmill.pipeline.storage.files import parse_storage_options
 
     started = time.monotonic()
     settings = ExportSettings(

@@ -24,7 +24,7 @@ def history(
 ) -> None:
     """List the attempts on OUTPUT, the oldest first: when, how they ended, what they labelled and cost."""
     from maskmill.pipeline.history import read_history
-    from maskmill.pipeline.storage import parse_storage_options
+    from maskmill.pipeline.storage.files import parse_storage_options
 
     attempts = read_history(output, parse_storage_options(storage_option or []))
     for line in map(_json_line, attempts[-(last or 0) :]) if as_json else table_lines(attempts[-(last or 0) :]):

@@ -103,7 +103,7 @@ def _tell(
     if config.notify_url is None or config.dry_run:
         return
     from maskmill.pipeline.notify import ended_message, notify
-    from maskmill.pipeline.storage import public_uri
+    from maskmill.pipeline.storage.files import public_uri
 
     summary = None if result is None else result.summary
     message = ended_message(

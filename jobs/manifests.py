@@ -11,7 +11,7 @@ import yaml
 
 from maskmill.pipeline.config import LabelConfig
 from maskmill.pipeline.errors import UsageError
-from maskmill.pipeline.text_files import decode_text
+from maskmill.pipeline.storage.text_files import decode_text
 
 MOUNT = "/etc/maskmill"
 CONFIG_MAP_BYTES = 1_000_000

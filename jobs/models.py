@@ -30,7 +30,7 @@ def models(
     from maskmill.model.presets import PRESETS
 
     if fetch is not None:
-        from maskmill.pipeline.storage import parse_storage_options
+        from maskmill.pipeline.storage.files import parse_storage_options
         from maskmill.pipeline.weights import fetch_preset
 
         for name, place in fetch_preset(fetch, into, parse_storage_options(storage_option or [])).items():

@@ -23,7 +23,7 @@ def report(
 ) -> None:
     """Write an HTML report: figures, table of classes, plots, gallery, review queue, evaluation."""
     from maskmill.pipeline.report.build import ReportSettings, write_report
-    from maskmill.pipeline.storage import parse_storage_options
+    from maskmill.pipeline.storage.files import parse_storage_options
 
     started = time.monotonic()
     settings = ReportSettings(

@@ -31,8 +31,8 @@ def review(
     from maskmill.pipeline.figures import read_figures
     from maskmill.pipeline.results import open_results
     from maskmill.pipeline.review import REASONS, build_queue
-    from maskmill.pipeline.storage import open_filesystem, parse_storage_options, write_atomic
-    from maskmill.pipeline.writable import check_file_writable
+    from maskmill.pipeline.storage.files import open_filesystem, parse_storage_options, write_atomic
+    from maskmill.pipeline.storage.writable import check_file_writable
 
     if not out.endswith(SUFFIXES):
         raise UsageError(f"cannot tell the format of {out!r}; name a file that ends in {' or '.join(SUFFIXES)}")

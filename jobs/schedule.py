@@ -13,7 +13,7 @@ from maskmill.jobs.manifests import Images, Manifests, Schedule, rendered
 from maskmill.jobs.options import resolve
 from maskmill.pipeline.config import LabelConfig
 from maskmill.pipeline.errors import UsageError
-from maskmill.pipeline.writable import check_writable
+from maskmill.pipeline.storage.writable import check_writable
 
 Kind = Literal["rayjob", "raycronjob", "cronjob"]
 CRON_FIELDS = 5

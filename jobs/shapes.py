@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from maskmill.pipeline.shapes.write import ShapesSettings, write_shapes
-from maskmill.pipeline.storage import parse_storage_options
+from maskmill.pipeline.storage.files import parse_storage_options
 from maskmill.pipeline.uris import public_uri
 
 

@@ -39,8 +39,8 @@ def show(
     from maskmill.pipeline.errors import BadImageError
     from maskmill.pipeline.results import open_results
     from maskmill.pipeline.show import find_row, png_bytes, show_image
-    from maskmill.pipeline.storage import open_filesystem, parse_storage_options, write_atomic
-    from maskmill.pipeline.writable import check_file_writable
+    from maskmill.pipeline.storage.files import open_filesystem, parse_storage_options, write_atomic
+    from maskmill.pipeline.storage.writable import check_file_writable
 
     results = open_results(output, parse_storage_options(storage_option or []))
     place = out or Path(f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', image_id).strip('.')[-80:] or 'image'}.overlay.png")

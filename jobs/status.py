@@ -23,7 +23,7 @@ def status(
 ) -> None:
     """Show how far a run is: shards, images, errors by stage and class, rate, time to go."""
     from maskmill.pipeline.status import read_status
-    from maskmill.pipeline.storage import parse_storage_options
+    from maskmill.pipeline.storage.files import parse_storage_options
 
     found = read_status(output, parse_storage_options(storage_option or []))
     if as_json:

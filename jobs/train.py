@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from maskmill.pipeline.errors import UsageError
-from maskmill.pipeline.storage import parse_storage_options
+from maskmill.pipeline.storage.files import parse_storage_options
 
 app = typer.Typer(
     rich_markup_mode=None,

@@ -7,7 +7,11 @@ import posixpath
 import sys
 from typing import IO
 
-from maskmill.pipeline.addresses import (
+from maskmill.pipeline.errors import UsageError
+from maskmill.pipeline.sources.listing import Listing
+from maskmill.pipeline.sources.manifest import read_entries, resolve
+from maskmill.pipeline.sources.patterns import expand_braces
+from maskmill.pipeline.storage.addresses import (
     absolute,
     fixed_folder,
     is_inside,
@@ -15,11 +19,7 @@ from maskmill.pipeline.addresses import (
     is_pattern,
     may_match_inside,
 )
-from maskmill.pipeline.errors import UsageError
-from maskmill.pipeline.sources.listing import Listing
-from maskmill.pipeline.sources.manifest import read_entries, resolve
-from maskmill.pipeline.sources.patterns import expand_braces
-from maskmill.pipeline.storage import StorageOptions, open_filesystem, public_uri, without_query
+from maskmill.pipeline.storage.files import StorageOptions, open_filesystem, public_uri, without_query
 
 WRITTEN_SUFFIXES = (".parquet", ".json", ".html", ".md")
 """How the names of files end that the commands write into an output folder without being asked to."""

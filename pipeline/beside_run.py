@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from maskmill.pipeline.addresses import absolute, is_inside, is_local_address
 from maskmill.pipeline.apart import check_apart
 from maskmill.pipeline.errors import UsageError
 from maskmill.pipeline.ownership import FILES, FOLDERS
 from maskmill.pipeline.results import Results
-from maskmill.pipeline.storage import public_uri
+from maskmill.pipeline.storage.addresses import absolute, is_inside, is_local_address
+from maskmill.pipeline.storage.files import public_uri
 
 
 def check_beside_run(results: Results, uri: str, *, what: str, is_folder: bool = False) -> None:

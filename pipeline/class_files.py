@@ -12,8 +12,8 @@ from maskmill.model import Vocabulary
 from maskmill.model.vocabulary import ClassEntry
 from maskmill.pipeline.errors import UsageError
 from maskmill.pipeline.evaluation.bundled_protocols import bundled_protocol_data
-from maskmill.pipeline.storage import StorageOptions, public_uri
-from maskmill.pipeline.text_files import YAML_SUFFIXES, parse_data, read_text, suffix_of
+from maskmill.pipeline.storage.files import StorageOptions, public_uri
+from maskmill.pipeline.storage.text_files import YAML_SUFFIXES, parse_data, read_text, suffix_of
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from maskmill.pipeline import storage
 from maskmill.pipeline.errors import BadImageError
+from maskmill.pipeline.storage import files as storage
 
 log = logging.getLogger(__name__)
 

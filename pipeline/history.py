@@ -17,7 +17,7 @@ from maskmill.pipeline.interruption import InterruptedRunError
 from maskmill.pipeline.lease import read_lease
 from maskmill.pipeline.observing import observing
 from maskmill.pipeline.output import Output
-from maskmill.pipeline.storage import StorageOptions
+from maskmill.pipeline.storage.files import StorageOptions
 
 FOLDER = "runs"
 _END_IN_HISTORY = "writing down how the attempt ended"

@@ -24,7 +24,7 @@ from maskmill.pipeline.sources.shard import DEFAULT_LIMITS, DamagedError, ReadLi
 from maskmill.pipeline.sources.stream import open_stream
 from maskmill.pipeline.sources.tar import read_tar
 from maskmill.pipeline.sources.version import file_info
-from maskmill.pipeline.storage import (
+from maskmill.pipeline.storage.files import (
     StorageOptions,
     is_local,
     is_missing,

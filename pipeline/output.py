@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec import AbstractFileSystem
 
-from maskmill.pipeline import storage
 from maskmill.pipeline.errors import UsageError
 from maskmill.pipeline.sources.shard import is_shard_id
+from maskmill.pipeline.storage import files as storage
 
 log = logging.getLogger(__name__)
 

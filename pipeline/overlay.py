@@ -18,7 +18,7 @@ from maskmill.pipeline.lettering import Lettering
 from maskmill.pipeline.palette import Colour
 from maskmill.pipeline.results import Results, open_results
 from maskmill.pipeline.segments import decode_segment_map
-from maskmill.pipeline.storage import StorageOptions
+from maskmill.pipeline.storage.files import StorageOptions
 
 COLUMNS = ("uri", "row", "width", "height", "class_ids", "class_names", "scores", "areas", "rles")
 """What a picture needs of the labels table."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from maskmill.pipeline.errors import UsageError
 from maskmill.pipeline.lease import LEASE
 from maskmill.pipeline.output import STAGING, Output
-from maskmill.pipeline.storage import UNFINISHED_PREFIX, UNFINISHED_SUFFIX, public_uri
+from maskmill.pipeline.storage.files import UNFINISHED_PREFIX, UNFINISHED_SUFFIX, public_uri
 
 SHOWN = 5
 CLAIM = ".maskmill.json"

@@ -29,8 +29,8 @@ from maskmill.pipeline.record import RunRecord, changed_parts, fingerprint, new_
 from maskmill.pipeline.resolve import model_spec, read_vocabulary, with_absolute_addresses
 from maskmill.pipeline.sources import Shard, list_shards
 from maskmill.pipeline.sources.listing import Listing, list_files
-from maskmill.pipeline.storage import public_uri
-from maskmill.pipeline.writable import check_writable
+from maskmill.pipeline.storage.files import public_uri
+from maskmill.pipeline.storage.writable import check_writable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,12 +13,12 @@ from typing import Any
 
 from maskmill.model import Vocabulary
 from maskmill.model.spec import ModelSpec, spec_fingerprint
-from maskmill.pipeline.addresses import absolute
 from maskmill.pipeline.config import URIS, LabelConfig, output_settings
 from maskmill.pipeline.decode import DECODE_VERSION
 from maskmill.pipeline.errors import UsageError
 from maskmill.pipeline.output import Output
 from maskmill.pipeline.schema import SCHEMA_VERSION
+from maskmill.pipeline.storage.addresses import absolute
 from maskmill.pipeline.uris import public_uri
 from maskmill.pipeline.weights import local_spec
 

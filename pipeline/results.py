@@ -17,7 +17,7 @@ from maskmill.pipeline.palette import Colour, class_colours
 from maskmill.pipeline.run_classes import read_run_classes
 from maskmill.pipeline.samples import FULL_BITS
 from maskmill.pipeline.sources.shard import read_limits
-from maskmill.pipeline.storage import StorageOptions
+from maskmill.pipeline.storage.files import StorageOptions
 
 BATCH_ROWS = 256
 BATCH_BYTES = 32 * 2**20

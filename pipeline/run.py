@@ -156,12 +156,7 @@ def _check_size(plan: Plan) -> None:
 def _label(
     plan: Plan, attempt: Attempt, lease: LeaseKeeper, progress: Progress, on_progress: Callable[[Progress], None]
 ) -> None:
-    from maskmill.pipeline import (  # Ray takes a second to import; planning and status do without it
-        driver,
-        flow,
-        metrics,
-        usage,
-    )
+    from maskmill.pipeline import driver, flow, metrics, usage
 
     own_ray = flow.local_size(plan.config) is not None
     size = flow.start_ray(plan.config)

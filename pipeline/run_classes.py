@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from maskmill.pipeline.documents import explain
 from maskmill.pipeline.output import DamagedFileError, Output
-from maskmill.pipeline.storage import public_uri
+from maskmill.pipeline.storage.documents import explain
+from maskmill.pipeline.storage.files import public_uri
 
 CLASSES = "classes.json"
 

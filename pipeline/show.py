@@ -26,7 +26,7 @@ from maskmill.pipeline.segment_maps import sampled_segment_map, sampled_size
 from maskmill.pipeline.sources.shard import printable
 from maskmill.pipeline.sources.stream import open_stream
 from maskmill.pipeline.sources.version import file_info
-from maskmill.pipeline.storage import open_filesystem, with_retries
+from maskmill.pipeline.storage.files import open_filesystem, with_retries
 
 SEARCH_THREADS = 16
 MOST_NAMED = 5

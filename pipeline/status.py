@@ -11,7 +11,7 @@ from typing import Any
 
 from maskmill.pipeline.errors import UsageError
 from maskmill.pipeline.output import Output, marker_name
-from maskmill.pipeline.storage import StorageOptions
+from maskmill.pipeline.storage.files import StorageOptions
 
 HEAD_BYTES = 16 * 1024
 """Enough for all of a marker that is not about single classes."""

@@ -16,7 +16,7 @@ from typing import Any
 from maskmill.model import ModelSpec
 from maskmill.model.fetching import fetched_spec, pinned_spec
 from maskmill.pipeline.errors import UsageError
-from maskmill.pipeline.storage import open_filesystem, with_retries
+from maskmill.pipeline.storage.files import open_filesystem, with_retries
 
 CACHE = "MASKMILL_CACHE"
 """Environment variable: where copies of remote weights and text embeddings are kept; default ~/.cache/maskmill."""

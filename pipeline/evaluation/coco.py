@@ -18,7 +18,7 @@ from maskmill.pipeline.evaluation.coco_files import (
 )
 from maskmill.pipeline.evaluation.namesakes import without_suffix
 from maskmill.pipeline.evaluation.protocol import EvaluationError, Protocol, normalised_name
-from maskmill.pipeline.storage import StorageOptions, open_filesystem, public_uri, read_bytes
+from maskmill.pipeline.storage.files import StorageOptions, open_filesystem, public_uri, read_bytes
 
 _EXAMPLES = 8
 ListedId = int | str | None

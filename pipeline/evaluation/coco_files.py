@@ -13,8 +13,8 @@ from pycocotools import mask as coco_mask
 from pydantic import ConfigDict, FailFast, Field, PlainValidator, TypeAdapter
 from pydantic.dataclasses import dataclass
 
-from maskmill.pipeline.documents import Flag, Identifier, parse_json, short
 from maskmill.pipeline.evaluation.protocol import EvaluationError
+from maskmill.pipeline.storage.documents import Flag, Identifier, parse_json, short
 
 _STRICT = ConfigDict(strict=True, extra="ignore")
 _EDGE = 2**31

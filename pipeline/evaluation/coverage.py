@@ -14,7 +14,7 @@ from maskmill.pipeline.evaluation.part import Named, nothing_left_out
 from maskmill.pipeline.evaluation.protocol import EvaluationError
 from maskmill.pipeline.evaluation.sums import Sums
 from maskmill.pipeline.evaluation.unit import Comparison, read_part
-from maskmill.pipeline.storage import public_uri
+from maskmill.pipeline.storage.files import public_uri
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

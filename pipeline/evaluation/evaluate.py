@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from maskmill.pipeline.addresses import absolute
 from maskmill.pipeline.evaluation.config import EvaluationConfig
 from maskmill.pipeline.evaluation.coverage import add_up, check_coverage
 from maskmill.pipeline.evaluation.figures import figures
@@ -23,7 +22,8 @@ from maskmill.pipeline.evaluation.sums import Sums
 from maskmill.pipeline.evaluation.unit import Comparison, UnitEvaluator, read_part
 from maskmill.pipeline.evaluation.write import FIGURES, write_results
 from maskmill.pipeline.output import Output
-from maskmill.pipeline.storage import StorageOptions, public_uri
+from maskmill.pipeline.storage.addresses import absolute
+from maskmill.pipeline.storage.files import StorageOptions, public_uri
 
 CODE_VERSION = 2
 """Moves when the same inputs would give other sums, so that old parts are not taken for new ones."""

@@ -16,7 +16,7 @@ from maskmill.pipeline.evaluation.protocol import EvaluationError, Protocol, pre
 from maskmill.pipeline.output import Output
 from maskmill.pipeline.sources.listing import list_files
 from maskmill.pipeline.sources.version import file_info, file_version
-from maskmill.pipeline.storage import open_filesystem, public_uri, with_retries
+from maskmill.pipeline.storage.files import open_filesystem, public_uri, with_retries
 
 _SCHEMA = pa.schema(
     [

@@ -27,7 +27,7 @@ from maskmill.pipeline.sources import ImageRecord, ReadLimits, Shard, list_shard
 from maskmill.pipeline.sources.files import READ_THREADS, ordered_map
 from maskmill.pipeline.sources.listing import list_files
 from maskmill.pipeline.sources.shard import DEFAULT_LIMITS, shard_id
-from maskmill.pipeline.storage import StorageOptions, is_local, open_filesystem, public_uri, read_bytes
+from maskmill.pipeline.storage.files import StorageOptions, is_local, open_filesystem, public_uri, read_bytes
 
 MAP_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
 _JSON_CHUNK = 32

@@ -7,15 +7,15 @@ import io
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from maskmill.pipeline.addresses import is_inside
 from maskmill.pipeline.errors import UsageError
 from maskmill.pipeline.evaluation.config import EvaluationConfig
 from maskmill.pipeline.evaluation.unit import IMAGES, IMAGES_SCHEMA, PARTS
 from maskmill.pipeline.evaluation.write import CONFUSION, FIGURES, PER_CLASS, SUMMARY
 from maskmill.pipeline.output import Output
 from maskmill.pipeline.ownership import FILES, FOLDERS, claim, has_keys, is_claimed, some_names
-from maskmill.pipeline.storage import public_uri
-from maskmill.pipeline.writable import check_writable
+from maskmill.pipeline.storage.addresses import is_inside
+from maskmill.pipeline.storage.files import public_uri
+from maskmill.pipeline.storage.writable import check_writable
 
 COMMAND = "evaluate"
 _PART_KEYS = {"fingerprint", "matched", "sums"}

@@ -15,8 +15,8 @@ import numpy as np
 from maskmill.pipeline.errors import UsageError
 from maskmill.pipeline.evaluation.bundled_protocols import bundled_protocol_data, bundled_protocols
 from maskmill.pipeline.evaluation.protocol_file import LABEL_VALUES, check_protocol
-from maskmill.pipeline.storage import StorageOptions, public_uri, without_query
-from maskmill.pipeline.text_files import parse_data, read_text, suffix_of
+from maskmill.pipeline.storage.files import StorageOptions, public_uri, without_query
+from maskmill.pipeline.storage.text_files import parse_data, read_text, suffix_of
 
 IdKind = Literal["evaluation", "raw"]
 Setting = Literal["gzs3", "zs3"]

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, ValidationError
 
-from maskmill.pipeline.documents import explain
 from maskmill.pipeline.errors import UsageError
+from maskmill.pipeline.storage.documents import explain
 
 LABEL_VALUES = 65536
 _RESERVED_GROUPS = ("harmonic",)  # would share a key with the harmonic mean

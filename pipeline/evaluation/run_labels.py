@@ -16,7 +16,7 @@ from maskmill.pipeline.output import Output, errors_name, labels_name
 from maskmill.pipeline.run_classes import read_run_classes
 from maskmill.pipeline.sources.stream import open_stream
 from maskmill.pipeline.sources.version import file_info, file_version
-from maskmill.pipeline.storage import open_filesystem, public_uri, with_retries
+from maskmill.pipeline.storage.files import open_filesystem, public_uri, with_retries
 
 _READ_THREADS = 16
 _FOREIGN_PROPOSALS = ("hf:", "sam:")

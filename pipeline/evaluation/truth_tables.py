@@ -19,7 +19,7 @@ from maskmill.pipeline.sources.parquet import open_parquet
 from maskmill.pipeline.sources.shard import DamagedError
 from maskmill.pipeline.sources.stream import open_stream
 from maskmill.pipeline.sources.version import file_info, file_version
-from maskmill.pipeline.storage import StorageOptions, open_filesystem, with_retries
+from maskmill.pipeline.storage.files import StorageOptions, open_filesystem, with_retries
 
 MAP_COLUMNS = (*SEGMENTATION_COLUMNS, "label_map", "label", "labels", "mask", "annotation")
 RLE_COLUMNS = ("width", "height", "class_ids", "rles")

@@ -7,8 +7,8 @@ from maskmill.pipeline.errors import UsageError
 from maskmill.pipeline.output import Output
 from maskmill.pipeline.ownership import claim, is_claimed, some_names
 from maskmill.pipeline.results import Results
-from maskmill.pipeline.storage import StorageOptions, public_uri
-from maskmill.pipeline.writable import check_writable
+from maskmill.pipeline.storage.files import StorageOptions, public_uri
+from maskmill.pipeline.storage.writable import check_writable
 
 COMMAND = "export"
 

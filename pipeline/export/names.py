@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from maskmill.pipeline.images import place_of
-from maskmill.pipeline.storage import without_query
+from maskmill.pipeline.storage.files import without_query
 
 _MOST_PART_BYTES = 200
 """File systems take 255 bytes, of which the ending, a number and a digest need some."""

@@ -18,7 +18,14 @@ from fsspec import AbstractFileSystem
 
 from maskmill.pipeline.errors import UsageError
 from maskmill.pipeline.results import Results
-from maskmill.pipeline.storage import StorageOptions, is_local, open_atomic, open_filesystem, public_uri, with_retries
+from maskmill.pipeline.storage.files import (
+    StorageOptions,
+    is_local,
+    open_atomic,
+    open_filesystem,
+    public_uri,
+    with_retries,
+)
 
 WRITERS = 8
 WAITING_FILES = 64

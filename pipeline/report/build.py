@@ -19,8 +19,15 @@ from maskmill.pipeline.report.page import Page, render_page
 from maskmill.pipeline.report.sample import SHARDS, Key, Sample, choose_gallery, choose_review, read_sample
 from maskmill.pipeline.results import Results, open_results
 from maskmill.pipeline.sources.kinds import skipped_text
-from maskmill.pipeline.storage import StorageOptions, is_local, open_filesystem, public_uri, with_retries, write_atomic
-from maskmill.pipeline.writable import check_writable
+from maskmill.pipeline.storage.files import (
+    StorageOptions,
+    is_local,
+    open_filesystem,
+    public_uri,
+    with_retries,
+    write_atomic,
+)
+from maskmill.pipeline.storage.writable import check_writable
 
 EXAMPLES_PER_ERROR = 3
 PAGE_NAME = "index.html"

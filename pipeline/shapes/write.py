@@ -20,8 +20,15 @@ from maskmill.pipeline.output import Output
 from maskmill.pipeline.ownership import CLAIM, claim, is_claimed, some_names
 from maskmill.pipeline.shapes.draw import draw
 from maskmill.pipeline.shapes.world import ALLOWED, classes_document
-from maskmill.pipeline.storage import StorageOptions, is_local, open_atomic, open_filesystem, public_uri, write_atomic
-from maskmill.pipeline.writable import check_writable
+from maskmill.pipeline.storage.files import (
+    StorageOptions,
+    is_local,
+    open_atomic,
+    open_filesystem,
+    public_uri,
+    write_atomic,
+)
+from maskmill.pipeline.storage.writable import check_writable
 
 JPEG_QUALITY = 95
 PARQUET_SCHEMA = pa.schema(

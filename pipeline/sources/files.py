@@ -15,7 +15,7 @@ import fsspec
 
 from maskmill.pipeline.errors import BadImageError, UsageError
 from maskmill.pipeline.sources.shard import ReadLimits, too_large
-from maskmill.pipeline.storage import (
+from maskmill.pipeline.storage.files import (
     ShortReadError,
     StorageOptions,
     is_local,

@@ -20,7 +20,7 @@ from maskmill.pipeline.sources.kinds import ending_of, kind_of, why_skipped
 from maskmill.pipeline.sources.patterns import expand_braces
 from maskmill.pipeline.sources.shard import SEGMENTATION_SUFFIX, member_name, segmentation_key
 from maskmill.pipeline.sources.version import file_info, file_version, local_info
-from maskmill.pipeline.storage import (
+from maskmill.pipeline.storage.files import (
     StorageOptions,
     is_local,
     is_missing,

@@ -17,7 +17,7 @@ from maskmill.pipeline.errors import BadImageError, UsageError
 from maskmill.pipeline.sources.files import Fetched, fetch, read_file
 from maskmill.pipeline.sources.hosts import Hosts
 from maskmill.pipeline.sources.shard import ReadLimits
-from maskmill.pipeline.storage import (
+from maskmill.pipeline.storage.files import (
     ATTEMPTS,
     StorageOptions,
     error_chain,
@@ -29,8 +29,8 @@ from maskmill.pipeline.storage import (
     public_error,
     try_again,
 )
+from maskmill.pipeline.storage.web import PrivateAddressError, WebClient, host_of
 from maskmill.pipeline.uris import is_chained, is_web, public_text, scheme_of, store_of
-from maskmill.pipeline.web import PrivateAddressError, WebClient, host_of
 
 SCHEMES = ("file", "local", "http", "https", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "hf")
 """What a list may name. fsspec knows many more, some of which run code or open other machines' shells."""

@@ -32,7 +32,7 @@ from maskmill.pipeline.sources.shard import (
 from maskmill.pipeline.sources.stream import open_stream
 from maskmill.pipeline.sources.tar import count_tar_rows, read_tar
 from maskmill.pipeline.sources.version import file_info, file_version
-from maskmill.pipeline.storage import (
+from maskmill.pipeline.storage.files import (
     StorageOptions,
     is_local,
     is_missing,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from maskmill.pipeline.errors import BadImageError
-from maskmill.pipeline.storage import without_query
+from maskmill.pipeline.storage.files import without_query
 
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jif", ".jfif", ".jfi", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib"),

@@ -20,7 +20,7 @@ from maskmill.pipeline.sources.shard import HEADERS_ONLY, DamagedError, Shard, p
 from maskmill.pipeline.sources.stream import open_stream
 from maskmill.pipeline.sources.tar import read_tar
 from maskmill.pipeline.sources.version import file_info
-from maskmill.pipeline.storage import StorageOptions, open_filesystem, public_uri, with_retries, without_query
+from maskmill.pipeline.storage.files import StorageOptions, open_filesystem, public_uri, with_retries, without_query
 
 _PROBED_TARS = 3
 

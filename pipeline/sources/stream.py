@@ -8,7 +8,7 @@ from typing import IO, Any, cast
 
 import fsspec
 
-from maskmill.pipeline.storage import ShortReadError, is_local, with_retries
+from maskmill.pipeline.storage.files import ShortReadError, is_local, with_retries
 
 BLOCK_BYTES = 8 * 2**20
 """Bytes fetched at a time. Large enough to use a fast link, small enough for many readers on one machine."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import fsspec
 
-from maskmill.pipeline.storage import is_local
+from maskmill.pipeline.storage.files import is_local
 
 _STAMPS = (
     "ETag",

@@ -10,8 +10,8 @@ import numpy as np
 
 from maskmill.model.vocabulary import Vocabulary
 from maskmill.pipeline.errors import UsageError
-from maskmill.pipeline.storage import public_uri
-from maskmill.pipeline.text_files import parse_data, read_text
+from maskmill.pipeline.storage.files import public_uri
+from maskmill.pipeline.storage.text_files import parse_data, read_text
 
 DEFAULT_IGNORE = 255
 

@@ -12,10 +12,10 @@ from maskmill.pipeline.apart import check_apart
 from maskmill.pipeline.errors import UsageError
 from maskmill.pipeline.output import Output
 from maskmill.pipeline.ownership import claim, is_claimed, some_names
+from maskmill.pipeline.storage.writable import check_writable
 from maskmill.pipeline.training.loop import CHECKPOINT_FILE
 from maskmill.pipeline.training.metrics import METRICS_FILE
 from maskmill.pipeline.training.run import TrainRequest
-from maskmill.pipeline.writable import check_writable
 
 COMMAND = "train"
 _STEMS = ("zegformer", "baseline", "clip", "bpe")

@@ -12,8 +12,8 @@ import torch
 import torch.distributed as dist
 from pydantic import BaseModel
 
-from maskmill.pipeline.addresses import absolute, absolute_if_local
 from maskmill.pipeline.errors import UsageError
+from maskmill.pipeline.storage.addresses import absolute, absolute_if_local
 from maskmill.pipeline.training.baseline import BaselineTraining, PerPixelConfig
 from maskmill.pipeline.training.classes import read_classes
 from maskmill.pipeline.training.clip import ClipConfig, ClipTraining

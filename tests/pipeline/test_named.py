@@ -15,7 +15,7 @@ import s3fs
 from maskmill.pipeline.sources import ImageRecord, ReadLimits, list_shards, read_shard
 from maskmill.pipeline.sources.hosts import FIRST_PAUSE_S, GIVE_UP_AFTER, Hosts
 from maskmill.pipeline.sources.shard import DEFAULT_LIMITS
-from maskmill.pipeline.web import is_public
+from maskmill.pipeline.storage.web import is_public
 from tests.pipeline.odd_server import OddServer
 
 IMAGE = b"bytes of an image"
@@ -222,7 +222,7 @@ def test_public_and_other_addresses() -> None:
 
 def test_a_silent_host_costs_its_patience_a_few_times_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
-    monkeypatch.setattr("maskmill.pipeline.storage.time.sleep", waits.append)
+    monkeypatch.setattr("maskmill.pipeline.storage.files.time.sleep", waits.append)
     port = refused_port()
     records = read(lines(tmp_path, *(f"http://127.0.0.1:{port}/{number}.jpg" for number in range(2000))), FREE)
     assert set(outcomes(records)) == {"unreachable"}

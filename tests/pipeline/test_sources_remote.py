@@ -17,7 +17,7 @@ from maskmill.pipeline.errors import UsageError
 from maskmill.pipeline.shapes.write import ShapesSettings, write_shapes
 from maskmill.pipeline.sources import ReadLimits, ShardError, count_images, list_shards, read_shard
 from maskmill.pipeline.sources.files import fetch
-from maskmill.pipeline.storage import is_transient
+from maskmill.pipeline.storage.files import is_transient
 from tests.pipeline.faulty_proxy import FaultyProxy
 
 IMAGES = 24

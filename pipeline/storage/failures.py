@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator
 
+from maskmill.pipeline.storage.web import PrivateAddressError
 from maskmill.pipeline.uris import public_text, public_uri
-from maskmill.pipeline.web import PrivateAddressError
 
 _TRANSIENT_ERRNOS = {
     errno.EAGAIN,

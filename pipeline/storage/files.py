@@ -18,7 +18,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from maskmill.pipeline.errors import UsageError
-from maskmill.pipeline.storage_errors import (
+from maskmill.pipeline.storage.failures import (
     ShortReadError,
     error_chain,
     http_status,
@@ -27,9 +27,9 @@ from maskmill.pipeline.storage_errors import (
     is_transient,
     public_error,
 )
-from maskmill.pipeline.storage_options import StorageOptions, nested_options, parse_storage_options, s3_options
+from maskmill.pipeline.storage.options import StorageOptions, nested_options, parse_storage_options, s3_options
+from maskmill.pipeline.storage.web import WebClient
 from maskmill.pipeline.uris import WEB, is_chained, local_path, public_uri, scheme_of, without_query
-from maskmill.pipeline.web import WebClient
 
 __all__ = [
     "ShortReadError",

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from maskmill.pipeline.errors import UsageError
-from maskmill.pipeline.storage import (
+from maskmill.pipeline.storage.files import (
     is_missing,
     is_permission,
     is_transient,

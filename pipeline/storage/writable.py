@@ -10,7 +10,7 @@ import uuid
 from fsspec import AbstractFileSystem
 
 from maskmill.pipeline.errors import UsageError
-from maskmill.pipeline.storage import (
+from maskmill.pipeline.storage.files import (
     UNFINISHED_PREFIX,
     UNFINISHED_SUFFIX,
     StorageOptions,

@@ -1,0 +1,1 @@
+"""Files wherever they lie: any fsspec store, its addresses, its options and its failures."""

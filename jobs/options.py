@@ -111,9 +111,7 @@ _StrictLoader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:t
 def _read_config(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
-    from maskmill.pipeline.storage.text_files import (
-        decode_text,  # it loads fsspec, which most calls of --help do without
-    )
+    from maskmill.pipeline.storage.text_files import decode_text
 
     try:
         text = decode_text(path.read_bytes(), f"--config: {path}")

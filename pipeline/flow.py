@@ -20,7 +20,7 @@ from maskmill.pipeline.attended import attended
 from maskmill.pipeline.cluster import connect, joins_running
 from maskmill.pipeline.commit import commit_shard
 from maskmill.pipeline.config import LabelConfig
-from maskmill.pipeline.decode import Decoding
+from maskmill.pipeline.decoding.decode import Decoding
 from maskmill.pipeline.errors import UsageError
 from maskmill.pipeline.input_stages import DecodeStage, ReadStage, ShardTask
 from maskmill.pipeline.metrics import MeteredRun, metered_encoding, metered_reading

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from maskmill.pipeline.decode import DEFAULT, Decoding, ImageHeader, decode_for, read_header
+from maskmill.pipeline.decoding.decode import DEFAULT, Decoding, ImageHeader, decode_for, read_header
 from maskmill.pipeline.errors import BadImageError, UsageError
 from maskmill.pipeline.sources.files import READ_THREADS, Fetched, fetch, ordered_map
 from maskmill.pipeline.sources.named import NamedReader

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from maskmill.model.resize import output_size, resize
-from maskmill.pipeline.decode import Decoding, decode_for, read_header
+from maskmill.pipeline.decoding.decode import Decoding, decode_for, read_header
 from maskmill.pipeline.errors import BadImageError
 from maskmill.pipeline.guard import run_guarded
 from maskmill.pipeline.quarantine import Run, no_quarantine

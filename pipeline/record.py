@@ -14,7 +14,7 @@ from typing import Any
 from maskmill.model import Vocabulary
 from maskmill.model.spec import ModelSpec, spec_fingerprint
 from maskmill.pipeline.config import URIS, LabelConfig, output_settings
-from maskmill.pipeline.decode import DECODE_VERSION
+from maskmill.pipeline.decoding.decode import DECODE_VERSION
 from maskmill.pipeline.errors import UsageError
 from maskmill.pipeline.output import Output
 from maskmill.pipeline.schema import SCHEMA_VERSION

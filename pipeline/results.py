@@ -9,13 +9,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from maskmill.pipeline.decode import MAX_PIXELS, Decoding
+from maskmill.pipeline.decoding.decode import MAX_PIXELS, Decoding
+from maskmill.pipeline.decoding.samples import FULL_BITS
 from maskmill.pipeline.errors import UsageError
 from maskmill.pipeline.images import ImageFinder
 from maskmill.pipeline.output import Output, labels_name
 from maskmill.pipeline.palette import Colour, class_colours
 from maskmill.pipeline.run_classes import read_run_classes
-from maskmill.pipeline.samples import FULL_BITS
 from maskmill.pipeline.sources.shard import read_limits
 from maskmill.pipeline.storage.files import StorageOptions
 

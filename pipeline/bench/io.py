@@ -13,7 +13,7 @@ import pyarrow as pa
 from maskmill.model import Vocabulary
 from maskmill.model.spec import ModelSpec
 from maskmill.pipeline.bench.record import environment
-from maskmill.pipeline.decode import Decoding
+from maskmill.pipeline.decoding.decode import Decoding
 from maskmill.pipeline.input_stages import DecodeStage, ReadStage, ShardTask
 from maskmill.pipeline.model_stages import ClassifyStage, ProposeStage, StageModel
 from maskmill.pipeline.sources import ReadLimits, list_shards

@@ -21,7 +21,7 @@ import pyarrow as pa
 from maskmill.pipeline.bench.processes import ProcessMonitor, QueueMonitor
 from maskmill.pipeline.bench.record import environment
 from maskmill.pipeline.config import LabelConfig, public_settings
-from maskmill.pipeline.decode import Decoding
+from maskmill.pipeline.decoding.decode import Decoding
 from maskmill.pipeline.errors import UsageError
 from maskmill.pipeline.input_stages import DecodeStage, ReadStage
 from maskmill.pipeline.model_stages import StageModel

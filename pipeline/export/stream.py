@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from maskmill.pipeline.decode import Decoding, ImageHeader, decode_for
+from maskmill.pipeline.decoding.decode import Decoding, ImageHeader, decode_for
 from maskmill.pipeline.errors import BadImageError
 from maskmill.pipeline.export.left_out import LeftOut
 from maskmill.pipeline.export.names import Namer, SourceNames

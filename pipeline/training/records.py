@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from maskmill.pipeline.decode import decode_image, read_header
+from maskmill.pipeline.decoding.decode import decode_image, read_header
 from maskmill.pipeline.errors import BadImageError, UsageError
 from maskmill.pipeline.evaluation.label_maps import decode_label_map, label_map_size
 from maskmill.pipeline.sources import Shard, list_shards, read_shard

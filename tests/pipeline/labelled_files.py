@@ -12,7 +12,7 @@ import pyarrow as pa
 from PIL import Image
 
 from maskmill.pipeline.commit import CommitRequest, commit_shard
-from maskmill.pipeline.decode import read_header
+from maskmill.pipeline.decoding.decode import read_header
 from maskmill.pipeline.output import Output
 from maskmill.pipeline.schema import LABELS
 from maskmill.pipeline.segments import SegmentGeometry, segment_geometry

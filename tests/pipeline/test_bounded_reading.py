@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from maskmill.pipeline.decode import Decoding
+from maskmill.pipeline.decoding.decode import Decoding
 from maskmill.pipeline.input_stages import DECODED_TABLE_BYTES, READ_TABLE_BYTES, DecodeStage, ReadStage, ShardTask
 from maskmill.pipeline.rows import ENCODED, META
 from maskmill.pipeline.sources import ReadLimits, list_shards

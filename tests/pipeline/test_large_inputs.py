@@ -45,7 +45,7 @@ def decode_large_image(file_format: str, directory: str) -> None:
     import pyarrow as pa
     from PIL import Image
 
-    from maskmill.pipeline.decode import Decoding
+    from maskmill.pipeline.decoding.decode import Decoding
     from maskmill.pipeline.input_stages import DecodeStage
     from maskmill.pipeline.rows import ENCODED
 

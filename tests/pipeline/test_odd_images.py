@@ -14,10 +14,10 @@ import pillow_jxl  # noqa: F401 (registers JPEG XL)
 import pytest
 from PIL import Image, ImageCms
 
-from maskmill.pipeline import decoders
-from maskmill.pipeline.decode import Decoding, decode_for, decode_image, read_header
+from maskmill.pipeline.decoding import decoders
+from maskmill.pipeline.decoding.decode import Decoding, decode_for, decode_image, read_header
+from maskmill.pipeline.decoding.jpeg_xl import jpeg_xl_size
 from maskmill.pipeline.errors import BadImageError
-from maskmill.pipeline.jpeg_xl import jpeg_xl_size
 from tests.pipeline import odd_images as odd
 from tests.pipeline.odd_images import PIXELS, SMOOTH, chunk, encoded, rgb_png, tiff
 

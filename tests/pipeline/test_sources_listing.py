@@ -119,7 +119,7 @@ def test_what_was_not_taken_is_told_by_status_and_report(tmp_path: Path) -> None
 
 def test_every_image_ending_is_decoded_or_named(folder: Path) -> None:
     """A file under any of the endings is judged by its bytes, whatever its name says."""
-    from maskmill.pipeline.decode import decode_image
+    from maskmill.pipeline.decoding.decode import decode_image
 
     for name in TAKEN:
         (folder / name).unlink()

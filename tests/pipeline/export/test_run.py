@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maskmill.pipeline.decode import DEFAULT, read_header
+from maskmill.pipeline.decoding.decode import DEFAULT, read_header
 from maskmill.pipeline.errors import UsageError
 from maskmill.pipeline.export.names import Namer, source_name
 from maskmill.pipeline.export.run import FORMATS, ExportSettings, export_run

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageFile
 
-from maskmill.pipeline.colour import ToRgb, to_srgb
-from maskmill.pipeline.samples import DeepGrey, is_deep
+from maskmill.pipeline.decoding.colour import ToRgb, to_srgb
+from maskmill.pipeline.decoding.samples import DeepGrey, is_deep
 
 _BAND_PIXELS = 8_000_000
 

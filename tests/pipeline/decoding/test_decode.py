@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps, TiffImagePlugin
 
-from maskmill.pipeline.decode import decode_image
+from maskmill.pipeline.decoding.decode import decode_image
 from maskmill.pipeline.errors import BadImageError
 from tests.pipeline.odd_images import PIXELS, SMOOTH, encoded, png, tiff
 
@@ -265,7 +265,7 @@ def test_mutated_images_raise_nothing_but_bad_image_error() -> None:
 @pytest.mark.parametrize("orientation", [1, 6])
 def test_a_large_jpeg_is_decoded_at_a_reduced_scale_and_looks_the_same(orientation: int) -> None:
     from maskmill.model.resize import output_size, resize
-    from maskmill.pipeline.decode import decode_for
+    from maskmill.pipeline.decoding.decode import decode_for
 
     rows, columns = np.mgrid[0:1200, 0:1600]
     pixels = np.stack((rows % 256, columns % 256, (rows + columns) // 11), axis=2).astype(np.uint8)

@@ -14,14 +14,14 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageFile, JpegImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
-from maskmill.pipeline import big_tiff
-from maskmill.pipeline.decoders import missing_decoder
+from maskmill.pipeline.decoding import big_tiff
+from maskmill.pipeline.decoding.decoders import missing_decoder
+from maskmill.pipeline.decoding.formats import Format, ends_early, jpeg_variant, recognise
+from maskmill.pipeline.decoding.jpeg_xl import jpeg_xl_size
+from maskmill.pipeline.decoding.png_chunks import pixel_chunks
+from maskmill.pipeline.decoding.rgb import rgb_array
+from maskmill.pipeline.decoding.samples import FULL_BITS, with_fewer_bits
 from maskmill.pipeline.errors import BadImageError
-from maskmill.pipeline.formats import Format, ends_early, jpeg_variant, recognise
-from maskmill.pipeline.jpeg_xl import jpeg_xl_size
-from maskmill.pipeline.png_chunks import pixel_chunks
-from maskmill.pipeline.rgb import rgb_array
-from maskmill.pipeline.samples import FULL_BITS, with_fewer_bits
 
 MAX_PIXELS = 178_000_000
 """Default limit, a little below Pillow's own hard limit of 178,956,970 pixels."""

@@ -1,0 +1,1 @@
+"""The bytes of one image to RGB pixels, whatever camera, phone or program wrote them."""

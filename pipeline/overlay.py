@@ -15,9 +15,9 @@ from PIL import Image, ImageDraw
 
 from maskmill.pipeline.errors import BadImageError, UsageError
 from maskmill.pipeline.lettering import Lettering
+from maskmill.pipeline.masks.segments import decode_segment_map
 from maskmill.pipeline.palette import Colour
 from maskmill.pipeline.results import Results, open_results
-from maskmill.pipeline.segments import decode_segment_map
 from maskmill.pipeline.storage.files import StorageOptions
 
 COLUMNS = ("uri", "row", "width", "height", "class_ids", "class_names", "scores", "areas", "rles")

@@ -18,11 +18,11 @@ from PIL import Image, ImageDraw
 
 from maskmill.pipeline.errors import BadImageError, UsageError
 from maskmill.pipeline.lettering import Lettering
+from maskmill.pipeline.masks.maps import sampled_segment_map, sampled_size
 from maskmill.pipeline.output import labels_name
 from maskmill.pipeline.overlay import tint_segments
 from maskmill.pipeline.palette import Colour
 from maskmill.pipeline.results import Results
-from maskmill.pipeline.segment_maps import sampled_segment_map, sampled_size
 from maskmill.pipeline.sources.shard import printable
 from maskmill.pipeline.sources.stream import open_stream
 from maskmill.pipeline.sources.version import file_info

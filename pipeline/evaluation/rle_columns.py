@@ -10,7 +10,7 @@ import pyarrow as pa
 from maskmill.pipeline.evaluation.label_maps import MAX_PIXELS
 from maskmill.pipeline.evaluation.overlaps import LIMIT
 from maskmill.pipeline.evaluation.protocol import EvaluationError
-from maskmill.pipeline.evaluation.rle import SegmentRuns, parse_runs
+from maskmill.pipeline.masks.rle import SegmentRuns, parse_runs
 
 
 def parse_column(

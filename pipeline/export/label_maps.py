@@ -9,8 +9,8 @@ from typing import Any
 from PIL import Image
 
 from maskmill.pipeline.export.target import LabelledImage, Target, index_file
+from maskmill.pipeline.masks.maps import value_map
 from maskmill.pipeline.results import Results
-from maskmill.pipeline.segment_maps import value_map
 
 MOST_8_BIT_CLASSES = 255
 UNLABELLED_8_BIT, UNLABELLED_16_BIT = 255, 65535

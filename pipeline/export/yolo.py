@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import yaml
 
-from maskmill.pipeline.contours import polygons
 from maskmill.pipeline.export.target import LabelledImage, Target, index_file
-from maskmill.pipeline.segment_maps import segment_map
+from maskmill.pipeline.masks.maps import segment_map
+from maskmill.pipeline.masks.outlines import polygons
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpg", ".png", ".tif", ".webp"})
 """What trainers take for an image; GIF is not among it."""

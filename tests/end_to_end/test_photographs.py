@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maskmill.pipeline.segments import decode_segment_map
+from maskmill.pipeline.masks.segments import decode_segment_map
 from tests.end_to_end.conftest import Label, by_image, read_rows
 
 skimage_data = pytest.importorskip("skimage.data")

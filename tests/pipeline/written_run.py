@@ -17,9 +17,9 @@ import pyarrow as pa
 from PIL import Image
 
 from maskmill.pipeline.commit import CommitRequest, commit_shard
+from maskmill.pipeline.masks.segments import segment_geometry
 from maskmill.pipeline.output import Output, marker_name
 from maskmill.pipeline.schema import ERRORS, LABELS, SCHEMA_VERSION
-from maskmill.pipeline.segments import segment_geometry
 from maskmill.pipeline.shapes.world import CLASSES
 from maskmill.pipeline.shapes.write import ShapesSettings, write_shapes
 from maskmill.pipeline.sources import ImageRecord, Shard, list_shards, read_shard

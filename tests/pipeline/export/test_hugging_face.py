@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from maskmill.pipeline.export import hugging_face
-from maskmill.pipeline.segments import decode_segment_map
+from maskmill.pipeline.masks.segments import decode_segment_map
 from tests.pipeline.export.conftest import Export
 from tests.pipeline.labelled_files import encoded, label_files
 from tests.pipeline.written_run import SHAPES_CLASSES, read_labels

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maskmill.pipeline.segments import decode_segment_map
+from maskmill.pipeline.masks.segments import decode_segment_map
 from tests.pipeline.export.conftest import Export
 from tests.pipeline.written_run import SHAPES_CLASSES, RunSettings, read_labels, write_run
 

@@ -11,8 +11,8 @@ import yaml
 from PIL import Image
 from skimage.draw import polygon2mask
 
-from maskmill.pipeline.contours import ring_area
-from maskmill.pipeline.segments import decode_segment_map
+from maskmill.pipeline.masks.outlines import ring_area
+from maskmill.pipeline.masks.segments import decode_segment_map
 from tests.pipeline.export.conftest import Export
 from tests.pipeline.written_run import read_labels
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pycocotools import mask as coco_mask
 
-from maskmill.pipeline.evaluation.rle import SegmentRuns, parse_runs
+from maskmill.pipeline.masks.rle import SegmentRuns, parse_runs
 from tests.pipeline.evaluation.handmade import encode
 
 label_maps = hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=40), elements=st.integers(0, 3))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from maskmill.pipeline.segment_maps import sampled_segment_map, sampled_size, segment_map, value_map
-from maskmill.pipeline.segments import decode_segment_map, segment_geometry
+from maskmill.pipeline.masks.maps import sampled_segment_map, sampled_size, segment_map, value_map
+from maskmill.pipeline.masks.segments import decode_segment_map, segment_geometry
 
 BLANK = 65535
 

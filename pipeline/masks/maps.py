@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from maskmill.pipeline.evaluation.rle import parse_runs
+from maskmill.pipeline.masks.rle import parse_runs
 
 
 def segment_map(rles: Sequence[str], height: int, width: int) -> np.ndarray:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from maskmill.pipeline.segments import decode_segment_map, segment_geometry
+from maskmill.pipeline.masks.segments import decode_segment_map, segment_geometry
 
 BLANK = 65535
 

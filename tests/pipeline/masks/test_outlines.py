@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from skimage.draw import polygon2mask
 
-from maskmill.pipeline.contours import polygons, ring_area, trace_rings
+from maskmill.pipeline.masks.outlines import polygons, ring_area, trace_rings
 
 MASKS = hnp.arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9)))
 

@@ -1,0 +1,1 @@
+"""Segments as numbers: maps, run lengths, areas and outlines."""

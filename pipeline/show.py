@@ -17,11 +17,11 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
 from maskmill.pipeline.errors import BadImageError, UsageError
-from maskmill.pipeline.lettering import Lettering
 from maskmill.pipeline.masks.maps import sampled_segment_map, sampled_size
 from maskmill.pipeline.output import labels_name
-from maskmill.pipeline.overlay import tint_segments
-from maskmill.pipeline.palette import Colour
+from maskmill.pipeline.pictures.lettering import Lettering
+from maskmill.pipeline.pictures.overlay import tint_segments
+from maskmill.pipeline.pictures.palette import Colour
 from maskmill.pipeline.results import Results
 from maskmill.pipeline.sources.shard import printable
 from maskmill.pipeline.sources.stream import open_stream

@@ -19,7 +19,7 @@ from maskmill.pipeline.errors import BadImageError
 from maskmill.pipeline.images import ImageFinder, path_on_disk, place_of
 from maskmill.pipeline.masks.maps import sampled_segment_map
 from maskmill.pipeline.masks.outlines import trace_rings
-from maskmill.pipeline.palette import Colour
+from maskmill.pipeline.pictures.palette import Colour
 from maskmill.pipeline.report.sample import Key
 from maskmill.pipeline.sources.files import Fetched
 

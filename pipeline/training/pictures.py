@@ -8,8 +8,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from maskmill.model.vocabulary import Vocabulary
-from maskmill.pipeline.lettering import Lettering
-from maskmill.pipeline.palette import Colour, class_colours
+from maskmill.pipeline.pictures.lettering import Lettering
+from maskmill.pipeline.pictures.palette import Colour, class_colours
 
 SIDE_PX = 184
 _GAP_PX = 8

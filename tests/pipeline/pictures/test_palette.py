@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from maskmill.pipeline.palette import DISTINCT, class_colours
+from maskmill.pipeline.pictures.palette import DISTINCT, class_colours
 
 
 def test_given_colours_are_kept_and_the_others_made() -> None:

@@ -14,9 +14,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from maskmill.pipeline.errors import BadImageError, UsageError
-from maskmill.pipeline.lettering import Lettering
 from maskmill.pipeline.masks.segments import decode_segment_map
-from maskmill.pipeline.palette import Colour
+from maskmill.pipeline.pictures.lettering import Lettering
+from maskmill.pipeline.pictures.palette import Colour
 from maskmill.pipeline.results import Results, open_results
 from maskmill.pipeline.storage.files import StorageOptions
 

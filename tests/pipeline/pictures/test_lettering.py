@@ -10,7 +10,7 @@ from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 from PIL import Image, features
 
-from maskmill.pipeline.lettering import Lettering, installed_fonts
+from maskmill.pipeline.pictures.lettering import Lettering, installed_fonts
 
 DEJAVU = next(installed_fonts())
 CAT = "猫"

@@ -1,0 +1,1 @@
+"""Drawing: colours of classes, lettering in any script, segments laid over images."""

@@ -10,7 +10,6 @@ import pyarrow.compute as pc
 
 from maskmill.model import Vocabulary
 from maskmill.model.spec import ModelSpec
-from maskmill.pipeline.apart import check_apart, check_entries_apart, check_listing_apart
 from maskmill.pipeline.config import LabelConfig
 from maskmill.pipeline.errors import UsageError
 from maskmill.pipeline.incremental import (
@@ -28,6 +27,7 @@ from maskmill.pipeline.ownership import check_free, some_names
 from maskmill.pipeline.record import RunRecord, changed_parts, fingerprint, new_record, read_record, with_absolute_input
 from maskmill.pipeline.resolve import model_spec, read_vocabulary, with_absolute_addresses
 from maskmill.pipeline.sources import Shard, list_shards
+from maskmill.pipeline.sources.apart import check_apart, check_entries_apart, check_listing_apart
 from maskmill.pipeline.sources.listing import Listing, list_files
 from maskmill.pipeline.storage.files import public_uri
 from maskmill.pipeline.storage.writable import check_writable

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-from maskmill.pipeline.images import place_of
+from maskmill.pipeline.sources.finder import place_of
 from maskmill.pipeline.storage.files import without_query
 
 _MOST_PART_BYTES = 200

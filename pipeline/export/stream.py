@@ -13,9 +13,9 @@ from maskmill.pipeline.errors import BadImageError
 from maskmill.pipeline.export.left_out import LeftOut
 from maskmill.pipeline.export.names import Namer, SourceNames
 from maskmill.pipeline.export.target import LabelledImage
-from maskmill.pipeline.images import FORBIDDEN, UNREACHABLE
 from maskmill.pipeline.results import Results
 from maskmill.pipeline.sources.files import Fetched
+from maskmill.pipeline.sources.finder import FORBIDDEN, UNREACHABLE
 
 MOST_SILENT_SHARDS = 3
 """After so many shards of which the store gave no single image, the export ends: it would try the others as long."""

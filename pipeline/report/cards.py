@@ -16,12 +16,12 @@ import numpy as np
 from PIL import Image
 
 from maskmill.pipeline.errors import BadImageError
-from maskmill.pipeline.images import ImageFinder, path_on_disk, place_of
 from maskmill.pipeline.masks.maps import sampled_segment_map
 from maskmill.pipeline.masks.outlines import trace_rings
 from maskmill.pipeline.pictures.palette import Colour
 from maskmill.pipeline.report.sample import Key
 from maskmill.pipeline.sources.files import Fetched
+from maskmill.pipeline.sources.finder import ImageFinder, path_on_disk, place_of
 
 THUMBNAIL_PX = 384
 OUTLINE_PX = 256

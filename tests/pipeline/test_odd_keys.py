@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from maskmill.pipeline.images import ImageFinder
 from maskmill.pipeline.sources import ImageRecord, list_shards, read_shard
+from maskmill.pipeline.sources.finder import ImageFinder
 
 KEYS = (
     "a.jpg",

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from maskmill.pipeline.images import ImageFinder
 from maskmill.pipeline.sources import Shard, list_shards, read_shard
+from maskmill.pipeline.sources.finder import ImageFinder
 from tests.pipeline.written_run import RunSettings, write_run
 
 

@@ -49,7 +49,7 @@ def run_retry(config: RetryConfig) -> int:
 
 def stored_config(config: RetryConfig) -> LabelConfig:
     """The configuration the run was started with, under what this call says on top."""
-    from maskmill.pipeline.output import Output
+    from maskmill.pipeline.output.folder import Output
 
     run = Output(config.output, config.storage_option).read_json("run.json")
     if run is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from maskmill.pipeline.errors import UsageError
-from maskmill.pipeline.ownership import FILES, FOLDERS
+from maskmill.pipeline.output.ownership import FILES, FOLDERS
 from maskmill.pipeline.results import Results
 from maskmill.pipeline.sources.apart import check_apart
 from maskmill.pipeline.storage.addresses import absolute, is_inside, is_local_address

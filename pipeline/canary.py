@@ -90,6 +90,8 @@ def check_workers(options: Mapping[str, Any], *, own_ray: bool, timeout_s: float
 
 def _import() -> int:
     """Import what workers of the stages without a model import."""
-    from maskmill.pipeline import commit, input_stages, staging, trail  # noqa: F401 (importing them is the point)
+    # Importing these modules is the point of the task.
+    from maskmill.pipeline import input_stages, staging, trail  # noqa: F401
+    from maskmill.pipeline.output import commit  # noqa: F401
 
     return os.getpid()

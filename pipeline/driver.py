@@ -14,11 +14,11 @@ import ray
 
 from maskmill.pipeline.attended import StalledError
 from maskmill.pipeline.canary import WorkerLogs
-from maskmill.pipeline.commit import CommitRequest, CommitResult
 from maskmill.pipeline.flow import Job, Pools, build_dataset, commit_task
 from maskmill.pipeline.interruption import InterruptedRunError, signals_collected
 from maskmill.pipeline.ledger import Ledger, StagedShard
 from maskmill.pipeline.observing import observing
+from maskmill.pipeline.output.commit import CommitRequest, CommitResult
 from maskmill.pipeline.queues import stage_queues
 from maskmill.pipeline.trail import RemoteTrail
 

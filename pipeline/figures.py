@@ -6,9 +6,9 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from maskmill.pipeline.output import marker_name
+from maskmill.pipeline.output.folder import marker_name
+from maskmill.pipeline.output.statistics import RunSums, class_stats_table, merge
 from maskmill.pipeline.results import Results
-from maskmill.pipeline.statistics import RunSums, class_stats_table, merge
 
 MOST_MARKERS = 200
 MOST_MARKER_BYTES = 64 * 2**20

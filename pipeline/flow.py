@@ -18,14 +18,14 @@ from maskmill.model.spec import ModelSpec
 from maskmill.pipeline import canary
 from maskmill.pipeline.attended import attended
 from maskmill.pipeline.cluster import connect, joins_running
-from maskmill.pipeline.commit import commit_shard
 from maskmill.pipeline.config import LabelConfig
 from maskmill.pipeline.decoding.decode import Decoding
 from maskmill.pipeline.errors import UsageError
 from maskmill.pipeline.input_stages import DecodeStage, ReadStage, ShardTask
 from maskmill.pipeline.metrics import MeteredRun, metered_encoding, metered_reading
 from maskmill.pipeline.model_stages import ClassifyStage, ProposeStage, SegmentStage, StageModel
-from maskmill.pipeline.output import Output
+from maskmill.pipeline.output.commit import commit_shard
+from maskmill.pipeline.output.folder import Output
 from maskmill.pipeline.quarantine import Quarantine, Run, Trail
 from maskmill.pipeline.queues import watch_queues
 from maskmill.pipeline.shard_quarantine import ShardQuarantine

@@ -14,9 +14,9 @@ from typing import Any
 from maskmill.pipeline.costs import Cost
 from maskmill.pipeline.errors import UsageError
 from maskmill.pipeline.interruption import InterruptedRunError
-from maskmill.pipeline.lease import read_lease
 from maskmill.pipeline.observing import observing
-from maskmill.pipeline.output import Output
+from maskmill.pipeline.output.folder import Output
+from maskmill.pipeline.output.lease import read_lease
 from maskmill.pipeline.storage.files import StorageOptions
 
 FOLDER = "runs"

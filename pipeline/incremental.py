@@ -9,8 +9,8 @@ from typing import Any
 
 from maskmill.pipeline.config import OnChange
 from maskmill.pipeline.errors import UsageError
-from maskmill.pipeline.output import Output, errors_name, labels_name, marker_name
-from maskmill.pipeline.ownership import some_names
+from maskmill.pipeline.output.folder import Output, errors_name, labels_name, marker_name
+from maskmill.pipeline.output.ownership import some_names
 from maskmill.pipeline.sources import Shard
 from maskmill.pipeline.sources.listing import Listing
 from maskmill.pipeline.status import read_marker_heads

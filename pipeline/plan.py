@@ -22,8 +22,8 @@ from maskmill.pipeline.incremental import (
     read_versions,
 )
 from maskmill.pipeline.input_stages import DAMAGED_SHARD, ShardTask
-from maskmill.pipeline.output import Output, errors_name
-from maskmill.pipeline.ownership import check_free, some_names
+from maskmill.pipeline.output.folder import Output, errors_name
+from maskmill.pipeline.output.ownership import check_free, some_names
 from maskmill.pipeline.record import RunRecord, changed_parts, fingerprint, new_record, read_record, with_absolute_input
 from maskmill.pipeline.resolve import model_spec, read_vocabulary, with_absolute_addresses
 from maskmill.pipeline.sources import Shard, list_shards

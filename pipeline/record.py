@@ -16,8 +16,8 @@ from maskmill.model.spec import ModelSpec, spec_fingerprint
 from maskmill.pipeline.config import URIS, LabelConfig, output_settings
 from maskmill.pipeline.decoding.decode import DECODE_VERSION
 from maskmill.pipeline.errors import UsageError
-from maskmill.pipeline.output import Output
-from maskmill.pipeline.schema import SCHEMA_VERSION
+from maskmill.pipeline.output.folder import Output
+from maskmill.pipeline.output.schema import SCHEMA_VERSION
 from maskmill.pipeline.storage.addresses import absolute
 from maskmill.pipeline.uris import public_uri
 from maskmill.pipeline.weights import local_spec

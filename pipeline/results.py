@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from maskmill.pipeline.decoding.decode import MAX_PIXELS, Decoding
 from maskmill.pipeline.decoding.samples import FULL_BITS
 from maskmill.pipeline.errors import UsageError
-from maskmill.pipeline.output import Output, labels_name
+from maskmill.pipeline.output.folder import Output, labels_name
 from maskmill.pipeline.pictures.palette import Colour, class_colours
 from maskmill.pipeline.run_classes import read_run_classes
 from maskmill.pipeline.sources.finder import ImageFinder

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from maskmill.pipeline.output.schema import BOX
 from maskmill.pipeline.results import Results
-from maskmill.pipeline.schema import BOX
 
 REASONS = {
     "low_score": "The lowest class scores.",

@@ -15,13 +15,13 @@ from maskmill.pipeline import history
 from maskmill.pipeline.costs import cost_of
 from maskmill.pipeline.history import Attempt, new_attempt, recorded, write_attempt
 from maskmill.pipeline.incremental import remove_shards, write_inventory
-from maskmill.pipeline.lease import LeaseKeeper, held_lease
 from maskmill.pipeline.observing import observing
-from maskmill.pipeline.output import Output, marker_name
+from maskmill.pipeline.output.folder import Output, marker_name
+from maskmill.pipeline.output.lease import LeaseKeeper, held_lease
+from maskmill.pipeline.output.schema import CLASS_STATS, with_metadata
+from maskmill.pipeline.output.statistics import RunSums, class_stats_table, merge
 from maskmill.pipeline.plan import Plan
 from maskmill.pipeline.record import write_record
-from maskmill.pipeline.schema import CLASS_STATS, with_metadata
-from maskmill.pipeline.statistics import RunSums, class_stats_table, merge
 
 if TYPE_CHECKING:
     from maskmill.pipeline.driver import Committed

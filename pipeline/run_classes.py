@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from maskmill.pipeline.output import DamagedFileError, Output
+from maskmill.pipeline.output.folder import DamagedFileError, Output
 from maskmill.pipeline.storage.documents import explain
 from maskmill.pipeline.storage.files import public_uri
 

@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw
 
 from maskmill.pipeline.errors import BadImageError, UsageError
 from maskmill.pipeline.masks.maps import sampled_segment_map, sampled_size
-from maskmill.pipeline.output import labels_name
+from maskmill.pipeline.output.folder import labels_name
 from maskmill.pipeline.pictures.lettering import Lettering
 from maskmill.pipeline.pictures.overlay import tint_segments
 from maskmill.pipeline.pictures.palette import Colour

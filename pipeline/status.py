@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from maskmill.pipeline.errors import UsageError
-from maskmill.pipeline.output import Output, marker_name
+from maskmill.pipeline.output.folder import Output, marker_name
 from maskmill.pipeline.storage.files import StorageOptions
 
 HEAD_BYTES = 16 * 1024

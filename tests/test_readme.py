@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from maskmill.jobs.main import COMMANDS
-from maskmill.pipeline.schema import CLASS_STATS, ERRORS, LABELS
+from maskmill.pipeline.output.schema import CLASS_STATS, ERRORS, LABELS
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -20,7 +20,7 @@ from maskmill.pipeline.evaluation.metrics import row_means
 from maskmill.pipeline.evaluation.protocol import EvaluationError, Protocol
 from maskmill.pipeline.evaluation.unit import IMAGES
 from maskmill.pipeline.evaluation.write import FIGURES
-from maskmill.pipeline.output import Output
+from maskmill.pipeline.output.folder import Output
 
 COMPARISON = "comparison.json"
 LEVEL = 0.95

@@ -21,7 +21,7 @@ from maskmill.pipeline.evaluation.run_labels import run_inventory
 from maskmill.pipeline.evaluation.sums import Sums
 from maskmill.pipeline.evaluation.unit import Comparison, UnitEvaluator, read_part
 from maskmill.pipeline.evaluation.write import FIGURES, write_results
-from maskmill.pipeline.output import Output
+from maskmill.pipeline.output.folder import Output
 from maskmill.pipeline.storage.addresses import absolute
 from maskmill.pipeline.storage.files import StorageOptions, public_uri
 

@@ -13,7 +13,7 @@ from maskmill.pipeline.evaluation.config import EvaluationConfig
 from maskmill.pipeline.evaluation.inventory import LISTS, FileList, IdForm, Inventory, write_lists
 from maskmill.pipeline.evaluation.namesakes import without_suffix
 from maskmill.pipeline.evaluation.protocol import EvaluationError, Protocol, prediction_table
-from maskmill.pipeline.output import Output
+from maskmill.pipeline.output.folder import Output
 from maskmill.pipeline.sources.listing import list_files
 from maskmill.pipeline.sources.version import file_info, file_version
 from maskmill.pipeline.storage.files import open_filesystem, public_uri, with_retries

@@ -14,7 +14,7 @@ from maskmill.pipeline.evaluation.index import PredictionIndex
 from maskmill.pipeline.evaluation.namesakes import PlaceIndex, without_suffix
 from maskmill.pipeline.evaluation.predictions import FILES, INDEX, PLACES, PredictionSource
 from maskmill.pipeline.evaluation.protocol import Protocol
-from maskmill.pipeline.output import Output
+from maskmill.pipeline.output.folder import Output
 
 IdForm = Literal["names", "numbers", "texts"]
 LISTS = "_parts/predictions"

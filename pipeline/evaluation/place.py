@@ -11,8 +11,8 @@ from maskmill.pipeline.errors import UsageError
 from maskmill.pipeline.evaluation.config import EvaluationConfig
 from maskmill.pipeline.evaluation.unit import IMAGES, IMAGES_SCHEMA, PARTS
 from maskmill.pipeline.evaluation.write import CONFUSION, FIGURES, PER_CLASS, SUMMARY
-from maskmill.pipeline.output import Output
-from maskmill.pipeline.ownership import FILES, FOLDERS, claim, has_keys, is_claimed, some_names
+from maskmill.pipeline.output.folder import Output
+from maskmill.pipeline.output.ownership import FILES, FOLDERS, claim, has_keys, is_claimed, some_names
 from maskmill.pipeline.storage.addresses import is_inside
 from maskmill.pipeline.storage.files import public_uri
 from maskmill.pipeline.storage.writable import check_writable

@@ -16,7 +16,7 @@ from maskmill.pipeline.evaluation.namesakes import PlaceIndex, without_suffix
 from maskmill.pipeline.evaluation.overlaps import SegmentMap
 from maskmill.pipeline.evaluation.protocol import EvaluationError
 from maskmill.pipeline.evaluation.rle_columns import paint, parse_column
-from maskmill.pipeline.output import Output
+from maskmill.pipeline.output.folder import Output
 
 COLUMNS = ["image_id", "width", "height", "class_ids", "scores", "rles"]
 INDEX = "index.parquet"

@@ -21,7 +21,7 @@ from maskmill.pipeline.evaluation.predictions import Prediction, PredictionReade
 from maskmill.pipeline.evaluation.protocol import EvaluationError
 from maskmill.pipeline.evaluation.sums import ImageBorders, sums_of
 from maskmill.pipeline.evaluation.truth import AbsentTruth, GroundTruth
-from maskmill.pipeline.output import Output
+from maskmill.pipeline.output.folder import Output
 
 PARTS = "_parts"
 IMAGES = "images"

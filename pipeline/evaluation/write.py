@@ -13,7 +13,7 @@ from maskmill.pipeline.evaluation.boundary import f_measure
 from maskmill.pipeline.evaluation.metrics import ClassPixels
 from maskmill.pipeline.evaluation.protocol import Protocol
 from maskmill.pipeline.evaluation.sums import Sums
-from maskmill.pipeline.output import Output
+from maskmill.pipeline.output.folder import Output
 
 FIGURES = "evaluation.json"
 PER_CLASS = "per_class.parquet"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from maskmill.pipeline.beside_run import check_beside_run
 from maskmill.pipeline.errors import UsageError
-from maskmill.pipeline.output import Output
-from maskmill.pipeline.ownership import claim, is_claimed, some_names
+from maskmill.pipeline.output.folder import Output
+from maskmill.pipeline.output.ownership import claim, is_claimed, some_names
 from maskmill.pipeline.results import Results
 from maskmill.pipeline.storage.files import StorageOptions, public_uri
 from maskmill.pipeline.storage.writable import check_writable

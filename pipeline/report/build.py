@@ -11,7 +11,7 @@ from typing import Any
 from maskmill.pipeline.beside_run import check_beside_run
 from maskmill.pipeline.errors import UsageError
 from maskmill.pipeline.figures import Figures, read_figures
-from maskmill.pipeline.output import Output, errors_name
+from maskmill.pipeline.output.folder import Output, errors_name
 from maskmill.pipeline.report.cards import Card, make_cards
 from maskmill.pipeline.report.charts import run_plots
 from maskmill.pipeline.report.evaluation import EvaluationView, read_evaluation

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from maskmill.pipeline.output import Output
+from maskmill.pipeline.output.folder import Output
 from maskmill.pipeline.report import plots
 from maskmill.pipeline.report.charts import MOST_BARS, Kinds
 from maskmill.pipeline.report.plots import Plot

@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from maskmill.pipeline.errors import UsageError
-from maskmill.pipeline.output import Output
-from maskmill.pipeline.ownership import CLAIM, claim, is_claimed, some_names
+from maskmill.pipeline.output.folder import Output
+from maskmill.pipeline.output.ownership import CLAIM, claim, is_claimed, some_names
 from maskmill.pipeline.shapes.draw import draw
 from maskmill.pipeline.shapes.world import ALLOWED, classes_document
 from maskmill.pipeline.storage.files import (

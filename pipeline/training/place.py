@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 from maskmill.pipeline.errors import UsageError
-from maskmill.pipeline.output import Output
-from maskmill.pipeline.ownership import claim, is_claimed, some_names
+from maskmill.pipeline.output.folder import Output
+from maskmill.pipeline.output.ownership import claim, is_claimed, some_names
 from maskmill.pipeline.sources.apart import check_apart
 from maskmill.pipeline.storage.writable import check_writable
 from maskmill.pipeline.training.loop import CHECKPOINT_FILE

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from maskmill.pipeline.output import Output
+from maskmill.pipeline.output.folder import Output
 from maskmill.pipeline.record import digest
 from tests.conftest import Bucket
 from tests.jobs.finished_runs import CLASSES, add_images, files_below, finished, label, refused, told

@@ -10,7 +10,7 @@ import pytest
 
 from maskmill.pipeline.evaluation.place import remove_leftovers
 from maskmill.pipeline.evaluation.unit import IMAGES, IMAGES_SCHEMA, PARTS
-from maskmill.pipeline.output import Output
+from maskmill.pipeline.output.folder import Output
 from tests.conftest import Bucket
 from tests.jobs.finished_runs import add_images, files_below, refused, told
 from tests.jobs.test_label_places import full_disk

@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 
 from maskmill.jobs.main import app
 from maskmill.jobs.status import duration
-from maskmill.pipeline.output import Output, marker_name
-from maskmill.pipeline.statistics import ClassSums, RunSums
+from maskmill.pipeline.output.folder import Output, marker_name
+from maskmill.pipeline.output.statistics import ClassSums, RunSums
 
 
 @pytest.fixture

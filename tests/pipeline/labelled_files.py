@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from maskmill.pipeline.commit import CommitRequest, commit_shard
 from maskmill.pipeline.decoding.decode import read_header
 from maskmill.pipeline.masks.segments import SegmentGeometry, segment_geometry
-from maskmill.pipeline.output import Output
-from maskmill.pipeline.schema import LABELS
+from maskmill.pipeline.output.commit import CommitRequest, commit_shard
+from maskmill.pipeline.output.folder import Output
+from maskmill.pipeline.output.schema import LABELS
 from maskmill.pipeline.sources import ImageRecord, Shard, list_shards, read_shard
 from maskmill.pipeline.sources.shard import printable
 from maskmill.pipeline.staging import part_name

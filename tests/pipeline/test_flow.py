@@ -62,7 +62,7 @@ def test_workers_that_run_no_model_do_without_pytorch() -> None:
     light = (
         "maskmill.pipeline.input_stages",
         "maskmill.pipeline.staging",
-        "maskmill.pipeline.commit",
+        "maskmill.pipeline.output.commit",
         "maskmill.pipeline.quarantine",
         "maskmill.pipeline.trail",
     )

@@ -14,8 +14,8 @@ from maskmill.pipeline.costs import cost_of
 from maskmill.pipeline.errors import UsageError
 from maskmill.pipeline.history import Attempt, new_attempt, read_history, recorded, write_attempt
 from maskmill.pipeline.interruption import InterruptedRunError
-from maskmill.pipeline.lease import held_lease
-from maskmill.pipeline.output import Output
+from maskmill.pipeline.output.folder import Output
+from maskmill.pipeline.output.lease import held_lease
 
 
 @pytest.fixture

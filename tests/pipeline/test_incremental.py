@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from maskmill.pipeline.commit import CommitRequest, commit_shard
 from maskmill.pipeline.config import LabelConfig
 from maskmill.pipeline.incremental import (
     Changes,
@@ -23,7 +22,8 @@ from maskmill.pipeline.incremental import (
     remove_shards,
     write_inventory,
 )
-from maskmill.pipeline.output import Output
+from maskmill.pipeline.output.commit import CommitRequest, commit_shard
+from maskmill.pipeline.output.folder import Output
 from maskmill.pipeline.plan import plan_run
 from maskmill.pipeline.record import write_record
 from maskmill.pipeline.run import run_plan

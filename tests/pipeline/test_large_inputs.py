@@ -72,7 +72,7 @@ def label_large_image(file_format: str, directory: str) -> None:
 
 def encode_large_image(file_format: str, directory: str) -> None:
     """Encode that map, as an encoding worker does."""
-    from maskmill.pipeline.output import Output
+    from maskmill.pipeline.output.folder import Output
     from maskmill.pipeline.shapes import CLASSES
     from maskmill.pipeline.staging import StageStage
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from maskmill.pipeline import observing as module
 from maskmill.pipeline.metrics import TAG_LENGTH, RunMeter, StageMeter, tag_of
 from maskmill.pipeline.observing import observing
-from maskmill.pipeline.statistics import ClassSums, RunSums
+from maskmill.pipeline.output.statistics import ClassSums, RunSums
 
 AWKWARD = [
     "猫",

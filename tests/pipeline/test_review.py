@@ -10,9 +10,9 @@ import pyarrow as pa
 import pytest
 
 from maskmill.pipeline.figures import read_figures
+from maskmill.pipeline.output.schema import LABELS
 from maskmill.pipeline.results import Results, open_results
 from maskmill.pipeline.review import COLUMNS, REASONS, REVIEW, ReviewQueue, build_queue
-from maskmill.pipeline.schema import LABELS
 from tests.pipeline.written_run import RunSettings, write_run
 
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from maskmill.jobs.main import app
 from maskmill.pipeline.errors import UsageError
-from maskmill.pipeline.output import Output
+from maskmill.pipeline.output.folder import Output
 from maskmill.pipeline.report.build import write_report
 from maskmill.pipeline.sources import list_shards, read_shard
 from maskmill.pipeline.sources.kinds import skipped_text

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from maskmill.pipeline.errors import UsageError
-from maskmill.pipeline.output import Output, marker_name
-from maskmill.pipeline.statistics import ClassSums, RunSums
+from maskmill.pipeline.output.folder import Output, marker_name
+from maskmill.pipeline.output.statistics import ClassSums, RunSums
 from maskmill.pipeline.status import HEAD_BYTES, read_status
 
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from maskmill.pipeline.schema import ERRORS, LABELS
+from maskmill.pipeline.output.schema import ERRORS, LABELS
 
 UNLABELLED = 65535
 Maps = Mapping[str, np.ndarray]

@@ -18,8 +18,8 @@ from maskmill.pipeline.errors import UsageError
 from maskmill.pipeline.export.names import Namer, source_name
 from maskmill.pipeline.export.run import FORMATS, ExportSettings, export_run
 from maskmill.pipeline.export.stream import exported_file
-from maskmill.pipeline.output import Output
-from maskmill.pipeline.schema import LABELS
+from maskmill.pipeline.output.folder import Output
+from maskmill.pipeline.output.schema import LABELS
 from tests.pipeline.export.conftest import Export
 from tests.pipeline.written_run import SHAPES_CLASSES, RunSettings, read_labels, write_run
 

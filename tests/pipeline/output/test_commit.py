@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from maskmill.pipeline.commit import CommitError, CommitRequest, commit_shard
-from maskmill.pipeline.output import Output
-from maskmill.pipeline.schema import ERRORS, LABELS
+from maskmill.pipeline.output.commit import CommitError, CommitRequest, commit_shard
+from maskmill.pipeline.output.folder import Output
+from maskmill.pipeline.output.schema import ERRORS, LABELS
 from maskmill.pipeline.sources import Shard
 from maskmill.pipeline.staging import part_name
 

@@ -11,14 +11,22 @@ from pathlib import Path
 
 import pytest
 
-from maskmill.pipeline import lease as lease_module
-from maskmill.pipeline.lease import LAPSES_S, LEASE, LeaseHeldError, LeaseKeeper, LeaseLostError, held_lease, read_lease
-from maskmill.pipeline.output import Output
+from maskmill.pipeline.output import lease as lease_module
+from maskmill.pipeline.output.folder import Output
+from maskmill.pipeline.output.lease import (
+    LAPSES_S,
+    LEASE,
+    LeaseHeldError,
+    LeaseKeeper,
+    LeaseLostError,
+    held_lease,
+    read_lease,
+)
 
 HOLD_AND_WAIT = """
 import sys
-from maskmill.pipeline.lease import held_lease
-from maskmill.pipeline.output import Output
+from maskmill.pipeline.output.lease import held_lease
+from maskmill.pipeline.output.folder import Output
 with held_lease(Output(sys.argv[1]), "other", False):
     print("held", flush=True)
     sys.stdin.read()

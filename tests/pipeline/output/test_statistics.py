@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from maskmill.pipeline.schema import CLASS_STATS, ERRORS, LABELS
-from maskmill.pipeline.statistics import (
+from maskmill.pipeline.output.schema import CLASS_STATS, ERRORS, LABELS
+from maskmill.pipeline.output.statistics import (
     COVERAGE_EDGES,
     SCORE_EDGES,
     RunSums,

@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from maskmill.pipeline.output import Output, errors_name, labels_name, marker_name
-from maskmill.pipeline.schema import ERRORS, LABELS, SCHEMA_VERSION, with_metadata
+from maskmill.pipeline.output.folder import Output, errors_name, labels_name, marker_name
+from maskmill.pipeline.output.schema import ERRORS, LABELS, SCHEMA_VERSION, with_metadata
+from maskmill.pipeline.output.statistics import RunSums, sums_of_tables
 from maskmill.pipeline.sources import Shard
 from maskmill.pipeline.staging import part_name
-from maskmill.pipeline.statistics import RunSums, sums_of_tables
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from maskmill.pipeline.output import Output
+from maskmill.pipeline.output.folder import Output
 
 log = logging.getLogger(__name__)
 

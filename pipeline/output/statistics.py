@@ -14,7 +14,7 @@ from typing import Any, cast
 import numpy as np
 import pyarrow as pa
 
-from maskmill.pipeline.schema import CLASS_STATS
+from maskmill.pipeline.output.schema import CLASS_STATS
 
 SCORE_EDGES = np.linspace(0.0, 1.0, 101)
 AREA_EDGES = 2.0 ** (np.arange(0, 4 * 40 + 1) / 4)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from maskmill.pipeline.errors import UsageError
-from maskmill.pipeline.lease import LEASE
-from maskmill.pipeline.output import STAGING, Output
+from maskmill.pipeline.output.folder import STAGING, Output
+from maskmill.pipeline.output.lease import LEASE
 from maskmill.pipeline.storage.files import UNFINISHED_PREFIX, UNFINISHED_SUFFIX, public_uri
 
 SHOWN = 5

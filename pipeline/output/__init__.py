@@ -1,0 +1,1 @@
+"""What files a shard leaves, how they reach their final names, and whose they are."""

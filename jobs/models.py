@@ -30,8 +30,8 @@ def models(
     from maskmill.model.presets import PRESETS
 
     if fetch is not None:
+        from maskmill.pipeline.stages.weights import fetch_preset
         from maskmill.pipeline.storage.files import parse_storage_options
-        from maskmill.pipeline.weights import fetch_preset
 
         for name, place in fetch_preset(fetch, into, parse_storage_options(storage_option or [])).items():
             typer.echo(f"{name:10}{place}")

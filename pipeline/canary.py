@@ -91,7 +91,9 @@ def check_workers(options: Mapping[str, Any], *, own_ray: bool, timeout_s: float
 def _import() -> int:
     """Import what workers of the stages without a model import."""
     # Importing these modules is the point of the task.
-    from maskmill.pipeline import input_stages, staging, trail  # noqa: F401
+    from maskmill.pipeline import trail  # noqa: F401
     from maskmill.pipeline.output import commit  # noqa: F401
+    from maskmill.pipeline.stages import encode as staging
+    from maskmill.pipeline.stages import read as input_stages
 
     return os.getpid()

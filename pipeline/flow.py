@@ -21,18 +21,18 @@ from maskmill.pipeline.cluster import connect, joins_running
 from maskmill.pipeline.config import LabelConfig
 from maskmill.pipeline.decoding.decode import Decoding
 from maskmill.pipeline.errors import UsageError
-from maskmill.pipeline.input_stages import DecodeStage, ReadStage, ShardTask
 from maskmill.pipeline.metrics import MeteredRun, metered_encoding, metered_reading
-from maskmill.pipeline.model_stages import ClassifyStage, ProposeStage, SegmentStage, StageModel
 from maskmill.pipeline.output.commit import commit_shard
 from maskmill.pipeline.output.folder import Output
-from maskmill.pipeline.quarantine import Quarantine, Run, Trail
 from maskmill.pipeline.queues import watch_queues
-from maskmill.pipeline.shard_quarantine import ShardQuarantine
 from maskmill.pipeline.sources import read_limits
-from maskmill.pipeline.staging import StageStage, Thresholds
+from maskmill.pipeline.stages.encode import StageStage, Thresholds
+from maskmill.pipeline.stages.model import ClassifyStage, ProposeStage, SegmentStage, StageModel
+from maskmill.pipeline.stages.quarantine import Quarantine, Run, Trail
+from maskmill.pipeline.stages.read import DecodeStage, ReadStage, ShardTask
+from maskmill.pipeline.stages.shard_quarantine import ShardQuarantine
+from maskmill.pipeline.stages.weights import loadable_spec
 from maskmill.pipeline.trail import RemoteTrail
-from maskmill.pipeline.weights import loadable_spec
 
 MAX_BLOCKS = 2000
 """Read tasks of one run; beyond this many shards a task reads several, so that Ray's task table stays small."""

@@ -17,8 +17,8 @@ from ray.util.metrics import Counter, Gauge
 from maskmill.pipeline.errors import BadImageError
 from maskmill.pipeline.observing import observing
 from maskmill.pipeline.output.statistics import RunSums
-from maskmill.pipeline.quarantine import Run
-from maskmill.pipeline.rows import Row, Work
+from maskmill.pipeline.stages.quarantine import Run
+from maskmill.pipeline.stages.rows import Row, Work
 
 CLASSES_COUNTED = 100
 """Classes with a counter of their own, by their place in the vocabulary; all others share one called OTHER_CLASSES."""

@@ -21,7 +21,6 @@ from maskmill.pipeline.incremental import (
     read_inventory,
     read_versions,
 )
-from maskmill.pipeline.input_stages import DAMAGED_SHARD, ShardTask
 from maskmill.pipeline.output.folder import Output, errors_name
 from maskmill.pipeline.output.ownership import check_free, some_names
 from maskmill.pipeline.record import RunRecord, changed_parts, fingerprint, new_record, read_record, with_absolute_input
@@ -29,6 +28,7 @@ from maskmill.pipeline.resolve import model_spec, read_vocabulary, with_absolute
 from maskmill.pipeline.sources import Shard, list_shards
 from maskmill.pipeline.sources.apart import check_apart, check_entries_apart, check_listing_apart
 from maskmill.pipeline.sources.listing import Listing, list_files
+from maskmill.pipeline.stages.read import DAMAGED_SHARD, ShardTask
 from maskmill.pipeline.storage.files import public_uri
 from maskmill.pipeline.storage.writable import check_writable
 

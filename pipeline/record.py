@@ -18,9 +18,9 @@ from maskmill.pipeline.decoding.decode import DECODE_VERSION
 from maskmill.pipeline.errors import UsageError
 from maskmill.pipeline.output.folder import Output
 from maskmill.pipeline.output.schema import SCHEMA_VERSION
+from maskmill.pipeline.stages.weights import local_spec
 from maskmill.pipeline.storage.addresses import absolute
 from maskmill.pipeline.uris import public_uri
-from maskmill.pipeline.weights import local_spec
 
 RUN = "run.json"
 CLASSES = "classes.json"

@@ -11,8 +11,8 @@ from maskmill.model.spec import training_classes
 from maskmill.pipeline.class_files import parse_classes
 from maskmill.pipeline.config import LabelConfig
 from maskmill.pipeline.errors import UsageError
+from maskmill.pipeline.stages.weights import local_spec
 from maskmill.pipeline.storage.addresses import absolute, absolute_if_local
-from maskmill.pipeline.weights import local_spec
 
 MODEL_SETTINGS = (
     "preset",

@@ -7,7 +7,7 @@ from typing import Any
 
 import ray
 
-from maskmill.pipeline.quarantine import History
+from maskmill.pipeline.stages.quarantine import History
 
 DIAGNOSIS_TIMEOUT_S = 10.0
 

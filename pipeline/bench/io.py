@@ -14,11 +14,11 @@ from maskmill.model import Vocabulary
 from maskmill.model.spec import ModelSpec
 from maskmill.pipeline.bench.record import environment
 from maskmill.pipeline.decoding.decode import Decoding
-from maskmill.pipeline.input_stages import DecodeStage, ReadStage, ShardTask
-from maskmill.pipeline.model_stages import ClassifyStage, ProposeStage, StageModel
 from maskmill.pipeline.sources import ReadLimits, list_shards
+from maskmill.pipeline.stages.model import ClassifyStage, ProposeStage, StageModel
+from maskmill.pipeline.stages.read import DecodeStage, ReadStage, ShardTask
+from maskmill.pipeline.stages.weights import local_spec
 from maskmill.pipeline.uris import public_uri
-from maskmill.pipeline.weights import local_spec
 
 MAX_IMAGE_BYTES = 512 * 2**20
 TRAVELLED_IMAGES = 32

@@ -23,12 +23,12 @@ from maskmill.pipeline.bench.record import environment
 from maskmill.pipeline.config import LabelConfig, public_settings
 from maskmill.pipeline.decoding.decode import Decoding
 from maskmill.pipeline.errors import UsageError
-from maskmill.pipeline.input_stages import DecodeStage, ReadStage
-from maskmill.pipeline.model_stages import StageModel
 from maskmill.pipeline.plan import Plan, plan_run
 from maskmill.pipeline.run import Progress, run_plan
 from maskmill.pipeline.shapes.write import ShapesSettings, write_shapes
 from maskmill.pipeline.sources import read_limits
+from maskmill.pipeline.stages.model import StageModel
+from maskmill.pipeline.stages.read import DecodeStage, ReadStage
 
 WARM_UP_SHARE = 0.25
 """Share of the images left out of the rate: while they pass, workers start and pools fill."""

@@ -15,7 +15,7 @@ from maskmill.pipeline.output.folder import Output, errors_name, labels_name, ma
 from maskmill.pipeline.output.schema import ERRORS, LABELS, SCHEMA_VERSION, with_metadata
 from maskmill.pipeline.output.statistics import RunSums, sums_of_tables
 from maskmill.pipeline.sources import Shard
-from maskmill.pipeline.staging import part_name
+from maskmill.pipeline.stages.encode import part_name
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,11 +15,11 @@ from ray.util.state import list_actors, list_tasks
 
 import maskmill.pipeline.flow
 from maskmill.pipeline.config import LabelConfig
-from maskmill.pipeline.model_stages import ProposeStage
 from maskmill.pipeline.plan import plan_run
-from maskmill.pipeline.rows import Row
 from maskmill.pipeline.run import Progress, run_plan
 from maskmill.pipeline.shapes.write import ShapesSettings, write_shapes
+from maskmill.pipeline.stages.model import ProposeStage
+from maskmill.pipeline.stages.rows import Row
 from tests.end_to_end.conftest import read_rows
 
 IMAGES, SHARDS = 120, 12

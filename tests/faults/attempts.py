@@ -36,7 +36,7 @@ class Attempt:
     arguments: Sequence[str]
     log: Path
     model: str = TINY
-    reader: str = "maskmill.pipeline.input_stages:ReadStage"
+    reader: str = "maskmill.pipeline.stages.read:ReadStage"
     environment: dict[str, str] = field(default_factory=dict)
 
     def start(self) -> multiprocessing.process.BaseProcess:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from maskmill.pipeline.rows import Row
+from maskmill.pipeline.stages.rows import Row
 from tests.faults.tiny_model import TinyStage
 
 IMAGES = 400

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from maskmill.pipeline.input_stages import ReadStage
-from maskmill.pipeline.quarantine import Run, no_quarantine
-from maskmill.pipeline.rows import Row
 from maskmill.pipeline.sources import ImageRecord, Shard
+from maskmill.pipeline.stages.quarantine import Run, no_quarantine
+from maskmill.pipeline.stages.read import ReadStage
+from maskmill.pipeline.stages.rows import Row
 from tests.faults import tiny_model
 from tests.faults.images import small_jpeg
 from tests.faults.tiny_model import TinyStage

@@ -13,9 +13,9 @@ import numpy as np
 import pyarrow as pa
 
 from maskmill.pipeline.errors import BadImageError
-from maskmill.pipeline.guard import run_guarded
-from maskmill.pipeline.quarantine import Run, no_quarantine
-from maskmill.pipeline.rows import CLASSIFIED, Row, transform
+from maskmill.pipeline.stages.guard import run_guarded
+from maskmill.pipeline.stages.quarantine import Run, no_quarantine
+from maskmill.pipeline.stages.rows import CLASSIFIED, Row, transform
 
 CLASSES = ("dark", "dim", "light", "bright")
 SECONDS_PER_IMAGE = 0.002
@@ -23,7 +23,7 @@ SECONDS_PER_IMAGE = 0.002
 
 
 class NoModel:
-    """What stands where ``maskmill.pipeline.model_stages.StageModel`` does: nothing to load, so that actors start at
+    """What stands where ``maskmill.pipeline.stages.model.StageModel`` does: nothing to load, so that actors start at
     once."""
 
     def __init__(self, **parts: Any) -> None:
@@ -31,7 +31,7 @@ class NoModel:
 
 
 class TinyStage:
-    """DECODED in, CLASSIFIED out; takes the arguments of ``maskmill.pipeline.model_stages.SegmentStage``."""
+    """DECODED in, CLASSIFIED out; takes the arguments of ``maskmill.pipeline.stages.model.SegmentStage``."""
 
     def __init__(self, model: Any, threads: int, run: Run = no_quarantine) -> None:
         self.run = run

@@ -21,7 +21,7 @@ from maskmill.pipeline.plan import Plan, plan_run
 from maskmill.pipeline.record import write_record
 from maskmill.pipeline.run import finish_run
 from maskmill.pipeline.sources import read_shard
-from maskmill.pipeline.staging import part_name
+from maskmill.pipeline.stages.encode import part_name
 
 CLASSES = "cat,dog"
 

@@ -18,7 +18,7 @@ from maskmill.pipeline.output.folder import Output
 from maskmill.pipeline.output.schema import LABELS
 from maskmill.pipeline.sources import ImageRecord, Shard, list_shards, read_shard
 from maskmill.pipeline.sources.shard import printable
-from maskmill.pipeline.staging import part_name
+from maskmill.pipeline.stages.encode import part_name
 from tests.pipeline.written_run import RunSettings, write_run_files
 
 CLASSES = ("left", "right")

@@ -18,10 +18,10 @@ import pytest
 from PIL import Image
 
 from maskmill.pipeline.decoding.decode import Decoding
-from maskmill.pipeline.input_stages import DECODED_TABLE_BYTES, READ_TABLE_BYTES, DecodeStage, ReadStage, ShardTask
-from maskmill.pipeline.rows import ENCODED, META
 from maskmill.pipeline.sources import ReadLimits, list_shards
 from maskmill.pipeline.sources.files import READ_AHEAD_BYTES, ordered_map
+from maskmill.pipeline.stages.read import DECODED_TABLE_BYTES, READ_TABLE_BYTES, DecodeStage, ReadStage, ShardTask
+from maskmill.pipeline.stages.rows import ENCODED, META
 
 ROOT = Path(__file__).parents[2]
 LARGE_BYTES = 9 * 2**20

@@ -60,10 +60,10 @@ def test_pools_that_would_wait_for_ever_are_refused(settings: dict[str, Any], me
 def test_workers_that_run_no_model_do_without_pytorch() -> None:
     """Importing it takes seconds of CPU in every process that reads, decodes, encodes or commits."""
     light = (
-        "maskmill.pipeline.input_stages",
-        "maskmill.pipeline.staging",
+        "maskmill.pipeline.stages.read",
+        "maskmill.pipeline.stages.encode",
         "maskmill.pipeline.output.commit",
-        "maskmill.pipeline.quarantine",
+        "maskmill.pipeline.stages.quarantine",
         "maskmill.pipeline.trail",
     )
     program = f"import sys, {', '.join(light)}; sys.exit('torch' in sys.modules or 'ray.data' in sys.modules)"

@@ -46,8 +46,8 @@ def decode_large_image(file_format: str, directory: str) -> None:
     from PIL import Image
 
     from maskmill.pipeline.decoding.decode import Decoding
-    from maskmill.pipeline.input_stages import DecodeStage
-    from maskmill.pipeline.rows import ENCODED
+    from maskmill.pipeline.stages.read import DecodeStage
+    from maskmill.pipeline.stages.rows import ENCODED
 
     stream = io.BytesIO()
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
@@ -61,8 +61,8 @@ def decode_large_image(file_format: str, directory: str) -> None:
 def label_large_image(file_format: str, directory: str) -> None:
     """Run the model on what was decoded and make its map of 10,000 x 10,000 labels, as an actor does."""
     from maskmill.model import ModelSpec, Vocabulary
-    from maskmill.pipeline.model_stages import SegmentStage, StageModel
     from maskmill.pipeline.shapes import CLASSES
+    from maskmill.pipeline.stages.model import SegmentStage, StageModel
 
     vocabulary = Vocabulary([entry.name for entry in CLASSES])
     spec = ModelSpec(short_side=SIDES[0], max_long_side=SIDES[1])
@@ -74,7 +74,7 @@ def encode_large_image(file_format: str, directory: str) -> None:
     """Encode that map, as an encoding worker does."""
     from maskmill.pipeline.output.folder import Output
     from maskmill.pipeline.shapes import CLASSES
-    from maskmill.pipeline.staging import StageStage
+    from maskmill.pipeline.stages.encode import StageStage
 
     stage = StageStage(Output(directory, {}), "attempt", ["shard"], [entry.name for entry in CLASSES])
     receipts = stage(_read(directory, "classified"))

@@ -24,7 +24,7 @@ from maskmill.pipeline.output.statistics import RunSums, class_stats_table, merg
 from maskmill.pipeline.shapes.world import CLASSES
 from maskmill.pipeline.shapes.write import ShapesSettings, write_shapes
 from maskmill.pipeline.sources import ImageRecord, Shard, list_shards, read_shard
-from maskmill.pipeline.staging import part_name
+from maskmill.pipeline.stages.encode import part_name
 
 SHAPES_CLASSES: list[dict[str, Any]] = [
     {"name": entry.name, "seen": entry.seen, "colour": list(entry.colour)} for entry in CLASSES

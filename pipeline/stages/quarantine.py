@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Protocol
 
 from maskmill.pipeline.errors import BadImageError
-from maskmill.pipeline.rows import Row, Work
+from maskmill.pipeline.stages.rows import Row, Work
 
 DEATHS_TOGETHER = 2
 DEATHS_ALONE = 2

@@ -16,11 +16,11 @@ from maskmill.model.proposals import UNLABELLED, Proposals
 from maskmill.model.sources.source import ProposalSource
 from maskmill.model.spec import load_classifier, load_proposer
 from maskmill.pipeline.errors import BadImageError
-from maskmill.pipeline.guard import run_guarded
-from maskmill.pipeline.packing import pack_proposals, unpack_proposals
-from maskmill.pipeline.quarantine import Run, no_quarantine
-from maskmill.pipeline.rows import CLASSIFIED, PROPOSED, Row, transform
-from maskmill.pipeline.weights import cache_directory, loadable_spec
+from maskmill.pipeline.stages.guard import run_guarded
+from maskmill.pipeline.stages.packing import pack_proposals, unpack_proposals
+from maskmill.pipeline.stages.quarantine import Run, no_quarantine
+from maskmill.pipeline.stages.rows import CLASSIFIED, PROPOSED, Row, transform
+from maskmill.pipeline.stages.weights import cache_directory, loadable_spec
 
 
 def _images(rows: Sequence[Row]) -> list[np.ndarray]:

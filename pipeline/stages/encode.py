@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow as pa
 
 from maskmill.pipeline.errors import BadImageError
-from maskmill.pipeline.guard import run_guarded
 from maskmill.pipeline.masks.segments import SegmentGeometry, segment_geometry
 from maskmill.pipeline.output.folder import ROW_GROUP_BYTES, Output
 from maskmill.pipeline.output.schema import ERRORS, LABELS
-from maskmill.pipeline.rows import Row, failed
+from maskmill.pipeline.stages.guard import run_guarded
+from maskmill.pipeline.stages.rows import Row, failed
 
 RECEIPTS = pa.schema(
     [

@@ -13,11 +13,11 @@ import pyarrow as pa
 from maskmill.model.resize import output_size, resize
 from maskmill.pipeline.decoding.decode import Decoding, decode_for, read_header
 from maskmill.pipeline.errors import BadImageError
-from maskmill.pipeline.guard import run_guarded
-from maskmill.pipeline.quarantine import Run, no_quarantine
-from maskmill.pipeline.rows import DECODED, ENCODED, META, Row, failed, transform
-from maskmill.pipeline.shard_quarantine import PlainReading, ShardReading
 from maskmill.pipeline.sources import ImageRecord, ReadLimits, Shard, ShardError, read_shard
+from maskmill.pipeline.stages.guard import run_guarded
+from maskmill.pipeline.stages.quarantine import Run, no_quarantine
+from maskmill.pipeline.stages.rows import DECODED, ENCODED, META, Row, failed, transform
+from maskmill.pipeline.stages.shard_quarantine import PlainReading, ShardReading
 
 DAMAGED_SHARD = "damaged_shard"
 """Error class of the one row that stands for all that could not be read of a broken archive."""

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from maskmill.pipeline.errors import BadImageError
-from maskmill.pipeline.quarantine import History, Quarantine, TooManyDeathsError, Trail
-from maskmill.pipeline.rows import Row
+from maskmill.pipeline.stages.quarantine import History, Quarantine, TooManyDeathsError, Trail
+from maskmill.pipeline.stages.rows import Row
 
 ROWS = [{"shard": 0, "row": n} for n in range(8)]
 
@@ -122,7 +122,7 @@ def test_time_outs_are_told_from_deaths() -> None:
 
 def test_memory_beyond_the_limit_is_refused_and_the_rest_goes_on() -> None:
     program = """
-from maskmill.pipeline.quarantine import Quarantine, Trail
+from maskmill.pipeline.stages.quarantine import Quarantine, Trail
 from maskmill.pipeline.errors import BadImageError
 quarantine = Quarantine(Trail(), "segment", timeout_s=60, memory_bytes=2**28)
 def take(rows):

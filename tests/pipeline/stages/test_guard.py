@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from maskmill.pipeline import guard
 from maskmill.pipeline.errors import BadImageError
-from maskmill.pipeline.guard import run_guarded
+from maskmill.pipeline.stages import guard
+from maskmill.pipeline.stages.guard import run_guarded
 
 
 def test_only_the_bad_rows_fail() -> None:

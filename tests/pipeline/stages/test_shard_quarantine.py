@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from maskmill.pipeline.quarantine import EXIT_OVERRAN, Trail
-from maskmill.pipeline.shard_quarantine import ShardQuarantine
 from maskmill.pipeline.sources import ImageRecord, Shard, ShardError
+from maskmill.pipeline.stages.quarantine import EXIT_OVERRAN, Trail
+from maskmill.pipeline.stages.shard_quarantine import ShardQuarantine
 
 SHARD = Shard(shard_id="s", kind="tar", uri="s.tar", location="s.tar", size_bytes=1, version="1")
 
@@ -84,8 +84,8 @@ def test_a_death_between_two_blocks_is_not_the_readers() -> None:
 
 HANGING = """
 import time
-from maskmill.pipeline.quarantine import Trail
-from maskmill.pipeline.shard_quarantine import ShardQuarantine
+from maskmill.pipeline.stages.quarantine import Trail
+from maskmill.pipeline.stages.shard_quarantine import ShardQuarantine
 from maskmill.pipeline.sources import Shard
 
 def records():

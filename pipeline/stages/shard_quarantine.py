@@ -14,8 +14,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
-from maskmill.pipeline.quarantine import DEATHS_ALONE, DEATHS_TOGETHER, EXIT_OVERRAN, TrailClient, limit_memory
 from maskmill.pipeline.sources import ImageRecord, Shard, ShardError
+from maskmill.pipeline.stages.quarantine import DEATHS_ALONE, DEATHS_TOGETHER, EXIT_OVERRAN, TrailClient, limit_memory
 
 LONGEST_CHECK_S = 1.0
 
@@ -46,7 +46,7 @@ class ShardQuarantine:
 
     timeout_s: seconds of CPU that the reader may take without coming to a next record. Waiting for storage takes no CPU
     and has time-outs of its own, so a slow store is never taken for a damaged shard. For archives on a local disk
-    waiting counts as well. memory_bytes: see :class:`maskmill.pipeline.quarantine.Quarantine`.
+    waiting counts as well. memory_bytes: see :class:`maskmill.pipeline.stages.quarantine.Quarantine`.
     """
 
     def __init__(self, trail: TrailClient, timeout_s: float, memory_bytes: int | None = None) -> None:

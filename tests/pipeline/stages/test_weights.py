@@ -11,7 +11,7 @@ from maskmill.model import ModelSpec
 from maskmill.model.presets import BUNDLED
 from maskmill.model.spec import load_proposer
 from maskmill.pipeline.errors import UsageError
-from maskmill.pipeline.weights import CACHE, local_spec
+from maskmill.pipeline.stages.weights import CACHE, local_spec
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,1 @@
+"""What a worker does with rows: read, decode, propose and name, encode; without Ray."""

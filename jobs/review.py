@@ -27,10 +27,10 @@ def review(
     storage_option: StorageOption = None,
 ) -> None:
     """Write the review queue: low scores, disagreeing branches, unstable masks, unusual areas; worst first."""
-    from maskmill.pipeline.beside_run import check_beside_run
-    from maskmill.pipeline.figures import read_figures
-    from maskmill.pipeline.results import open_results
-    from maskmill.pipeline.review import REASONS, build_queue
+    from maskmill.pipeline.results.beside_run import check_beside_run
+    from maskmill.pipeline.results.reader import open_results
+    from maskmill.pipeline.results.review import REASONS, build_queue
+    from maskmill.pipeline.results.totals import read_figures
     from maskmill.pipeline.storage.files import open_filesystem, parse_storage_options, write_atomic
     from maskmill.pipeline.storage.writable import check_file_writable
 

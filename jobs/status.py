@@ -11,7 +11,7 @@ import typer
 from maskmill.jobs.arguments import RunOutput, StorageOption
 
 if TYPE_CHECKING:
-    from maskmill.pipeline.status import Status
+    from maskmill.pipeline.results.status import Status
 
 MOST_ERRORS = 20
 
@@ -22,7 +22,7 @@ def status(
     storage_option: StorageOption = None,
 ) -> None:
     """Show how far a run is: shards, images, errors by stage and class, rate, time to go."""
-    from maskmill.pipeline.status import read_status
+    from maskmill.pipeline.results.status import read_status
     from maskmill.pipeline.storage.files import parse_storage_options
 
     found = read_status(output, parse_storage_options(storage_option or []))

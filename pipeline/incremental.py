@@ -11,9 +11,9 @@ from maskmill.pipeline.config import OnChange
 from maskmill.pipeline.errors import UsageError
 from maskmill.pipeline.output.folder import Output, errors_name, labels_name, marker_name
 from maskmill.pipeline.output.ownership import some_names
+from maskmill.pipeline.results.status import read_marker_heads
 from maskmill.pipeline.sources import Shard
 from maskmill.pipeline.sources.listing import Listing
-from maskmill.pipeline.status import read_marker_heads
 
 INVENTORY = "inventory.json"
 """What the last finished run saw of its input, so that the next one need not ask every marker. Markers decide."""

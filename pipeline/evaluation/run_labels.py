@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from maskmill.pipeline.evaluation.inventory import FileList, Inventory, write_lists
 from maskmill.pipeline.evaluation.protocol import EvaluationError, Protocol, match_classes
 from maskmill.pipeline.output.folder import Output, errors_name, labels_name
-from maskmill.pipeline.run_classes import read_run_classes
+from maskmill.pipeline.results.classes import read_run_classes
 from maskmill.pipeline.sources.stream import open_stream
 from maskmill.pipeline.sources.version import file_info, file_version
 from maskmill.pipeline.storage.files import open_filesystem, public_uri, with_retries

@@ -13,7 +13,7 @@ from PIL import Image
 from maskmill.pipeline.export.json_lists import JsonLists, encode, finite
 from maskmill.pipeline.export.target import IndexFile, LabelledImage, Target, index_file
 from maskmill.pipeline.masks.maps import value_map
-from maskmill.pipeline.results import Results
+from maskmill.pipeline.results.reader import Results
 
 FIRST_CATEGORY = 1
 """Category ids are class ids plus this: many readers take category 0 for background."""

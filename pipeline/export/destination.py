@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from maskmill.pipeline.beside_run import check_beside_run
 from maskmill.pipeline.errors import UsageError
 from maskmill.pipeline.output.folder import Output
 from maskmill.pipeline.output.ownership import claim, is_claimed, some_names
-from maskmill.pipeline.results import Results
+from maskmill.pipeline.results.beside_run import check_beside_run
+from maskmill.pipeline.results.reader import Results
 from maskmill.pipeline.storage.files import StorageOptions, public_uri
 from maskmill.pipeline.storage.writable import check_writable
 

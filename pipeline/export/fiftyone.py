@@ -15,7 +15,7 @@ from maskmill.pipeline.export.json_lists import JsonLists, encode, finite
 from maskmill.pipeline.export.label_maps import LabelMapEncoder
 from maskmill.pipeline.export.target import LabelledImage, Target
 from maskmill.pipeline.masks.maps import segment_map
-from maskmill.pipeline.results import Results
+from maskmill.pipeline.results.reader import Results
 
 VERSION = "1.0.0"
 """The release whose document layout this is; later ones migrate it when they import it."""

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from maskmill.pipeline.export.label_maps import LabelMapEncoder
 from maskmill.pipeline.export.target import LabelledImage, Target
 from maskmill.pipeline.output.schema import BOX
-from maskmill.pipeline.results import Results
+from maskmill.pipeline.results.reader import Results
 
 MOST_GROUP_ROWS, MOST_GROUP_BYTES = 64, 32 * 2**20
 """Rows and bytes of a row group, which readers take whole."""

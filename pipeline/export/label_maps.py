@@ -10,7 +10,7 @@ from PIL import Image
 
 from maskmill.pipeline.export.target import LabelledImage, Target, index_file
 from maskmill.pipeline.masks.maps import value_map
-from maskmill.pipeline.results import Results
+from maskmill.pipeline.results.reader import Results
 
 MOST_8_BIT_CLASSES = 255
 UNLABELLED_8_BIT, UNLABELLED_16_BIT = 255, 65535

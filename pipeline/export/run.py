@@ -16,7 +16,7 @@ from maskmill.pipeline.export.stream import READABLE_SUFFIXES, ImageStream
 from maskmill.pipeline.export.target import LabelledImage, Target
 from maskmill.pipeline.export.yolo import IMAGE_SUFFIXES as YOLO_SUFFIXES
 from maskmill.pipeline.export.yolo import export_yolo
-from maskmill.pipeline.results import open_results
+from maskmill.pipeline.results.reader import open_results
 from maskmill.pipeline.storage.files import StorageOptions
 
 

@@ -13,7 +13,7 @@ from maskmill.pipeline.errors import BadImageError
 from maskmill.pipeline.export.left_out import LeftOut
 from maskmill.pipeline.export.names import Namer, SourceNames
 from maskmill.pipeline.export.target import LabelledImage
-from maskmill.pipeline.results import Results
+from maskmill.pipeline.results.reader import Results
 from maskmill.pipeline.sources.files import Fetched
 from maskmill.pipeline.sources.finder import FORBIDDEN, UNREACHABLE
 

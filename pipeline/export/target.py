@@ -17,7 +17,7 @@ from typing import IO, Any
 from fsspec import AbstractFileSystem
 
 from maskmill.pipeline.errors import UsageError
-from maskmill.pipeline.results import Results
+from maskmill.pipeline.results.reader import Results
 from maskmill.pipeline.storage.files import (
     StorageOptions,
     is_local,

@@ -17,7 +17,7 @@ from maskmill.pipeline.errors import BadImageError, UsageError
 from maskmill.pipeline.masks.segments import decode_segment_map
 from maskmill.pipeline.pictures.lettering import Lettering
 from maskmill.pipeline.pictures.palette import Colour
-from maskmill.pipeline.results import Results, open_results
+from maskmill.pipeline.results.reader import Results, open_results
 from maskmill.pipeline.storage.files import StorageOptions
 
 COLUMNS = ("uri", "row", "width", "height", "class_ids", "class_names", "scores", "areas", "rles")

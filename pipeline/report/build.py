@@ -8,16 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from maskmill.pipeline.beside_run import check_beside_run
 from maskmill.pipeline.errors import UsageError
-from maskmill.pipeline.figures import Figures, read_figures
 from maskmill.pipeline.output.folder import Output, errors_name
 from maskmill.pipeline.report.cards import Card, make_cards
 from maskmill.pipeline.report.charts import run_plots
 from maskmill.pipeline.report.evaluation import EvaluationView, read_evaluation
 from maskmill.pipeline.report.page import Page, render_page
 from maskmill.pipeline.report.sample import SHARDS, Key, Sample, choose_gallery, choose_review, read_sample
-from maskmill.pipeline.results import Results, open_results
+from maskmill.pipeline.results.beside_run import check_beside_run
+from maskmill.pipeline.results.reader import Results, open_results
+from maskmill.pipeline.results.totals import Figures, read_figures
 from maskmill.pipeline.sources.kinds import skipped_text
 from maskmill.pipeline.storage.files import (
     StorageOptions,

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from maskmill.pipeline.figures import Figures
 from maskmill.pipeline.output.statistics import AREA_EDGES, COVERAGE_EDGES, SCORE_EDGES, ClassSums, percentile
 from maskmill.pipeline.report import plots
 from maskmill.pipeline.report.plots import FIRST, SECOND, THIRD, Plot, Series, key_of
-from maskmill.pipeline.results import RunClass
+from maskmill.pipeline.results.reader import RunClass
+from maskmill.pipeline.results.totals import Figures
 
 MOST_BARS = 20
 MOST_CO_OCCURRING = 12

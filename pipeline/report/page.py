@@ -13,13 +13,13 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from maskmill.pipeline.figures import Figures
 from maskmill.pipeline.report.cards import Card
 from maskmill.pipeline.report.evaluation import EvaluationView
 from maskmill.pipeline.report.plots import Plot, compact
 from maskmill.pipeline.report.sample import Key
-from maskmill.pipeline.results import Results, RunClass
-from maskmill.pipeline.review import REASONS
+from maskmill.pipeline.results.reader import Results, RunClass
+from maskmill.pipeline.results.review import REASONS
+from maskmill.pipeline.results.totals import Figures
 from maskmill.pipeline.uris import public_uri
 
 REASON_TITLES = {

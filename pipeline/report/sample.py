@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from maskmill.pipeline.results import Results
-from maskmill.pipeline.review import REASONS, ReviewQueue
+from maskmill.pipeline.results.reader import Results
+from maskmill.pipeline.results.review import REASONS, ReviewQueue
 
 SHARDS = 10
 ROWS_PER_SHARD = 1000

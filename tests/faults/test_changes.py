@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from maskmill.pipeline.errors import UsageError
-from maskmill.pipeline.status import read_status
+from maskmill.pipeline.results.status import read_status
 from tests.faults.conftest import Label
 from tests.faults.images import write_tars
 from tests.faults.kill_matrix import rows

@@ -106,11 +106,11 @@ def test_other_errors_are_not_caught(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_anything_else_keeps_its_traceback_without_local_variables() -> None:
     code = (
-        "import maskmill.pipeline.status; from maskmill.jobs.main import app\n"
+        "import maskmill.pipeline.results.status; from maskmill.jobs.main import app\n"
         "def read_status(output, options):\n"
         "    secret = 'hunter' + '2'\n"
         "    raise PermissionError('bucket is closed')\n"
-        "maskmill.pipeline.status.read_status = read_status\n"
+        "maskmill.pipeline.results.status.read_status = read_status\n"
         "app(['status', 'x'])"
     )
     result = python(code)

@@ -17,7 +17,7 @@ from maskmill.jobs.review import review
 from maskmill.jobs.show import show
 from maskmill.pipeline.errors import UsageError
 from maskmill.pipeline.export.run import FORMATS
-from maskmill.pipeline.review import REVIEW
+from maskmill.pipeline.results.review import REVIEW
 from tests.pipeline.written_run import RunSettings, read_labels, write_run
 
 app = typer.Typer()

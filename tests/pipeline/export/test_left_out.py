@@ -111,7 +111,7 @@ def test_what_the_runs_own_limit_allows_is_opened_again(tmp_path: Path, monkeypa
     (tmp_path / "in" / "x.png").write_bytes(encoded(picture(width=400, height=300), exif=_turned()))
     # Pillow refuses more than twice this, as it does by default beyond 179 million pixels.
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    monkeypatch.setattr("maskmill.pipeline.results.MAX_PIXELS", 1000)
+    monkeypatch.setattr("maskmill.pipeline.results.reader.MAX_PIXELS", 1000)
     out = label_files(str(tmp_path / "in"), tmp_path / "out", max_pixels=200_000)
     assert call("export", out, tmp_path / "to", "--format", "hf").exit_code == 0
     assert call("show", out, "x", "--out", tmp_path / "x.png").exit_code == 0

@@ -12,7 +12,7 @@ import pyarrow as pa
 from maskmill.pipeline.report.build import collect
 from maskmill.pipeline.report.evaluation import _ranked_images
 from maskmill.pipeline.report.sample import read_sample
-from maskmill.pipeline.results import open_results
+from maskmill.pipeline.results.reader import open_results
 from tests.pipeline.labelled_files import encoded, label_files, picture
 
 

@@ -17,7 +17,6 @@ import pyarrow as pa
 import pytest
 
 from maskmill.pipeline.errors import UsageError
-from maskmill.pipeline.figures import read_figures
 from maskmill.pipeline.output.folder import Output
 from maskmill.pipeline.output.schema import LABELS
 from maskmill.pipeline.output.statistics import ClassSums, RunSums
@@ -25,7 +24,8 @@ from maskmill.pipeline.report.build import ReportSettings, collect, write_report
 from maskmill.pipeline.report.cards import browser_link, path_data
 from maskmill.pipeline.report.page import notes, tiles
 from maskmill.pipeline.report.sample import GALLERY_IMAGES, SHARDS, choose_gallery, read_sample
-from maskmill.pipeline.results import open_results
+from maskmill.pipeline.results.reader import open_results
+from maskmill.pipeline.results.totals import read_figures
 from tests.pipeline.report.conftest import HOSTILE, KINDS
 from tests.pipeline.written_run import RunSettings, read_labels, write_run, write_run_files
 

@@ -14,7 +14,7 @@ from maskmill.pipeline.decoding.samples import FULL_BITS
 from maskmill.pipeline.errors import UsageError
 from maskmill.pipeline.output.folder import Output, labels_name
 from maskmill.pipeline.pictures.palette import Colour, class_colours
-from maskmill.pipeline.run_classes import read_run_classes
+from maskmill.pipeline.results.classes import read_run_classes
 from maskmill.pipeline.sources.finder import ImageFinder
 from maskmill.pipeline.sources.shard import read_limits
 from maskmill.pipeline.storage.files import StorageOptions

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from maskmill.pipeline.errors import UsageError
 from maskmill.pipeline.output.ownership import FILES, FOLDERS
-from maskmill.pipeline.results import Results
+from maskmill.pipeline.results.reader import Results
 from maskmill.pipeline.sources.apart import check_apart
 from maskmill.pipeline.storage.addresses import absolute, is_inside, is_local_address
 from maskmill.pipeline.storage.files import public_uri

@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from maskmill.pipeline.figures import read_figures
 from maskmill.pipeline.output.schema import LABELS
-from maskmill.pipeline.results import Results, open_results
-from maskmill.pipeline.review import COLUMNS, REASONS, REVIEW, ReviewQueue, build_queue
+from maskmill.pipeline.results.reader import Results, open_results
+from maskmill.pipeline.results.review import COLUMNS, REASONS, REVIEW, ReviewQueue, build_queue
+from maskmill.pipeline.results.totals import read_figures
 from tests.pipeline.written_run import RunSettings, write_run
 
 

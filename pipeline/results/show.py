@@ -22,7 +22,7 @@ from maskmill.pipeline.output.folder import labels_name
 from maskmill.pipeline.pictures.lettering import Lettering
 from maskmill.pipeline.pictures.overlay import tint_segments
 from maskmill.pipeline.pictures.palette import Colour
-from maskmill.pipeline.results import Results
+from maskmill.pipeline.results.reader import Results
 from maskmill.pipeline.sources.shard import printable
 from maskmill.pipeline.sources.stream import open_stream
 from maskmill.pipeline.sources.version import file_info

@@ -8,7 +8,7 @@ from typing import Any
 
 from maskmill.pipeline.output.folder import marker_name
 from maskmill.pipeline.output.statistics import RunSums, class_stats_table, merge
-from maskmill.pipeline.results import Results
+from maskmill.pipeline.results.reader import Results
 
 MOST_MARKERS = 200
 MOST_MARKER_BYTES = 64 * 2**20

@@ -10,8 +10,8 @@ import pytest
 from maskmill.pipeline.errors import UsageError
 from maskmill.pipeline.masks.maps import segment_map
 from maskmill.pipeline.report.cards import show_command
-from maskmill.pipeline.results import Results, open_results
-from maskmill.pipeline.show import find_row, show_image
+from maskmill.pipeline.results.reader import Results, open_results
+from maskmill.pipeline.results.show import find_row, show_image
 from tests.pipeline.labelled_files import encoded, label_files, picture
 from tests.pipeline.written_run import RunSettings, read_labels, write_run
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from maskmill.pipeline.output.schema import BOX
-from maskmill.pipeline.results import Results
+from maskmill.pipeline.results.reader import Results
 
 REASONS = {
     "low_score": "The lowest class scores.",

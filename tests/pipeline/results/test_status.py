@@ -11,7 +11,7 @@ import pytest
 from maskmill.pipeline.errors import UsageError
 from maskmill.pipeline.output.folder import Output, marker_name
 from maskmill.pipeline.output.statistics import ClassSums, RunSums
-from maskmill.pipeline.status import HEAD_BYTES, read_status
+from maskmill.pipeline.results.status import HEAD_BYTES, read_status
 
 
 def write_marker(output: Output, name: str, sums: RunSums, committed_at: float) -> None:

@@ -1,0 +1,1 @@
+"""Reading a finished run back: rows, classes, status, totals, what to review."""

@@ -57,7 +57,7 @@ def _run(*arguments: object) -> None:
     words = [str(argument) for argument in arguments]
     typer.echo(f"\n$ maskmill {shlex.join(words)}")
     sys.stdout.flush()
-    from maskmill.pipeline.cluster import code_folders
+    from maskmill.pipeline.cluster.connect import code_folders
 
     # Without -P Python would look for modules in the current folder first, which is the user's.
     path = os.pathsep.join(filter(None, [*code_folders(), os.environ.get("PYTHONPATH")]))

@@ -72,7 +72,7 @@ class _End:
 
 def _run(plan: Plan) -> _End:
     from maskmill.jobs.console import progress_display
-    from maskmill.pipeline.attended import StalledError, WorkersBrokenError
+    from maskmill.pipeline.cluster.attended import StalledError, WorkersBrokenError
     from maskmill.pipeline.interruption import InterruptedRunError, signals_raised
     from maskmill.pipeline.output.lease import LeaseHeldError, LeaseLostError
     from maskmill.pipeline.run import run_plan

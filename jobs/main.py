@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from maskmill.jobs.leaving import leave
-from maskmill.pipeline.attended import StalledError, WorkersBrokenError
+from maskmill.pipeline.cluster.attended import StalledError, WorkersBrokenError
 from maskmill.pipeline.errors import UsageError
 from maskmill.pipeline.interruption import InterruptedRunError
 from maskmill.pipeline.uris import public_text

@@ -15,7 +15,7 @@ from maskmill.pipeline.errors import UsageError
 from maskmill.pipeline.uris import public_text
 
 if TYPE_CHECKING:
-    from maskmill.pipeline.submission import Cluster
+    from maskmill.pipeline.cluster.submission import Cluster
 
 EXIT_FAILED = 1
 PROJECT = "jobs/main.py"
@@ -57,7 +57,7 @@ def submit(
         raise UsageError(f"--ca-file: there is no file {ca_file}")
     entrypoint = None if job is None else entrypoint_of(job, settings or [], working_dir)
 
-    from maskmill.pipeline.submission import EXCLUDES, Cluster, Submission, SubmitError
+    from maskmill.pipeline.cluster.submission import EXCLUDES, Cluster, Submission, SubmitError
 
     try:
         cluster = Cluster(address, ca_file)

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from maskmill.pipeline import history
+from maskmill.pipeline.cluster.observing import observing
 from maskmill.pipeline.costs import cost_of
 from maskmill.pipeline.history import Attempt, new_attempt, recorded, write_attempt
 from maskmill.pipeline.incremental import remove_shards, write_inventory
-from maskmill.pipeline.observing import observing
 from maskmill.pipeline.output.folder import Output, marker_name
 from maskmill.pipeline.output.lease import LeaseKeeper, held_lease
 from maskmill.pipeline.output.schema import CLASS_STATS, with_metadata
@@ -24,7 +24,7 @@ from maskmill.pipeline.plan import Plan
 from maskmill.pipeline.record import write_record
 
 if TYPE_CHECKING:
-    from maskmill.pipeline.driver import Committed
+    from maskmill.pipeline.cluster.driver import Committed
 
 log = logging.getLogger(__name__)
 
@@ -146,7 +146,7 @@ def _nothing_to_do(plan: Plan, finished: RunResult) -> RunResult:
 
 
 def _check_size(plan: Plan) -> None:
-    from maskmill.pipeline import flow
+    from maskmill.pipeline.cluster import flow
 
     size = flow.local_size(plan.config)
     if size is not None:
@@ -156,7 +156,8 @@ def _check_size(plan: Plan) -> None:
 def _label(
     plan: Plan, attempt: Attempt, lease: LeaseKeeper, progress: Progress, on_progress: Callable[[Progress], None]
 ) -> None:
-    from maskmill.pipeline import driver, flow, metrics, usage
+    from maskmill.pipeline.cluster import driver, flow, usage
+    from maskmill.pipeline.cluster import prometheus as metrics
 
     own_ray = flow.local_size(plan.config) is not None
     size = flow.start_ray(plan.config)

@@ -86,11 +86,11 @@ def tiny_model(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def use_tiny_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """Put the tiny model in place of the fused stage for as long as ``monkeypatch`` lasts."""
-    import maskmill.pipeline.flow
+    import maskmill.pipeline.cluster.flow
     from tests.faults.tiny_model import NoModel, TinyStage
 
-    monkeypatch.setattr(maskmill.pipeline.flow, "SegmentStage", TinyStage)
-    monkeypatch.setattr(maskmill.pipeline.flow, "StageModel", NoModel)
+    monkeypatch.setattr(maskmill.pipeline.cluster.flow, "SegmentStage", TinyStage)
+    monkeypatch.setattr(maskmill.pipeline.cluster.flow, "StageModel", NoModel)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import ray
 from ray._common.utils import reset_ray_address
 from ray.cluster_utils import Cluster
 
-from maskmill.pipeline.cluster import IDLE_WORKER_S
+from maskmill.pipeline.cluster.connect import IDLE_WORKER_S
 
 CPUS = 2
 OBJECT_STORE_BYTES = 300 * 2**20

@@ -17,15 +17,15 @@ LAYERS = ("model", "pipeline", "jobs")  # each may import those before it
 
 # Files whose job is to start, feed and watch Ray. Everything else is called by them and tested without it.
 ORCHESTRATION = {
-    "pipeline/canary.py",
-    "pipeline/cluster.py",
-    "pipeline/flow.py",
-    "pipeline/driver.py",
-    "pipeline/metrics.py",
-    "pipeline/queues.py",
-    "pipeline/submission.py",
-    "pipeline/trail.py",
-    "pipeline/usage.py",
+    "pipeline/cluster/canary.py",
+    "pipeline/cluster/connect.py",
+    "pipeline/cluster/flow.py",
+    "pipeline/cluster/driver.py",
+    "pipeline/cluster/prometheus.py",
+    "pipeline/cluster/queues.py",
+    "pipeline/cluster/submission.py",
+    "pipeline/cluster/trail.py",
+    "pipeline/cluster/usage.py",
     "pipeline/evaluation/distribute.py",
     "pipeline/training/launch.py",
 }
@@ -114,8 +114,8 @@ def test_imports_go_down_only() -> None:
         ("pipeline/decoding/decode.py", "importlib.import_module(name)", {COMPUTED}),
         ("jobs/label.py", "import ray", {"ray"}),
         ("jobs/label.py", "from .options import build_command", {RELATIVE}),
-        ("pipeline/flow.py", "import ray, maskmill.model.config", set()),
-        ("jobs/label.py", "from maskmill.pipeline.flow import run", set()),
+        ("pipeline/cluster/flow.py", "import ray, maskmill.model.config", set()),
+        ("jobs/label.py", "from maskmill.pipeline.cluster.flow import run", set()),
     ],
 )
 def test_the_rule_would_notice(file: str, code: str, forbidden: set[str]) -> None:

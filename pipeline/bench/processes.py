@@ -12,8 +12,8 @@ from typing import Self
 
 import numpy as np
 
-from maskmill.pipeline.queues import stage_queues
-from maskmill.pipeline.sampling import Sampler
+from maskmill.pipeline.cluster.queues import stage_queues
+from maskmill.pipeline.cluster.sampling import Sampler
 
 SAMPLE_S = 2.0
 MEMORY_SHARE = 0.005

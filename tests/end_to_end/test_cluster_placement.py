@@ -13,7 +13,7 @@ import ray
 from ray.cluster_utils import Cluster
 from ray.util.state import list_actors, list_tasks
 
-import maskmill.pipeline.flow
+import maskmill.pipeline.cluster.flow
 from maskmill.pipeline.config import LabelConfig
 from maskmill.pipeline.plan import plan_run
 from maskmill.pipeline.run import Progress, run_plan
@@ -186,7 +186,7 @@ def test_a_lost_gpu_node_costs_no_image(
     nodes: Nodes, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = tmp_path / "gate"
-    monkeypatch.setattr(maskmill.pipeline.flow, "ProposeStage", propose_stage_held_by(gate))
+    monkeypatch.setattr(maskmill.pipeline.cluster.flow, "ProposeStage", propose_stage_held_by(gate))
     loss = LoseANode(nodes, gate)
     run(source, tmp_path / "out", loss)
     assert loss.lost_at is not None

@@ -17,8 +17,8 @@ import psutil
 PRELOADED = [
     "maskmill.jobs.label",
     "maskmill.jobs.retry",
-    "maskmill.pipeline.driver",
-    "maskmill.pipeline.flow",
+    "maskmill.pipeline.cluster.driver",
+    "maskmill.pipeline.cluster.flow",
     "tests.faults.tiny_model",
 ]
 BUNDLED = "bundled"
@@ -60,13 +60,13 @@ def _run_command(attempt: Attempt) -> None:
     if attempt.model != BUNDLED:
         import importlib
 
-        import maskmill.pipeline.flow
+        import maskmill.pipeline.cluster.flow
         from tests.faults.tiny_model import NoModel
 
-        maskmill.pipeline.flow.StageModel = NoModel  # type: ignore[misc,assignment]
+        maskmill.pipeline.cluster.flow.StageModel = NoModel  # type: ignore[misc,assignment]
         for stage, place in (("SegmentStage", attempt.model), ("ReadStage", attempt.reader)):
             module, _, name = place.partition(":")
-            setattr(maskmill.pipeline.flow, stage, getattr(importlib.import_module(module), name))
+            setattr(maskmill.pipeline.cluster.flow, stage, getattr(importlib.import_module(module), name))
     from maskmill.jobs.main import app
 
     # Tests take the log for the sign that the command has begun: from here on signals are the command's own matter.

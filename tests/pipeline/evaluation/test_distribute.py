@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from maskmill.pipeline.attended import WorkersBrokenError
+from maskmill.pipeline.cluster.attended import WorkersBrokenError
 from maskmill.pipeline.evaluation import distribute
 from maskmill.pipeline.evaluation.config import EvaluationConfig
 from maskmill.pipeline.evaluation.distribute import evaluate_units

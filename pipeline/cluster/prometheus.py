@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from ray.util.metrics import Counter, Gauge
 
+from maskmill.pipeline.cluster.observing import observing
 from maskmill.pipeline.errors import BadImageError
-from maskmill.pipeline.observing import observing
 from maskmill.pipeline.output.statistics import RunSums
 from maskmill.pipeline.stages.quarantine import Run
 from maskmill.pipeline.stages.rows import Row, Work

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from maskmill.pipeline.cluster.flow import Pool, check_fits, plan_pools
 from maskmill.pipeline.config import LabelConfig
 from maskmill.pipeline.errors import UsageError
-from maskmill.pipeline.flow import Pool, check_fits, plan_pools
 
 
 def config(**settings: Any) -> LabelConfig:
@@ -64,7 +64,7 @@ def test_workers_that_run_no_model_do_without_pytorch() -> None:
         "maskmill.pipeline.stages.encode",
         "maskmill.pipeline.output.commit",
         "maskmill.pipeline.stages.quarantine",
-        "maskmill.pipeline.trail",
+        "maskmill.pipeline.cluster.trail",
     )
     program = f"import sys, {', '.join(light)}; sys.exit('torch' in sys.modules or 'ray.data' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maskmill.pipeline import observing as module
-from maskmill.pipeline.metrics import TAG_LENGTH, RunMeter, StageMeter, tag_of
-from maskmill.pipeline.observing import observing
+from maskmill.pipeline.cluster import observing as module
+from maskmill.pipeline.cluster.observing import observing
+from maskmill.pipeline.cluster.prometheus import TAG_LENGTH, RunMeter, StageMeter, tag_of
 from maskmill.pipeline.output.statistics import ClassSums, RunSums
 
 AWKWARD = [

@@ -14,7 +14,7 @@ from typing import Any
 
 import ray
 
-from maskmill.pipeline.attended import WorkersBrokenError, attended
+from maskmill.pipeline.cluster.attended import WorkersBrokenError, attended
 
 OWN_RAY_ANSWERS_S = 240.0
 """A Ray started for this run has room from the beginning. Beyond this no worker can start, whatever the reason."""
@@ -67,7 +67,7 @@ def check_workers(options: Mapping[str, Any], *, own_ray: bool, timeout_s: float
 
     options: of the task, such as num_cpus and label_selector. own_ray: this Ray was started for the work, so it has
     room at once; a cluster may have to grow first. timeout_s: how long to wait for an answer. Also raises what
-    :func:`maskmill.pipeline.attended.attended` raises.
+    :func:`maskmill.pipeline.cluster.attended.attended` raises.
     """
     timeout_s = min(timeout_s, OWN_RAY_ANSWERS_S) if own_ray else timeout_s
     logs = WorkerLogs(own_ray=own_ray)
@@ -91,7 +91,7 @@ def check_workers(options: Mapping[str, Any], *, own_ray: bool, timeout_s: float
 def _import() -> int:
     """Import what workers of the stages without a model import."""
     # Importing these modules is the point of the task.
-    from maskmill.pipeline import trail  # noqa: F401
+    from maskmill.pipeline.cluster import trail  # noqa: F401
     from maskmill.pipeline.output import commit  # noqa: F401
     from maskmill.pipeline.stages import encode as staging
     from maskmill.pipeline.stages import read as input_stages

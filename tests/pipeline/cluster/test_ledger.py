@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from maskmill.pipeline.ledger import Ledger, StagedShard
+from maskmill.pipeline.cluster.ledger import Ledger, StagedShard
 
 
 def receipt(shard: int, rows: list[int], part: str | None, total: int | None = None) -> dict[str, Any]:

@@ -8,8 +8,8 @@ import pytest
 from ray.job_submission import JobDetails, JobStatus, JobType
 
 from maskmill.jobs.submit import entrypoint_of
+from maskmill.pipeline.cluster.submission import SubmitError, _Tail, exit_code, in_upload
 from maskmill.pipeline.errors import UsageError
-from maskmill.pipeline.submission import SubmitError, _Tail, exit_code, in_upload
 
 
 @pytest.fixture

@@ -15,16 +15,17 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset
 from maskmill.model import Vocabulary
 from maskmill.model.precision import fastest
 from maskmill.model.spec import ModelSpec
-from maskmill.pipeline import canary
-from maskmill.pipeline.attended import attended
-from maskmill.pipeline.cluster import connect, joins_running
+from maskmill.pipeline.cluster import canary, connect
+from maskmill.pipeline.cluster.attended import attended
+from maskmill.pipeline.cluster.connect import joins_running
+from maskmill.pipeline.cluster.prometheus import MeteredRun, metered_encoding, metered_reading
+from maskmill.pipeline.cluster.queues import watch_queues
+from maskmill.pipeline.cluster.trail import RemoteTrail
 from maskmill.pipeline.config import LabelConfig
 from maskmill.pipeline.decoding.decode import Decoding
 from maskmill.pipeline.errors import UsageError
-from maskmill.pipeline.metrics import MeteredRun, metered_encoding, metered_reading
 from maskmill.pipeline.output.commit import commit_shard
 from maskmill.pipeline.output.folder import Output
-from maskmill.pipeline.queues import watch_queues
 from maskmill.pipeline.sources import read_limits
 from maskmill.pipeline.stages.encode import StageStage, Thresholds
 from maskmill.pipeline.stages.model import ClassifyStage, ProposeStage, SegmentStage, StageModel
@@ -32,7 +33,6 @@ from maskmill.pipeline.stages.quarantine import Quarantine, Run, Trail
 from maskmill.pipeline.stages.read import DecodeStage, ReadStage, ShardTask
 from maskmill.pipeline.stages.shard_quarantine import ShardQuarantine
 from maskmill.pipeline.stages.weights import loadable_spec
-from maskmill.pipeline.trail import RemoteTrail
 
 MAX_BLOCKS = 2000
 """Read tasks of one run; beyond this many shards a task reads several, so that Ray's task table stays small."""

@@ -16,7 +16,7 @@ import aiohttp
 from ray.exceptions import RayError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
-from maskmill.pipeline.cluster import JOB_FOLDER
+from maskmill.pipeline.cluster.connect import JOB_FOLDER
 from maskmill.pipeline.interruption import EXIT_SIGNAL
 
 POLL_S = 0.5

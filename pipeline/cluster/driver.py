@@ -12,15 +12,15 @@ from typing import Any
 
 import ray
 
-from maskmill.pipeline.attended import StalledError
-from maskmill.pipeline.canary import WorkerLogs
-from maskmill.pipeline.flow import Job, Pools, build_dataset, commit_task
+from maskmill.pipeline.cluster.attended import StalledError
+from maskmill.pipeline.cluster.canary import WorkerLogs
+from maskmill.pipeline.cluster.flow import Job, Pools, build_dataset, commit_task
+from maskmill.pipeline.cluster.ledger import Ledger, StagedShard
+from maskmill.pipeline.cluster.observing import observing
+from maskmill.pipeline.cluster.queues import stage_queues
+from maskmill.pipeline.cluster.trail import RemoteTrail
 from maskmill.pipeline.interruption import InterruptedRunError, signals_collected
-from maskmill.pipeline.ledger import Ledger, StagedShard
-from maskmill.pipeline.observing import observing
 from maskmill.pipeline.output.commit import CommitRequest, CommitResult
-from maskmill.pipeline.queues import stage_queues
-from maskmill.pipeline.trail import RemoteTrail
 
 log = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ import time
 
 import ray
 
-from maskmill.pipeline.observing import observing
-from maskmill.pipeline.sampling import Sampler
+from maskmill.pipeline.cluster.observing import observing
+from maskmill.pipeline.cluster.sampling import Sampler
 
 SAMPLE_S = 2.0
 

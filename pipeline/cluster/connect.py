@@ -12,8 +12,8 @@ import ray
 from ray.job_config import JobConfig
 
 import maskmill
-from maskmill.pipeline.attended import attended
-from maskmill.pipeline.canary import OWN_RAY_ANSWERS_S
+from maskmill.pipeline.cluster.attended import attended
+from maskmill.pipeline.cluster.canary import OWN_RAY_ANSWERS_S
 
 IDLE_WORKER_S = 600
 """How long a worker between two tasks lives. Ray's second, where there are more processes than CPUs, means that most

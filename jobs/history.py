@@ -11,7 +11,7 @@ import typer
 from maskmill.jobs.arguments import RunOutput, StorageOption
 
 if TYPE_CHECKING:
-    from maskmill.pipeline.history import Attempt
+    from maskmill.pipeline.run.history import Attempt
 
 COLUMNS = ("started (UTC)", "took", "outcome", "shards", "images", "failed", "vanished", "GPU h", "price")
 
@@ -23,7 +23,7 @@ def history(
     storage_option: StorageOption = None,
 ) -> None:
     """List the attempts on OUTPUT, the oldest first: when, how they ended, what they labelled and cost."""
-    from maskmill.pipeline.history import read_history
+    from maskmill.pipeline.run.history import read_history
     from maskmill.pipeline.storage.files import parse_storage_options
 
     attempts = read_history(output, parse_storage_options(storage_option or []))

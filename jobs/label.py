@@ -14,8 +14,8 @@ from maskmill.pipeline.errors import UsageError
 from maskmill.pipeline.uris import public_text
 
 if TYPE_CHECKING:
-    from maskmill.pipeline.plan import Plan
-    from maskmill.pipeline.run import RunResult
+    from maskmill.pipeline.run.execute import RunResult
+    from maskmill.pipeline.run.plan import Plan
 
 EXIT_COMPLETE = 0
 EXIT_FAILED = 1
@@ -26,7 +26,7 @@ EXIT_NOTHING_NEW = 4
 
 def run_label(config: LabelConfig) -> int:
     """Plan, run, report; returns the exit code."""
-    from maskmill.pipeline.plan import plan_run
+    from maskmill.pipeline.run.plan import plan_run
 
     try:
         plan = plan_run(config)
@@ -75,7 +75,7 @@ def _run(plan: Plan) -> _End:
     from maskmill.pipeline.cluster.attended import StalledError, WorkersBrokenError
     from maskmill.pipeline.interruption import InterruptedRunError, signals_raised
     from maskmill.pipeline.output.lease import LeaseHeldError, LeaseLostError
-    from maskmill.pipeline.run import run_plan
+    from maskmill.pipeline.run.execute import run_plan
 
     try:
         with signals_raised(), progress_display(plan.config.log_format) as on_progress:
@@ -102,7 +102,7 @@ def _tell(
     """Send the webhook, if there is one."""
     if config.notify_url is None or config.dry_run:
         return
-    from maskmill.pipeline.notify import ended_message, notify
+    from maskmill.pipeline.run.notify import ended_message, notify
     from maskmill.pipeline.storage.files import public_uri
 
     summary = None if result is None else result.summary

@@ -42,7 +42,7 @@ class RetryConfig(BaseModel):
 
 def run_retry(config: RetryConfig) -> int:
     """Plan, run, report; returns the exit code."""
-    from maskmill.pipeline.plan import plan_retry
+    from maskmill.pipeline.run.plan import plan_retry
 
     return execute(plan_retry(stored_config(config), config.errors.get("stage"), config.errors.get("error_class")))
 

@@ -23,8 +23,8 @@ from maskmill.pipeline.bench.record import environment
 from maskmill.pipeline.config import LabelConfig, public_settings
 from maskmill.pipeline.decoding.decode import Decoding
 from maskmill.pipeline.errors import UsageError
-from maskmill.pipeline.plan import Plan, plan_run
-from maskmill.pipeline.run import Progress, run_plan
+from maskmill.pipeline.run.execute import Progress, run_plan
+from maskmill.pipeline.run.plan import Plan, plan_run
 from maskmill.pipeline.shapes.write import ShapesSettings, write_shapes
 from maskmill.pipeline.sources import read_limits
 from maskmill.pipeline.stages.model import StageModel

@@ -15,8 +15,8 @@ from ray.util.state import list_actors, list_tasks
 
 import maskmill.pipeline.cluster.flow
 from maskmill.pipeline.config import LabelConfig
-from maskmill.pipeline.plan import plan_run
-from maskmill.pipeline.run import Progress, run_plan
+from maskmill.pipeline.run.execute import Progress, run_plan
+from maskmill.pipeline.run.plan import plan_run
 from maskmill.pipeline.shapes.write import ShapesSettings, write_shapes
 from maskmill.pipeline.stages.model import ProposeStage
 from maskmill.pipeline.stages.rows import Row

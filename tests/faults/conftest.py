@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from maskmill.pipeline.config import LabelConfig
-from maskmill.pipeline.plan import plan_run
-from maskmill.pipeline.run import RunResult, run_plan
+from maskmill.pipeline.run.execute import RunResult, run_plan
+from maskmill.pipeline.run.plan import plan_run
 from tests.faults import held
 from tests.faults.kill_matrix import Expected, Place, Setting
 from tests.faults.tiny_model import CLASSES

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from maskmill.pipeline.output.folder import Output
-from maskmill.pipeline.record import digest
+from maskmill.pipeline.run.record import digest
 from tests.conftest import Bucket
 from tests.jobs.finished_runs import CLASSES, add_images, files_below, finished, label, refused, told
 
@@ -202,7 +202,7 @@ def test_retry_reaches_shards_that_a_later_call_without_limit_labelled(here: Pat
 
 def test_retry_labels_a_replaced_tar_as_a_whole(here: Path) -> None:
     from maskmill.jobs.retry import RetryConfig, stored_config
-    from maskmill.pipeline.plan import plan_retry
+    from maskmill.pipeline.run.plan import plan_retry
 
     for name in ("0.tar", "1.tar"):
         write_tar(here / "tars" / name, "a.png", "b.png")

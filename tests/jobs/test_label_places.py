@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from maskmill.pipeline.history import new_attempt, write_attempt
 from maskmill.pipeline.output.folder import Output, labels_name
 from maskmill.pipeline.output.lease import LEASE
+from maskmill.pipeline.run.history import new_attempt, write_attempt
 from tests.conftest import Bucket
 from tests.jobs.finished_runs import add_images, files_below, finished, label, refused, told
 

@@ -8,8 +8,8 @@ from typer.testing import CliRunner
 
 from maskmill.jobs.main import app
 from maskmill.model.presets import PRESETS
-from maskmill.pipeline.class_files import parse_classes
 from maskmill.pipeline.evaluation.protocol import load_protocol
+from maskmill.pipeline.run.class_files import parse_classes
 
 
 def blocks() -> dict[str, str]:

@@ -10,7 +10,7 @@ import pytest
 
 from maskmill.model.hub import HubName
 from maskmill.pipeline.config import LabelConfig
-from maskmill.pipeline.plan import plan_run
+from maskmill.pipeline.run.plan import plan_run
 from tests.jobs.finished_runs import add_images, finished, label, refused, told
 
 EOMT, CLIP = "tue-mps/coco_panoptic_eomt_large_640", "laion/CLIP-convnext_large_d_320.laion2B-s29B-b131K-ft-soup"

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from maskmill.pipeline import notify as module
-from maskmill.pipeline.notify import ended_message, notify
+from maskmill.pipeline.run import notify as module
+from maskmill.pipeline.run.notify import ended_message, notify
 from tests.end_to_end.conftest import command, command_here
 
 

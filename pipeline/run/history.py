@@ -12,11 +12,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from maskmill.pipeline.cluster.observing import observing
-from maskmill.pipeline.costs import Cost
 from maskmill.pipeline.errors import UsageError
 from maskmill.pipeline.interruption import InterruptedRunError
 from maskmill.pipeline.output.folder import Output
 from maskmill.pipeline.output.lease import read_lease
+from maskmill.pipeline.run.costs import Cost
 from maskmill.pipeline.storage.files import StorageOptions
 
 FOLDER = "runs"

@@ -12,11 +12,11 @@ from typer.testing import CliRunner
 from maskmill.jobs.main import app
 from maskmill.model import Vocabulary
 from maskmill.model.vocabulary import ClassEntry
-from maskmill.pipeline.class_files import parse_classes
 from maskmill.pipeline.config import LabelConfig
 from maskmill.pipeline.errors import UsageError
 from maskmill.pipeline.evaluation.protocol import load_protocol
-from maskmill.pipeline.resolve import with_absolute_addresses
+from maskmill.pipeline.run.class_files import parse_classes
+from maskmill.pipeline.run.resolve import with_absolute_addresses
 from maskmill.pipeline.training.classes import read_classes
 from tests.faults.images import small_jpeg
 

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from maskmill.model import ModelSpec, Vocabulary
 from maskmill.model.fetching import pinned_spec
 from maskmill.model.spec import training_classes
-from maskmill.pipeline.class_files import parse_classes
 from maskmill.pipeline.config import LabelConfig
 from maskmill.pipeline.errors import UsageError
+from maskmill.pipeline.run.class_files import parse_classes
 from maskmill.pipeline.stages.weights import local_spec
 from maskmill.pipeline.storage.addresses import absolute, absolute_if_local
 

@@ -10,12 +10,12 @@ import pytest
 
 from maskmill.jobs.console import cost_text
 from maskmill.jobs.history import table_lines
-from maskmill.pipeline.costs import cost_of
 from maskmill.pipeline.errors import UsageError
-from maskmill.pipeline.history import Attempt, new_attempt, read_history, recorded, write_attempt
 from maskmill.pipeline.interruption import InterruptedRunError
 from maskmill.pipeline.output.folder import Output
 from maskmill.pipeline.output.lease import held_lease
+from maskmill.pipeline.run.costs import cost_of
+from maskmill.pipeline.run.history import Attempt, new_attempt, read_history, recorded, write_attempt
 
 
 @pytest.fixture

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from maskmill.pipeline import history
 from maskmill.pipeline.cluster.observing import observing
-from maskmill.pipeline.costs import cost_of
-from maskmill.pipeline.history import Attempt, new_attempt, recorded, write_attempt
-from maskmill.pipeline.incremental import remove_shards, write_inventory
 from maskmill.pipeline.output.folder import Output, marker_name
 from maskmill.pipeline.output.lease import LeaseKeeper, held_lease
 from maskmill.pipeline.output.schema import CLASS_STATS, with_metadata
 from maskmill.pipeline.output.statistics import RunSums, class_stats_table, merge
-from maskmill.pipeline.plan import Plan
-from maskmill.pipeline.record import write_record
+from maskmill.pipeline.run import history
+from maskmill.pipeline.run.costs import cost_of
+from maskmill.pipeline.run.history import Attempt, new_attempt, recorded, write_attempt
+from maskmill.pipeline.run.incremental import remove_shards, write_inventory
+from maskmill.pipeline.run.plan import Plan
+from maskmill.pipeline.run.record import write_record
 
 if TYPE_CHECKING:
     from maskmill.pipeline.cluster.driver import Committed

@@ -12,7 +12,9 @@ from maskmill.model import Vocabulary
 from maskmill.model.spec import ModelSpec
 from maskmill.pipeline.config import LabelConfig
 from maskmill.pipeline.errors import UsageError
-from maskmill.pipeline.incremental import (
+from maskmill.pipeline.output.folder import Output, errors_name
+from maskmill.pipeline.output.ownership import check_free, some_names
+from maskmill.pipeline.run.incremental import (
     Changes,
     find_changes,
     is_unchanged,
@@ -21,10 +23,15 @@ from maskmill.pipeline.incremental import (
     read_inventory,
     read_versions,
 )
-from maskmill.pipeline.output.folder import Output, errors_name
-from maskmill.pipeline.output.ownership import check_free, some_names
-from maskmill.pipeline.record import RunRecord, changed_parts, fingerprint, new_record, read_record, with_absolute_input
-from maskmill.pipeline.resolve import model_spec, read_vocabulary, with_absolute_addresses
+from maskmill.pipeline.run.record import (
+    RunRecord,
+    changed_parts,
+    fingerprint,
+    new_record,
+    read_record,
+    with_absolute_input,
+)
+from maskmill.pipeline.run.resolve import model_spec, read_vocabulary, with_absolute_addresses
 from maskmill.pipeline.sources import Shard, list_shards
 from maskmill.pipeline.sources.apart import check_apart, check_entries_apart, check_listing_apart
 from maskmill.pipeline.sources.listing import Listing, list_files

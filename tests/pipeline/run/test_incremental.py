@@ -13,7 +13,10 @@ import pytest
 from PIL import Image
 
 from maskmill.pipeline.config import LabelConfig
-from maskmill.pipeline.incremental import (
+from maskmill.pipeline.output.commit import CommitRequest, commit_shard
+from maskmill.pipeline.output.folder import Output
+from maskmill.pipeline.run.execute import run_plan
+from maskmill.pipeline.run.incremental import (
     Changes,
     find_changes,
     is_unchanged,
@@ -22,11 +25,8 @@ from maskmill.pipeline.incremental import (
     remove_shards,
     write_inventory,
 )
-from maskmill.pipeline.output.commit import CommitRequest, commit_shard
-from maskmill.pipeline.output.folder import Output
-from maskmill.pipeline.plan import plan_run
-from maskmill.pipeline.record import write_record
-from maskmill.pipeline.run import run_plan
+from maskmill.pipeline.run.plan import plan_run
+from maskmill.pipeline.run.record import write_record
 from maskmill.pipeline.sources import Shard, list_shards
 from maskmill.pipeline.sources.listing import list_files
 from tests.conftest import Bucket

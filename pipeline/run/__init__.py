@@ -1,0 +1,1 @@
+"""One labelling run from command to summary: plan, execute, record, add up."""

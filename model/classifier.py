@@ -18,8 +18,8 @@ from torch.nn import functional as F
 from maskmill.model.classifier_settings import ClassifierSettings
 from maskmill.model.clip import Clip
 from maskmill.model.image_encoder import ImageEncoder
+from maskmill.model.images.preprocess import normalise
 from maskmill.model.instances import query_map
-from maskmill.model.preprocess import normalise
 from maskmill.model.prompts import IMAGE_PROMPT_SETS, prompt_set
 from maskmill.model.proposals import UNLABELLED, Proposals, Segmentation
 from maskmill.model.quality import agreement, class_queries, margin, stability, visible_cells

@@ -8,7 +8,7 @@ from typing import Any
 
 import open_clip
 
-from maskmill.model.preprocess import CLIP_MEAN, CLIP_STD
+from maskmill.model.images.preprocess import CLIP_MEAN, CLIP_STD
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

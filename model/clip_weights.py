@@ -13,7 +13,7 @@ from open_clip import CLIPVisionCfg
 from torch import Tensor, nn
 
 from maskmill.model.errors import CheckpointError
-from maskmill.model.weight_files import read_safetensors
+from maskmill.model.networks.weight_files import read_safetensors
 
 OPENAI_METADATA = ("input_resolution", "context_length", "vocab_size")
 HEAD_WIDTH = 64

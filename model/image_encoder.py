@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from maskmill.model.clip import Clip
-from maskmill.model.compiling import compile_network
-from maskmill.model.folding import fold_batch_norms
-from maskmill.model.micro_batch import MicroBatches
+from maskmill.model.networks.compiling import compile_network
+from maskmill.model.networks.folding import fold_batch_norms
+from maskmill.model.networks.micro_batch import MicroBatches
 from maskmill.model.vit import ClassTokenTower
 
 PIXELS_AT_ONCE = {"cpu": 4 * 224**2, "cuda": 128 * 224**2}

@@ -11,12 +11,12 @@ from itertools import chain
 import numpy as np
 import torch
 
-from maskmill.model.compiling import compile_network
-from maskmill.model.folding import fold_batch_norms
-from maskmill.model.micro_batch import MicroBatches
-from maskmill.model.preprocess import SIZE_DIVISOR, normalise, pad_to_multiple, padded_size
+from maskmill.model.images.preprocess import SIZE_DIVISOR, normalise, pad_to_multiple, padded_size
+from maskmill.model.images.resize import MAX_LONG_SIDE, InputSize
+from maskmill.model.networks.compiling import compile_network
+from maskmill.model.networks.folding import fold_batch_norms
+from maskmill.model.networks.micro_batch import MicroBatches
 from maskmill.model.proposals import Proposals
-from maskmill.model.resize import MAX_LONG_SIDE, InputSize
 from maskmill.model.zegformer import ZegFormer, ZegFormerOutput
 
 PIXELS_AT_ONCE = {"cpu": 1, "cuda": 16 * 640**2}

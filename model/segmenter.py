@@ -16,10 +16,10 @@ from maskmill.model.classifier import Classifier
 from maskmill.model.classifier_settings import ClassifierSettings, require_choice
 from maskmill.model.clip import load_clip
 from maskmill.model.fetching import fetched_spec, pinned_spec
+from maskmill.model.images.resize import MAX_LONG_SIDE
 from maskmill.model.licences import licence_notices
 from maskmill.model.proposals import Segmentation
 from maskmill.model.proposer import Proposer
-from maskmill.model.resize import MAX_LONG_SIDE
 from maskmill.model.sources.source import ProposalSource
 from maskmill.model.spec import DTYPES, ModelSpec, load_classifier, load_proposer
 from maskmill.model.training_classes import checkpoint_seen_classes

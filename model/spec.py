@@ -12,8 +12,8 @@ import torch
 from maskmill.model.classifier import Classifier
 from maskmill.model.classifier_settings import ClassifierSettings, require_choice
 from maskmill.model.clip import load_clip
+from maskmill.model.images.resize import InputSize
 from maskmill.model.presets import PRESETS, checkpoint_defaults
-from maskmill.model.resize import InputSize
 from maskmill.model.scoring import FUSIONS_WITHOUT_QUERIES
 from maskmill.model.sources.source import ProposalSource, SourceName, describe_source, load_source
 from maskmill.model.training_classes import benchmark_seen_classes, checkpoint_seen_classes
@@ -37,7 +37,7 @@ class ModelSpec:
     min_visible, attend_side, attend_layer: see ``ClassifierSettings``.
     short_side, max_long_side: see ``Proposer``; pixels. dtype: "float32", "bfloat16" or "float16"; "auto" stands for
         what ``maskmill.model.precision`` finds, and has to be replaced by it before loading.
-    device: "cpu", "cuda", or "auto" for cuda where there is one. compile: see ``maskmill.model.compiling``.
+    device: "cpu", "cuda", or "auto" for cuda where there is one. compile: see ``maskmill.model.networks.compiling``.
 
     Raises ValueError for an unknown choice, naming the valid ones, and for a preset that needs weights given none.
     """

@@ -167,7 +167,7 @@ class ZegFormer(nn.Module):
     def forward(self, images: Tensor, *, every_layer: bool = True) -> ZegFormerOutput:
         """Propose segments.
 
-        images: (B, 3, H, W) RGB, normalised and padded (``maskmill.model.preprocess``); H and W multiples of 32.
+        images: (B, 3, H, W) RGB, normalised and padded (``maskmill.model.images.preprocess``); H and W multiples of 32.
         every_layer: also give the outputs of the earlier decoder layers (for training).
         """
         features = self.backbone(images)

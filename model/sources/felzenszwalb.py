@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from maskmill.model.images.resize import AS_IT_IS, InputSize, require_image
 from maskmill.model.proposals import Proposals
-from maskmill.model.resize import AS_IT_IS, InputSize, require_image
 from maskmill.model.sources.source import SourceDescription
 
 STRIDE = 4

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from maskmill.model.errors import CheckpointError
-from maskmill.model.micro_batch import MicroBatches
+from maskmill.model.images.resize import AS_IT_IS, InputSize
+from maskmill.model.networks.micro_batch import MicroBatches
 from maskmill.model.proposals import Proposals
-from maskmill.model.resize import AS_IT_IS, InputSize
 from maskmill.model.sources.input_rules import InputRules, input_rules
 from maskmill.model.sources.source import SourceDescription
 

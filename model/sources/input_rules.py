@@ -10,8 +10,8 @@ import numpy as np
 from torch import Tensor
 from torch.nn import functional as F
 
-from maskmill.model.preprocess import SIZE_DIVISOR, normalise, padded_size
-from maskmill.model.resize import require_image, resize
+from maskmill.model.images.preprocess import SIZE_DIVISOR, normalise, padded_size
+from maskmill.model.images.resize import require_image, resize
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -20,10 +20,10 @@ from torch.nn import functional as F
 from torchvision.ops import masks_to_boxes, nms
 
 from maskmill.model.errors import CheckpointError
-from maskmill.model.preprocess import PIXEL_MEAN, PIXEL_STD, normalise
+from maskmill.model.images.preprocess import PIXEL_MEAN, PIXEL_STD, normalise
+from maskmill.model.images.resize import AS_IT_IS, InputSize, require_image, resize
 from maskmill.model.proposals import Proposals
 from maskmill.model.quality import stability
-from maskmill.model.resize import AS_IT_IS, InputSize, require_image, resize
 from maskmill.model.sources.hugging_face import load_network, read_config
 from maskmill.model.sources.source import SourceDescription
 

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from maskmill.model.images.resize import InputSize
 from maskmill.model.proposals import Proposals
-from maskmill.model.resize import InputSize
 
 
 def _zegformer() -> Any:

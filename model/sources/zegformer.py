@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from maskmill.model.checkpoint import load_zegformer
+from maskmill.model.images.resize import InputSize
 from maskmill.model.proposer import Proposer
-from maskmill.model.resize import InputSize
 from maskmill.model.sources.source import SourceDescription
 
 

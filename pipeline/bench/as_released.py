@@ -14,9 +14,9 @@ from torchvision.ops import roi_align
 
 from maskmill.model.classifier import Classifier
 from maskmill.model.clip import Clip
-from maskmill.model.preprocess import CLIP_MEAN, CLIP_STD, normalise, pad_to_multiple
+from maskmill.model.images.preprocess import CLIP_MEAN, CLIP_STD, normalise, pad_to_multiple
+from maskmill.model.images.resize import resize_short_side
 from maskmill.model.regions import mask_boxes
-from maskmill.model.resize import resize_short_side
 from maskmill.model.scoring import clip_probabilities, fuse, query_probabilities
 from maskmill.model.zegformer import ZegFormer
 from maskmill.pipeline.bench.stopwatch import Stopwatch

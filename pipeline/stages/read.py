@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from maskmill.model.resize import output_size, resize
+from maskmill.model.images.resize import output_size, resize
 from maskmill.pipeline.decoding.decode import Decoding, decode_for, read_header
 from maskmill.pipeline.errors import BadImageError
 from maskmill.pipeline.sources import ImageRecord, ReadLimits, Shard, ShardError, read_shard

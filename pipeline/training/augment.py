@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image, ImageEnhance
 from pydantic import BaseModel, ConfigDict, Field
 
-from maskmill.model.resize import output_size
+from maskmill.model.images.resize import output_size
 
 PAD_VALUE = 128
 """Grey that images are padded with in training (the release's value; at inference it is the mean colour)."""

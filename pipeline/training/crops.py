@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maskmill.model.preprocess import CLIP_MEAN, CLIP_STD, normalise, pad_to_multiple
+from maskmill.model.images.preprocess import CLIP_MEAN, CLIP_STD, normalise, pad_to_multiple
+from maskmill.model.images.resize import resize_short_side
 from maskmill.model.regions import region_images
-from maskmill.model.resize import resize_short_side
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,10 +15,10 @@ from maskmill.model.baseline import pixel_logits
 from maskmill.model.checkpoint import load_baseline, load_zegformer
 from maskmill.model.classifier import Classifier, ClassifierSettings
 from maskmill.model.clip import Clip
-from maskmill.model.preprocess import normalise, pad_to_multiple
+from maskmill.model.images.preprocess import normalise, pad_to_multiple
+from maskmill.model.images.resize import resize_short_side
 from maskmill.model.prompts import SINGLE
 from maskmill.model.proposer import Proposer
-from maskmill.model.resize import resize_short_side
 from maskmill.model.text import text_features
 from maskmill.model.vocabulary import Vocabulary
 

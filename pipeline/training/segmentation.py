@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from maskmill.model.preprocess import PIXEL_MEAN, PIXEL_STD, normalise
+from maskmill.model.images.preprocess import PIXEL_MEAN, PIXEL_STD, normalise
 from maskmill.pipeline.errors import UsageError
 from maskmill.pipeline.training.augment import AugmentSettings, augment, is_recoloured
 from maskmill.pipeline.training.classes import TrainingClasses

@@ -15,7 +15,7 @@ from maskmill.model.classifier import Classifier
 from maskmill.model.classifier_settings import ClassifierSettings
 from maskmill.model.clip import Clip, new_clip
 from maskmill.model.image_encoder import SAME_SIZE, ImageEncoder
-from maskmill.model.micro_batch import MicroBatches
+from maskmill.model.networks.micro_batch import MicroBatches
 from maskmill.model.vocabulary import Vocabulary
 
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}

@@ -9,11 +9,11 @@ import pytest
 
 from maskmill.model.fetching import hub_names
 from maskmill.model.licences import licence_notices
+from maskmill.model.networks.weight_files import CheckpointError
 from maskmill.model.presets import PRESETS
 from maskmill.model.segmenter import Segmenter
 from maskmill.model.spec import ModelSpec
 from maskmill.model.vocabulary import Vocabulary
-from maskmill.model.weight_files import CheckpointError
 from tests.model.tiny_clips import CONVNEXT, OPENAI_INPUT, save_open_clip
 
 COMMIT = "0123456789" * 4

@@ -16,7 +16,7 @@ from maskmill.model.classifier import Classifier
 from maskmill.model.classifier_settings import ClassifierSettings
 from maskmill.model.clip import Clip, ClipInput, load_clip, new_clip, save_clip
 from maskmill.model.errors import CheckpointError
-from maskmill.model.preprocess import CLIP_MEAN, CLIP_STD, normalise
+from maskmill.model.images.preprocess import CLIP_MEAN, CLIP_STD, normalise
 from maskmill.model.proposals import Proposals
 from maskmill.model.text import text_features
 from maskmill.model.vocabulary import Vocabulary

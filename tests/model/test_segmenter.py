@@ -15,7 +15,7 @@ from maskmill.model import ModelSpec, Segmenter, Vocabulary, load_segmenter
 from maskmill.model.checkpoint import load_zegformer, save_zegformer
 from maskmill.model.classifier import Classifier, ClassifierSettings
 from maskmill.model.clip import Clip, load_clip, save_clip
-from maskmill.model.preprocess import pad_to_multiple
+from maskmill.model.images.preprocess import pad_to_multiple
 from maskmill.model.proposals import UNLABELLED, Proposals
 from maskmill.model.proposer import Proposer
 from maskmill.model.quality import visible_cells

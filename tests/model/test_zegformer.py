@@ -9,7 +9,7 @@ import torch
 
 from maskmill.model.checkpoint import load_zegformer
 from maskmill.model.config import BackboneConfig, ZegFormerConfig
-from maskmill.model.preprocess import normalise, pad_to_multiple
+from maskmill.model.images.preprocess import normalise, pad_to_multiple
 from maskmill.model.zegformer import ZegFormer, ZegFormerOutput, class_logits
 
 # Largest difference measured, relative to the range of each array: 7.5e-6 (masks of image B).

@@ -264,7 +264,7 @@ def test_mutated_images_raise_nothing_but_bad_image_error() -> None:
 
 @pytest.mark.parametrize("orientation", [1, 6])
 def test_a_large_jpeg_is_decoded_at_a_reduced_scale_and_looks_the_same(orientation: int) -> None:
-    from maskmill.model.resize import output_size, resize
+    from maskmill.model.images.resize import output_size, resize
     from maskmill.pipeline.decoding.decode import decode_for
 
     rows, columns = np.mgrid[0:1200, 0:1600]

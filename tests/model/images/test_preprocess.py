@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from maskmill.model import preprocess, resize
+from maskmill.model.images import preprocess, resize
 
 
 def test_output_sizes_equal_the_release(golden):

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from maskmill.model.errors import CheckpointError
-from maskmill.model.weight_files import read_safetensors, read_state_dict
+from maskmill.model.networks.weight_files import read_safetensors, read_state_dict
 
 WEIGHT = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
 

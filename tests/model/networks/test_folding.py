@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torchvision.models import resnet18
 
-from maskmill.model.folding import fold_batch_norms
+from maskmill.model.networks.folding import fold_batch_norms
 
 
 def network() -> nn.Module:

@@ -1,0 +1,1 @@
+"""What any network needs: weight files, folding, compiling, batches that fit."""

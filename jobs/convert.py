@@ -18,8 +18,8 @@ def convert(
     ] = None,
 ) -> None:
     """Convert ZegFormer weights to safetensors and JSON; use the folder as --weights."""
-    from maskmill.model.checkpoint import convert as convert_checkpoint
     from maskmill.model.errors import CheckpointError
+    from maskmill.model.zegformer.checkpoint import convert as convert_checkpoint
     from maskmill.pipeline.storage.writable import check_writable
 
     if not source.exists():

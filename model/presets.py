@@ -9,7 +9,7 @@ from typing import Any
 from maskmill.model.classifier_settings import RELEASED_CALIBRATION
 from maskmill.model.errors import CheckpointError
 from maskmill.model.images.resize import MAX_LONG_SIDE
-from maskmill.model.training_classes import checkpoint_description
+from maskmill.model.zegformer.training_classes import checkpoint_description
 
 BUNDLED = Path(__file__).parent / "bundled"
 OPENAI_VIT_B16 = "ViT-B-16-quickgelu:openai"

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maskmill.model.zegformer import class_logits
+from maskmill.model.zegformer.network import class_logits
 
 FUSIONS = ("ensembling", "ensembling-all", "clip", "query", "vocabulary")
 """ensembling: seen classes trust the query branch, others CLIP. ensembling-all: the same mixture for every class.

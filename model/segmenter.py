@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from maskmill.model.checkpoint import load_zegformer
 from maskmill.model.classifier import Classifier
 from maskmill.model.classifier_settings import ClassifierSettings, require_choice
 from maskmill.model.clip import load_clip
@@ -19,11 +18,12 @@ from maskmill.model.fetching import fetched_spec, pinned_spec
 from maskmill.model.images.resize import MAX_LONG_SIDE
 from maskmill.model.licences import licence_notices
 from maskmill.model.proposals import Segmentation
-from maskmill.model.proposer import Proposer
 from maskmill.model.sources.source import ProposalSource
 from maskmill.model.spec import DTYPES, ModelSpec, load_classifier, load_proposer
-from maskmill.model.training_classes import checkpoint_seen_classes
 from maskmill.model.vocabulary import Vocabulary
+from maskmill.model.zegformer.checkpoint import load_zegformer
+from maskmill.model.zegformer.proposer import Proposer
+from maskmill.model.zegformer.training_classes import checkpoint_seen_classes
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class Segmenter:
         attend_layer: int | None = None,
         cache_dir: str | Path | None = None,
     ) -> Segmenter:
-        """Build from a ZegFormer checkpoint (``maskmill.model.checkpoint.load_zegformer``) and CLIP
+        """Build from a ZegFormer checkpoint (``maskmill.model.zegformer.checkpoint.load_zegformer``) and CLIP
         (``maskmill.model.clip.load_clip``).
 
         vocabulary: classes nobody has flagged are seen if the checkpoint records them among its training classes.

@@ -16,8 +16,8 @@ from maskmill.model.images.resize import InputSize
 from maskmill.model.presets import PRESETS, checkpoint_defaults
 from maskmill.model.scoring import FUSIONS_WITHOUT_QUERIES
 from maskmill.model.sources.source import ProposalSource, SourceName, describe_source, load_source
-from maskmill.model.training_classes import benchmark_seen_classes, checkpoint_seen_classes
 from maskmill.model.vocabulary import Vocabulary
+from maskmill.model.zegformer.training_classes import benchmark_seen_classes, checkpoint_seen_classes
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """Precision of the networks by name. Scores and maps are always float32."""

@@ -114,7 +114,7 @@ def test_imports_go_down_only() -> None:
         ("pipeline/decoding/decode.py", "importlib.import_module(name)", {COMPUTED}),
         ("jobs/label.py", "import ray", {"ray"}),
         ("jobs/label.py", "from .options import build_command", {RELATIVE}),
-        ("pipeline/cluster/flow.py", "import ray, maskmill.model.config", set()),
+        ("pipeline/cluster/flow.py", "import ray, maskmill.model.zegformer.config", set()),
         ("jobs/label.py", "from maskmill.pipeline.cluster.flow import run", set()),
     ],
 )

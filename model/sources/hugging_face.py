@@ -29,7 +29,7 @@ from maskmill.model.sources.source import SourceDescription
 
 PIXELS_AT_ONCE = {"cpu": 1, "cuda": 16 * 640**2}
 """Pixels of the images that run together, by device; on CPUs each image runs alone (see
-``maskmill.model.proposer``)."""
+``maskmill.model.zegformer.proposer``)."""
 
 TASK = "the task is panoptic"
 """What OneFormer is asked for: one segment for each thing and each kind of stuff."""

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 
-from maskmill.model.checkpoint import load_zegformer
 from maskmill.model.images.resize import InputSize
-from maskmill.model.proposer import Proposer
 from maskmill.model.sources.source import SourceDescription
+from maskmill.model.zegformer.checkpoint import load_zegformer
+from maskmill.model.zegformer.proposer import Proposer
 
 
 def describe(weights: str | Path) -> SourceDescription:
@@ -20,7 +20,7 @@ def describe(weights: str | Path) -> SourceDescription:
 def load(
     weights: str | Path, *, input_size: InputSize, device: torch.device, dtype: torch.dtype, compiled: bool = False
 ) -> Proposer:
-    """Load any ZegFormer weights (``maskmill.model.checkpoint.load_zegformer``)."""
+    """Load any ZegFormer weights (``maskmill.model.zegformer.checkpoint.load_zegformer``)."""
     return Proposer(
         load_zegformer(weights).to(device, dtype),
         short_side=input_size.short_side,

@@ -18,7 +18,7 @@ from maskmill.model.images.preprocess import CLIP_MEAN, CLIP_STD, normalise, pad
 from maskmill.model.images.resize import resize_short_side
 from maskmill.model.regions import mask_boxes
 from maskmill.model.scoring import clip_probabilities, fuse, query_probabilities
-from maskmill.model.zegformer import ZegFormer
+from maskmill.model.zegformer.network import ZegFormer
 from maskmill.pipeline.bench.stopwatch import Stopwatch
 
 

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 
 from maskmill.model.classifier import Classifier
-from maskmill.model.proposer import Proposer
 from maskmill.model.segmenter import Segmenter
 from maskmill.model.sources.source import ProposalSource
 from maskmill.model.spec import DTYPES
+from maskmill.model.zegformer.proposer import Proposer
 from maskmill.pipeline.bench.as_released import AsReleased
 from maskmill.pipeline.bench.record import environment, peak_bytes
 from maskmill.pipeline.bench.stopwatch import Stopwatch

@@ -12,13 +12,13 @@ import open_clip
 import torch
 from torch import Tensor, nn
 
-from maskmill.model.checkpoint import load_zegformer
 from maskmill.model.classifier_settings import ClassifierSettings
 from maskmill.model.clip import Clip, load_clip, new_clip
-from maskmill.model.config import ZegFormerConfig
 from maskmill.model.presets import BUNDLED, PRESETS
 from maskmill.model.vocabulary import ClassEntry, Vocabulary
-from maskmill.model.zegformer import ZegFormer, ZegFormerOutput
+from maskmill.model.zegformer.checkpoint import load_zegformer
+from maskmill.model.zegformer.config import ZegFormerConfig
+from maskmill.model.zegformer.network import ZegFormer, ZegFormerOutput
 from maskmill.pipeline.shapes import CLASSES, draw
 
 SubjectName = Literal["real", "bundled"]

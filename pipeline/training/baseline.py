@@ -9,10 +9,10 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from maskmill.model.baseline import BaselineConfig, PerPixelBaseline, pixel_logits
-from maskmill.model.checkpoint import save_baseline
 from maskmill.model.clip import load_clip
-from maskmill.model.losses import per_pixel_loss
+from maskmill.model.zegformer.baseline import BaselineConfig, PerPixelBaseline, pixel_logits
+from maskmill.model.zegformer.checkpoint import save_baseline
+from maskmill.model.zegformer.losses import per_pixel_loss
 from maskmill.pipeline.training.classes import TrainingClasses
 from maskmill.pipeline.training.grouping import backbone_and_rest, load_backbone, seen_text
 from maskmill.pipeline.training.records import RecordStore

@@ -16,17 +16,17 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from maskmill.model.backbone import Backbone
-from maskmill.model.checkpoint import load_zegformer, save_zegformer
 from maskmill.model.clip import Clip, load_clip
-from maskmill.model.config import ZegFormerConfig
-from maskmill.model.losses import segment_pixel_loss, segmentation_losses, total_loss
-from maskmill.model.matcher import UNNAMED, LossWeights, Target
 from maskmill.model.prompts import prompt_set
 from maskmill.model.text import text_features
-from maskmill.model.training_classes import SEEN_CLASSES_KEY
 from maskmill.model.vocabulary import Vocabulary
-from maskmill.model.zegformer import ZegFormer, class_logits
+from maskmill.model.zegformer.backbone import Backbone
+from maskmill.model.zegformer.checkpoint import load_zegformer, save_zegformer
+from maskmill.model.zegformer.config import ZegFormerConfig
+from maskmill.model.zegformer.losses import segment_pixel_loss, segmentation_losses, total_loss
+from maskmill.model.zegformer.matcher import UNNAMED, LossWeights, Target
+from maskmill.model.zegformer.network import ZegFormer, class_logits
+from maskmill.model.zegformer.training_classes import SEEN_CLASSES_KEY
 from maskmill.pipeline.errors import UsageError
 from maskmill.pipeline.training.classes import TrainingClasses
 from maskmill.pipeline.training.records import RecordStore

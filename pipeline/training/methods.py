@@ -11,16 +11,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from maskmill.model.baseline import pixel_logits
-from maskmill.model.checkpoint import load_baseline, load_zegformer
 from maskmill.model.classifier import Classifier, ClassifierSettings
 from maskmill.model.clip import Clip
 from maskmill.model.images.preprocess import normalise, pad_to_multiple
 from maskmill.model.images.resize import resize_short_side
 from maskmill.model.prompts import SINGLE
-from maskmill.model.proposer import Proposer
 from maskmill.model.text import text_features
 from maskmill.model.vocabulary import Vocabulary
+from maskmill.model.zegformer.baseline import pixel_logits
+from maskmill.model.zegformer.checkpoint import load_baseline, load_zegformer
+from maskmill.model.zegformer.proposer import Proposer
 
 Scores = Callable[[np.ndarray], np.ndarray]
 """From an image (H, W, 3) uint8 to (C, H, W) float32 scores, before calibration."""

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maskmill.model.checkpoint import load_zegformer
 from maskmill.model.images.preprocess import normalise, pad_to_multiple
 from maskmill.model.images.resize import resize_short_side
+from maskmill.model.zegformer.checkpoint import load_zegformer
 
 LEAST_PURITY = 0.6
 """Share of a mask's pixels that must be of one class for the mask to count as that class."""

@@ -13,15 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maskmill.model.checkpoint import load_zegformer
 from maskmill.model.clip import Clip
 from maskmill.model.prompts import IMAGE_BRANCH, SINGLE
 from maskmill.model.proposals import Proposals
-from maskmill.model.proposer import Proposer
 from maskmill.model.regions import region_images
 from maskmill.model.scoring import query_probabilities
 from maskmill.model.text import text_features
 from maskmill.model.vocabulary import Vocabulary
+from maskmill.model.zegformer.checkpoint import load_zegformer
+from maskmill.model.zegformer.proposer import Proposer
 from maskmill.pipeline.training.bundled import SHORT_SIDE
 from maskmill.pipeline.training.crops import padded_pixels
 from maskmill.pipeline.training.predictions import true_classes

@@ -9,7 +9,7 @@ import torch
 from typer.testing import CliRunner
 
 from maskmill.jobs.main import app
-from maskmill.model.checkpoint import load_zegformer
+from maskmill.model.zegformer.checkpoint import load_zegformer
 
 OFFICIAL = Path(__file__).parents[1] / "golden" / "zegformer_tiny.pth"
 

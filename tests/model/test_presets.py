@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from maskmill.model.checkpoint import load_zegformer, save_zegformer
 from maskmill.model.clip import load_clip, save_clip
 from maskmill.model.errors import CheckpointError
 from maskmill.model.presets import PRESETS
@@ -22,6 +21,7 @@ from maskmill.model.spec import (
     training_classes,
 )
 from maskmill.model.vocabulary import ClassEntry, Vocabulary
+from maskmill.model.zegformer.checkpoint import load_zegformer, save_zegformer
 
 
 @pytest.fixture

@@ -36,11 +36,11 @@ def measure(depth: int, classes: int) -> dict[str, object]:
 
     from maskmill.model.classifier import Classifier
     from maskmill.model.clip import new_clip
-    from maskmill.model.config import BackboneConfig, ZegFormerConfig
-    from maskmill.model.proposer import Proposer
     from maskmill.model.segmenter import Segmenter
     from maskmill.model.vocabulary import ClassEntry, Vocabulary
-    from maskmill.model.zegformer import ZegFormer
+    from maskmill.model.zegformer.config import BackboneConfig, ZegFormerConfig
+    from maskmill.model.zegformer.network import ZegFormer
+    from maskmill.model.zegformer.proposer import Proposer
 
     torch.manual_seed(0)
     torch.set_num_threads(1)

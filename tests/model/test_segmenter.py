@@ -12,15 +12,15 @@ import pytest
 import torch
 
 from maskmill.model import ModelSpec, Segmenter, Vocabulary, load_segmenter
-from maskmill.model.checkpoint import load_zegformer, save_zegformer
 from maskmill.model.classifier import Classifier, ClassifierSettings
 from maskmill.model.clip import Clip, load_clip, save_clip
 from maskmill.model.images.preprocess import pad_to_multiple
 from maskmill.model.proposals import UNLABELLED, Proposals
-from maskmill.model.proposer import Proposer
 from maskmill.model.quality import visible_cells
 from maskmill.model.vocabulary import ClassEntry
-from maskmill.model.zegformer import ZegFormer
+from maskmill.model.zegformer.checkpoint import load_zegformer, save_zegformer
+from maskmill.model.zegformer.network import ZegFormer
+from maskmill.model.zegformer.proposer import Proposer
 from maskmill.pipeline.shapes.draw import draw
 from maskmill.pipeline.shapes.world import classes_document
 

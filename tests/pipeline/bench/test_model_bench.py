@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from maskmill.model.classifier import Classifier
-from maskmill.model.proposer import Proposer
 from maskmill.model.segmenter import Segmenter
+from maskmill.model.zegformer.proposer import Proposer
 from maskmill.pipeline.bench.as_released import AsReleased
 from maskmill.pipeline.bench.model import AS_RELEASED, ModelBench, Variant, measure_variant, model_rows
 from maskmill.pipeline.bench.record import environment, table_lines

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torchvision.models.resnet import Bottleneck, ResNet
 
-from maskmill.model.backbone import Backbone
-from maskmill.model.config import BackboneConfig
+from maskmill.model.zegformer.backbone import Backbone
+from maskmill.model.zegformer.config import BackboneConfig
 from maskmill.pipeline.errors import UsageError
 from maskmill.pipeline.training.grouping import load_backbone
 

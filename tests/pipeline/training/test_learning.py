@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from maskmill.model.checkpoint import load_zegformer, save_zegformer
 from maskmill.model.segmenter import Segmenter
 from maskmill.model.vocabulary import Vocabulary
-from maskmill.model.zegformer import ZegFormer
+from maskmill.model.zegformer.checkpoint import load_zegformer, save_zegformer
+from maskmill.model.zegformer.network import ZegFormer
 from maskmill.pipeline.shapes import CLASSES, draw
 from maskmill.pipeline.shapes.write import ShapesSettings, write_shapes
 from maskmill.pipeline.training.run import run_training

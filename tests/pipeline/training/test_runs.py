@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from maskmill.model.baseline import PerPixelBaseline
-from maskmill.model.checkpoint import load_baseline, load_zegformer
 from maskmill.model.clip import load_clip
-from maskmill.model.training_classes import checkpoint_seen_classes
+from maskmill.model.zegformer.baseline import PerPixelBaseline
+from maskmill.model.zegformer.checkpoint import load_baseline, load_zegformer
+from maskmill.model.zegformer.training_classes import checkpoint_seen_classes
 from maskmill.pipeline.errors import UsageError
 from maskmill.pipeline.shapes import CLASSES
 from maskmill.pipeline.training.conditions import CONDITIONS, conditions

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from maskmill.model.baseline import BaselineConfig
-from maskmill.model.config import BackboneConfig, ZegFormerConfig
+from maskmill.model.zegformer.baseline import BaselineConfig
+from maskmill.model.zegformer.config import BackboneConfig, ZegFormerConfig
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from maskmill.model.baseline import BaselineConfig, PerPixelBaseline
-from maskmill.model.checkpoint import convert, load_baseline, load_zegformer, save_baseline, save_zegformer
-from maskmill.model.config import BackboneConfig, ZegFormerConfig
 from maskmill.model.errors import CheckpointError
-from maskmill.model.official import KEY_MAP, LOGIT_SCALE_KEY, default_heads, infer_config, official_key
-from maskmill.model.zegformer import ZegFormer
+from maskmill.model.zegformer.baseline import BaselineConfig, PerPixelBaseline
+from maskmill.model.zegformer.checkpoint import convert, load_baseline, load_zegformer, save_baseline, save_zegformer
+from maskmill.model.zegformer.config import BackboneConfig, ZegFormerConfig
+from maskmill.model.zegformer.network import ZegFormer
+from maskmill.model.zegformer.official import KEY_MAP, LOGIT_SCALE_KEY, default_heads, infer_config, official_key
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from maskmill.model.networks.compiling import compile_network
 from maskmill.model.networks.folding import fold_batch_norms
 from maskmill.model.networks.micro_batch import MicroBatches
 from maskmill.model.proposals import Proposals
-from maskmill.model.zegformer import ZegFormer, ZegFormerOutput
+from maskmill.model.zegformer.network import ZegFormer, ZegFormerOutput
 
 PIXELS_AT_ONCE = {"cpu": 1, "cuda": 16 * 640**2}
 """Pixels of the images of one size that run together, by device. On CPUs each image runs alone: labels are the same

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from maskmill.model.baseline import BaselineConfig, PerPixelBaseline, pixel_logits
-from maskmill.model.config import BackboneConfig
+from maskmill.model.zegformer.baseline import BaselineConfig, PerPixelBaseline, pixel_logits
+from maskmill.model.zegformer.config import BackboneConfig
 
 
 @pytest.fixture

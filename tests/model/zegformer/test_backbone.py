@@ -6,8 +6,8 @@ import pytest
 import torch
 import torchvision
 
-from maskmill.model.backbone import Backbone
-from maskmill.model.config import BackboneConfig
+from maskmill.model.zegformer.backbone import Backbone
+from maskmill.model.zegformer.config import BackboneConfig
 
 
 def test_equals_torchvisions_resnet_50():

@@ -12,7 +12,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maskmill.model.matcher import FOCAL_ALPHA, FOCAL_GAMMA, UNNAMED, LossWeights, MaskLoss, Match, Target, match
+from maskmill.model.zegformer.matcher import (
+    FOCAL_ALPHA,
+    FOCAL_GAMMA,
+    UNNAMED,
+    LossWeights,
+    MaskLoss,
+    Match,
+    Target,
+    match,
+)
 
 LayerLogits = tuple[Tensor, Tensor]
 """(class_logits (B, Q, C + 1), mask_logits (B, Q, h, w)) of one decoder layer."""

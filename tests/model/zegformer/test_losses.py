@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskmill.model.losses import per_pixel_loss, segment_pixel_loss, segmentation_losses, total_loss
-from maskmill.model.matcher import UNNAMED, LossWeights, Target, match
+from maskmill.model.zegformer.losses import per_pixel_loss, segment_pixel_loss, segmentation_losses, total_loss
+from maskmill.model.zegformer.matcher import UNNAMED, LossWeights, Target, match
 
 Golden = Callable[[str], Mapping[str, np.ndarray]]
 CASES = ["loss_a", "loss_zero", "loss_allzero"]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from maskmill.model.config import (
+from maskmill.model.zegformer.config import (
     RELEASED_TEMPERATURE,
     BackboneConfig,
     MaskStride,
@@ -23,7 +23,7 @@ from maskmill.model.config import (
     require_positive,
     require_temperature,
 )
-from maskmill.model.zegformer import TEMPERATURE, feature_extractor
+from maskmill.model.zegformer.network import TEMPERATURE, feature_extractor
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

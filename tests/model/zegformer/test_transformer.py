@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from maskmill.model.transformer import DecoderLayer, Transformer, memory_projections, sine_positions
+from maskmill.model.zegformer.transformer import DecoderLayer, Transformer, memory_projections, sine_positions
 
 
 def test_positions_alternate_sine_and_cosine_of_row_then_column():

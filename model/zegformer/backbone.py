@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.ops import FrozenBatchNorm2d
 
-from maskmill.model.config import STAGES, BackboneConfig
+from maskmill.model.zegformer.config import STAGES, BackboneConfig
 
 
 class Backbone(nn.Module):

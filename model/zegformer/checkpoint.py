@@ -16,12 +16,12 @@ import torch
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
-from maskmill.model.baseline import BaselineConfig, PerPixelBaseline
-from maskmill.model.config import ZegFormerConfig
 from maskmill.model.errors import CheckpointError
 from maskmill.model.networks.weight_files import read_safetensors, read_state_dict
-from maskmill.model.official import IGNORED_PREFIXES, LOGIT_SCALE_KEY, infer_config, official_key
-from maskmill.model.zegformer import TEMPERATURE, ZegFormer
+from maskmill.model.zegformer.baseline import BaselineConfig, PerPixelBaseline
+from maskmill.model.zegformer.config import ZegFormerConfig
+from maskmill.model.zegformer.network import TEMPERATURE, ZegFormer
+from maskmill.model.zegformer.official import IGNORED_PREFIXES, LOGIT_SCALE_KEY, infer_config, official_key
 
 __all__ = ["convert", "load_baseline", "load_zegformer", "save_baseline", "save_zegformer"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from maskmill.model.config import NORM_GROUPS, STAGES
+from maskmill.model.zegformer.config import NORM_GROUPS, STAGES
 
 
 class PixelDecoder(nn.Module):

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import roi_align
 
-from maskmill.model.backbone import Backbone
-from maskmill.model.config import RELEASED_TEMPERATURE, BackboneConfig, MaskStride, ZegFormerConfig
-from maskmill.model.pixel_decoder import PixelDecoder
 from maskmill.model.regions import mask_boxes
-from maskmill.model.transformer import Transformer
+from maskmill.model.zegformer.backbone import Backbone
+from maskmill.model.zegformer.config import RELEASED_TEMPERATURE, BackboneConfig, MaskStride, ZegFormerConfig
+from maskmill.model.zegformer.pixel_decoder import PixelDecoder
+from maskmill.model.zegformer.transformer import Transformer
 
 
 class FeatureConfig(Protocol):

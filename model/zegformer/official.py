@@ -7,13 +7,14 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from maskmill.model.config import STAGES, BackboneConfig, ZegFormerConfig
+from maskmill.model.zegformer.config import STAGES, BackboneConfig, ZegFormerConfig
 
 IGNORED_PREFIXES = ("criterion.",)
 """Entries of a training checkpoint that belong to the loss."""
 
 LOGIT_SCALE_KEY = "sem_seg_head.predictor.logit_scale"
-"""log(1 / temperature): a constant the release stores and we do not (``maskmill.model.zegformer.TEMPERATURE``)."""
+"""log(1 / temperature): a constant the release stores and we do not
+(``maskmill.model.zegformer.network.TEMPERATURE``)."""
 
 KEY_MAP = {
     "backbone.conv1": "backbone.stem.conv1",

@@ -1,0 +1,1 @@
+"""The network of the paper, its weights, its losses and its baseline."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from maskmill.model.prompts import IMAGE_PROMPT_SETS, PROMPT_SETS
+from maskmill.model.clip.prompts import IMAGE_PROMPT_SETS, PROMPT_SETS
 from maskmill.model.regions import REGIONS
 from maskmill.model.scoring import FUSIONS
 
@@ -34,8 +34,8 @@ class ClassifierSettings:
     region: what CLIP sees of a segment: "crop", "mask", "cropmask", or for all segments in a single pass over the
         image "attend" or "pool".
     fusion: one of ``maskmill.model.scoring.FUSIONS``; "query" does not run CLIP on images.
-    prompts: templates of the query branch, a name of ``maskmill.model.prompts.PROMPT_SETS``.
-    image_prompts: templates of the image branch, a name of ``maskmill.model.prompts.IMAGE_PROMPT_SETS``.
+    prompts: templates of the query branch, a name of ``maskmill.model.clip.prompts.PROMPT_SETS``.
+    image_prompts: templates of the image branch, a name of ``maskmill.model.clip.prompts.IMAGE_PROMPT_SETS``.
     synonyms: what the image branch makes of a class's names: the "mean" of their embeddings, or the "max" of their
         logits.
     pool_mask: with region "pool", whether a mask counts as "soft" shares of cells or "binary".

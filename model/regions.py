@@ -21,8 +21,8 @@ SUB_IMAGE_REGIONS = ("crop", "mask", "cropmask")
 """crop: the box of the mask. mask: the whole image, black outside the mask. cropmask: the box, black outside."""
 
 SINGLE_PASS_REGIONS = ("attend", "pool")
-"""One pass over the image for all masks (``maskmill.model.image_encoder``). attend: a copy of the class token for each
-mask looks only at the patches under it. pool: features of a convolutional CLIP averaged under each mask."""
+"""One pass over the image for all masks (``maskmill.model.clip.image_encoder``). attend: a copy of the class token for
+each mask looks only at the patches under it. pool: features of a convolutional CLIP averaged under each mask."""
 
 REGIONS = SUB_IMAGE_REGIONS + SINGLE_PASS_REGIONS
 

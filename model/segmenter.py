@@ -13,7 +13,7 @@ import torch
 
 from maskmill.model.classifier import Classifier
 from maskmill.model.classifier_settings import ClassifierSettings, require_choice
-from maskmill.model.clip import load_clip
+from maskmill.model.clip.loading import load_clip
 from maskmill.model.fetching import fetched_spec, pinned_spec
 from maskmill.model.images.resize import MAX_LONG_SIDE
 from maskmill.model.licences import licence_notices
@@ -63,7 +63,7 @@ class Segmenter:
         cache_dir: str | Path | None = None,
     ) -> Segmenter:
         """Build from a ZegFormer checkpoint (``maskmill.model.zegformer.checkpoint.load_zegformer``) and CLIP
-        (``maskmill.model.clip.load_clip``).
+        (``maskmill.model.clip.loading.load_clip``).
 
         vocabulary: classes nobody has flagged are seen if the checkpoint records them among its training classes.
         short_side, max_long_side: as for ``Proposer``. dtype: "float32", "bfloat16" or "float16".

@@ -11,7 +11,7 @@ import torch
 
 from maskmill.model.classifier import Classifier
 from maskmill.model.classifier_settings import ClassifierSettings, require_choice
-from maskmill.model.clip import load_clip
+from maskmill.model.clip.loading import load_clip
 from maskmill.model.images.resize import InputSize
 from maskmill.model.presets import PRESETS, checkpoint_defaults
 from maskmill.model.scoring import FUSIONS_WITHOUT_QUERIES
@@ -32,7 +32,7 @@ class ModelSpec:
 
     proposer: where segments come from (``maskmill.model.sources.source.SourceName``). weights: its weights, a file or
         a folder; None for a proposer whose name says where they are. clip: any source of
-        ``maskmill.model.clip.load_clip``, or ``hf:REPOSITORY@COMMIT`` of open_clip's.
+        ``maskmill.model.clip.loading.load_clip``, or ``hf:REPOSITORY@COMMIT`` of open_clip's.
     region, fusion, prompts, image_prompts, synonyms, pool_mask, calibration, query_segments, min_objectness, min_area,
     min_visible, attend_side, attend_layer: see ``ClassifierSettings``.
     short_side, max_long_side: see ``Proposer``; pixels. dtype: "float32", "bfloat16" or "float16"; "auto" stands for

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torchvision.ops import roi_align
 
 from maskmill.model.classifier import Classifier
-from maskmill.model.clip import Clip
+from maskmill.model.clip.loading import Clip
 from maskmill.model.images.preprocess import CLIP_MEAN, CLIP_STD, normalise, pad_to_multiple
 from maskmill.model.images.resize import resize_short_side
 from maskmill.model.regions import mask_boxes

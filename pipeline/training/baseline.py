@@ -9,7 +9,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from maskmill.model.clip import load_clip
+from maskmill.model.clip.loading import load_clip
 from maskmill.model.zegformer.baseline import BaselineConfig, PerPixelBaseline, pixel_logits
 from maskmill.model.zegformer.checkpoint import save_baseline
 from maskmill.model.zegformer.losses import per_pixel_loss

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from maskmill.model.clip import load_clip, save_clip
+from maskmill.model.clip.loading import load_clip, save_clip
 from maskmill.pipeline.shapes.write import ShapesSettings, write_shapes
 from maskmill.pipeline.training.grouping import describe
 from maskmill.pipeline.training.place import claim_training

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from maskmill.model.clip import Clip, load_clip, new_clip, save_clip
-from maskmill.model.prompts import IMAGE_BRANCH, IMAGENET, IMAGENET_SELECT, SINGLE
-from maskmill.model.text import text_features
+from maskmill.model.clip.loading import Clip, load_clip, new_clip, save_clip
+from maskmill.model.clip.prompts import IMAGE_BRANCH, IMAGENET, IMAGENET_SELECT, SINGLE
+from maskmill.model.clip.text import text_features
 from maskmill.model.vocabulary import Vocabulary
 from maskmill.pipeline.training.classes import TrainingClasses
 from maskmill.pipeline.training.crops import CropSettings, RegionCrops, padded_pixels, show, true_crops

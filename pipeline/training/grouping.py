@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from maskmill.model.clip import Clip, load_clip
-from maskmill.model.prompts import prompt_set
-from maskmill.model.text import text_features
+from maskmill.model.clip.loading import Clip, load_clip
+from maskmill.model.clip.prompts import prompt_set
+from maskmill.model.clip.text import text_features
 from maskmill.model.vocabulary import Vocabulary
 from maskmill.model.zegformer.backbone import Backbone
 from maskmill.model.zegformer.checkpoint import load_zegformer, save_zegformer

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from maskmill.model.clip import Clip, load_clip
+from maskmill.model.clip.loading import Clip, load_clip
 from maskmill.model.vocabulary import Vocabulary
 from maskmill.pipeline.shapes.world import CLASSES
 from maskmill.pipeline.training.bundled import SHIPPED_SEED, SHORT_SIDE, TEST_SEED, VALIDATION_IMAGES, Course, drawn

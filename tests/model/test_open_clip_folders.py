@@ -14,11 +14,11 @@ from torch.nn import functional as F
 
 from maskmill.model.classifier import Classifier
 from maskmill.model.classifier_settings import ClassifierSettings
-from maskmill.model.clip import Clip, ClipInput, load_clip, new_clip, save_clip
+from maskmill.model.clip.loading import Clip, ClipInput, load_clip, new_clip, save_clip
+from maskmill.model.clip.text import text_features
 from maskmill.model.errors import CheckpointError
 from maskmill.model.images.preprocess import CLIP_MEAN, CLIP_STD, normalise
 from maskmill.model.proposals import Proposals
-from maskmill.model.text import text_features
 from maskmill.model.vocabulary import Vocabulary
 from tests.model.tiny_clips import CONVNEXT, HALVES, MAP_POOLED, OPENAI_INPUT, VIT, save_open_clip
 
@@ -118,7 +118,7 @@ def test_synonyms_compete_or_are_averaged(clips: dict[str, Clip]) -> None:
         classifier = Classifier(clips["convnext"], vocabulary, settings)
         [scores[synonyms]] = classifier([picture()], [proposals()])
     clip = clips["convnext"]
-    from maskmill.model.prompts import VILD
+    from maskmill.model.clip.prompts import VILD
 
     texts = text_features(clip, Vocabulary(["cat", "kitten", "dog", "grass"]), VILD)
     classifier = Classifier(clip, vocabulary, ClassifierSettings(region="pool", fusion="clip", attend_side=64))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from maskmill.model.clip import load_clip, save_clip
+from maskmill.model.clip.loading import load_clip, save_clip
 from maskmill.model.errors import CheckpointError
 from maskmill.model.presets import PRESETS
 from maskmill.model.segmenter import load_segmenter

@@ -35,7 +35,7 @@ def measure(depth: int, classes: int) -> dict[str, object]:
     import torch
 
     from maskmill.model.classifier import Classifier
-    from maskmill.model.clip import new_clip
+    from maskmill.model.clip.loading import new_clip
     from maskmill.model.segmenter import Segmenter
     from maskmill.model.vocabulary import ClassEntry, Vocabulary
     from maskmill.model.zegformer.config import BackboneConfig, ZegFormerConfig

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import roi_align
 
-from maskmill.model.clip import Clip, load_clip
+from maskmill.model.clip.loading import Clip, load_clip
 from maskmill.model.images.preprocess import CLIP_MEAN, CLIP_STD, normalise, pad_to_multiple
 from maskmill.model.regions import SUB_IMAGE_REGIONS, mask_boxes, region_boxes, region_images
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maskmill.model.clip import load_clip
+from maskmill.model.clip.loading import load_clip
 from maskmill.model.scoring import FUSIONS, calibration_offsets, clip_probabilities, fuse, query_probabilities
 
 Golden = Callable[[str], dict[str, np.ndarray]]

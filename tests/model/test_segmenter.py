@@ -13,7 +13,7 @@ import torch
 
 from maskmill.model import ModelSpec, Segmenter, Vocabulary, load_segmenter
 from maskmill.model.classifier import Classifier, ClassifierSettings
-from maskmill.model.clip import Clip, load_clip, save_clip
+from maskmill.model.clip.loading import Clip, load_clip, save_clip
 from maskmill.model.images.preprocess import pad_to_multiple
 from maskmill.model.proposals import UNLABELLED, Proposals
 from maskmill.model.quality import visible_cells
@@ -431,7 +431,7 @@ def test_inputs_that_do_not_fit_together_are_refused(build: Callable[..., Segmen
 
 
 def test_clip_of_another_size_is_refused(network: ZegFormer, vocabulary: Vocabulary) -> None:
-    from maskmill.model.clip import new_clip
+    from maskmill.model.clip.loading import new_clip
 
     vision = {"layers": 1, "width": 64, "image_size": 32, "patch_size": 16}
     text = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 1}

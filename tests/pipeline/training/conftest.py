@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from maskmill.model.clip import new_clip, save_clip
+from maskmill.model.clip.loading import new_clip, save_clip
 from maskmill.pipeline.shapes import CLASSES
 from maskmill.pipeline.shapes.write import ShapesSettings, write_shapes
 from maskmill.pipeline.training.tokens import learn_merges, words_of, write_merges

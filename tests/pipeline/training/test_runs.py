@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from maskmill.model.clip import load_clip
+from maskmill.model.clip.loading import load_clip
 from maskmill.model.zegformer.baseline import PerPixelBaseline
 from maskmill.model.zegformer.checkpoint import load_baseline, load_zegformer
 from maskmill.model.zegformer.training_classes import checkpoint_seen_classes

@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from maskmill.model.clip import Clip, load_clip
-from maskmill.model.prompts import IMAGE_BRANCH, PROMPT_SETS, SINGLE
-from maskmill.model.text import TEXT_BATCH, text_features
+from maskmill.model.clip.loading import Clip, load_clip
+from maskmill.model.clip.prompts import IMAGE_BRANCH, PROMPT_SETS, SINGLE
+from maskmill.model.clip.text import TEXT_BATCH, text_features
 from maskmill.model.vocabulary import ClassEntry, Vocabulary
 
 RELEASED_SETS = ("single", "imagenet_select", "imagenet")

@@ -21,8 +21,8 @@ from open_clip.tokenizer import default_bpe
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from maskmill.model.clip_input import ClipInput
-from maskmill.model.clip_weights import config_from_weights, load_exactly, read_clip_weights, resolution_from_weights
+from maskmill.model.clip.input import ClipInput
+from maskmill.model.clip.weights import config_from_weights, load_exactly, read_clip_weights, resolution_from_weights
 from maskmill.model.errors import CheckpointError
 
 CONFIG_FILE = "clip.json"

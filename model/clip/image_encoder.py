@@ -15,11 +15,11 @@ from open_clip.timm_model import TimmModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from maskmill.model.clip import Clip
+from maskmill.model.clip.loading import Clip
+from maskmill.model.clip.vit import ClassTokenTower
 from maskmill.model.networks.compiling import compile_network
 from maskmill.model.networks.folding import fold_batch_norms
 from maskmill.model.networks.micro_batch import MicroBatches
-from maskmill.model.vit import ClassTokenTower
 
 PIXELS_AT_ONCE = {"cpu": 4 * 224**2, "cuda": 128 * 224**2}
 """Pixels of the sub-images encoded together, by device. On CPUs a ViT-B/16 takes as long in batches of 4 as of 8 or 16

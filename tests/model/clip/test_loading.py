@@ -11,7 +11,7 @@ import open_clip
 import pytest
 import torch
 
-from maskmill.model.clip import Clip, load_clip, new_clip, save_clip
+from maskmill.model.clip.loading import Clip, load_clip, new_clip, save_clip
 from maskmill.model.errors import CheckpointError
 
 Golden = Callable[[str], dict[str, np.ndarray]]

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from maskmill.model.prompts import IMAGE_BRANCH, PROMPT_SETS, prompt_set
+from maskmill.model.clip.prompts import IMAGE_BRANCH, PROMPT_SETS, prompt_set
 
 
 def test_sizes_of_the_sets() -> None:

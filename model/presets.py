@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from maskmill.model.classifier_settings import RELEASED_CALIBRATION
 from maskmill.model.errors import CheckpointError
 from maskmill.model.images.resize import MAX_LONG_SIDE
+from maskmill.model.naming.settings import RELEASED_CALIBRATION
 from maskmill.model.zegformer.training_classes import checkpoint_description
 
 BUNDLED = Path(__file__).parent / "bundled"

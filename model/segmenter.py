@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from maskmill.model.classifier import Classifier
-from maskmill.model.classifier_settings import ClassifierSettings, require_choice
 from maskmill.model.clip.loading import load_clip
 from maskmill.model.fetching import fetched_spec, pinned_spec
 from maskmill.model.images.resize import MAX_LONG_SIDE
 from maskmill.model.licences import licence_notices
+from maskmill.model.naming.classifier import Classifier
+from maskmill.model.naming.settings import ClassifierSettings, require_choice
 from maskmill.model.proposals import Segmentation
 from maskmill.model.sources.source import ProposalSource
 from maskmill.model.spec import DTYPES, ModelSpec, load_classifier, load_proposer

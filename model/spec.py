@@ -9,12 +9,12 @@ from pathlib import Path
 
 import torch
 
-from maskmill.model.classifier import Classifier
-from maskmill.model.classifier_settings import ClassifierSettings, require_choice
 from maskmill.model.clip.loading import load_clip
 from maskmill.model.images.resize import InputSize
+from maskmill.model.naming.classifier import Classifier
+from maskmill.model.naming.scoring import FUSIONS_WITHOUT_QUERIES
+from maskmill.model.naming.settings import ClassifierSettings, require_choice
 from maskmill.model.presets import PRESETS, checkpoint_defaults
-from maskmill.model.scoring import FUSIONS_WITHOUT_QUERIES
 from maskmill.model.sources.source import ProposalSource, SourceName, describe_source, load_source
 from maskmill.model.vocabulary import Vocabulary
 from maskmill.model.zegformer.training_classes import benchmark_seen_classes, checkpoint_seen_classes

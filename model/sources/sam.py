@@ -22,8 +22,8 @@ from torchvision.ops import masks_to_boxes, nms
 from maskmill.model.errors import CheckpointError
 from maskmill.model.images.preprocess import PIXEL_MEAN, PIXEL_STD, normalise
 from maskmill.model.images.resize import AS_IT_IS, InputSize, require_image, resize
+from maskmill.model.naming.quality import stability
 from maskmill.model.proposals import Proposals
-from maskmill.model.quality import stability
 from maskmill.model.sources.hugging_face import load_network, read_config
 from maskmill.model.sources.source import SourceDescription
 

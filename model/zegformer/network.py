@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import roi_align
 
-from maskmill.model.regions import mask_boxes
+from maskmill.model.naming.regions import mask_boxes
 from maskmill.model.zegformer.backbone import Backbone
 from maskmill.model.zegformer.config import RELEASED_TEMPERATURE, BackboneConfig, MaskStride, ZegFormerConfig
 from maskmill.model.zegformer.pixel_decoder import PixelDecoder

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from maskmill.model.classifier import Classifier
+from maskmill.model.naming.classifier import Classifier
 from maskmill.model.segmenter import Segmenter
 from maskmill.model.sources.source import ProposalSource
 from maskmill.model.spec import DTYPES

@@ -12,8 +12,8 @@ import open_clip
 import torch
 from torch import Tensor, nn
 
-from maskmill.model.classifier_settings import ClassifierSettings
 from maskmill.model.clip.loading import Clip, load_clip, new_clip
+from maskmill.model.naming.settings import ClassifierSettings
 from maskmill.model.presets import BUNDLED, PRESETS
 from maskmill.model.vocabulary import ClassEntry, Vocabulary
 from maskmill.model.zegformer.checkpoint import load_zegformer

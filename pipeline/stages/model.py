@@ -11,7 +11,7 @@ import pyarrow as pa
 import torch
 
 from maskmill.model import ModelSpec, Segmentation, Vocabulary
-from maskmill.model.classifier import Classifier
+from maskmill.model.naming.classifier import Classifier
 from maskmill.model.proposals import UNLABELLED, Proposals
 from maskmill.model.sources.source import ProposalSource
 from maskmill.model.spec import load_classifier, load_proposer

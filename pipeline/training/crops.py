@@ -15,7 +15,7 @@ from torch import Tensor
 
 from maskmill.model.images.preprocess import CLIP_MEAN, CLIP_STD, normalise, pad_to_multiple
 from maskmill.model.images.resize import resize_short_side
-from maskmill.model.regions import region_images
+from maskmill.model.naming.regions import region_images
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from maskmill.model.classifier import Classifier, ClassifierSettings
 from maskmill.model.clip.loading import Clip
 from maskmill.model.clip.prompts import SINGLE
 from maskmill.model.clip.text import text_features
 from maskmill.model.images.preprocess import normalise, pad_to_multiple
 from maskmill.model.images.resize import resize_short_side
+from maskmill.model.naming.classifier import Classifier, ClassifierSettings
 from maskmill.model.vocabulary import Vocabulary
 from maskmill.model.zegformer.baseline import pixel_logits
 from maskmill.model.zegformer.checkpoint import load_baseline, load_zegformer

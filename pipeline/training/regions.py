@@ -16,9 +16,9 @@ from torch import Tensor
 from maskmill.model.clip.loading import Clip
 from maskmill.model.clip.prompts import IMAGE_BRANCH, SINGLE
 from maskmill.model.clip.text import text_features
+from maskmill.model.naming.regions import region_images
+from maskmill.model.naming.scoring import query_probabilities
 from maskmill.model.proposals import Proposals
-from maskmill.model.regions import region_images
-from maskmill.model.scoring import query_probabilities
 from maskmill.model.vocabulary import Vocabulary
 from maskmill.model.zegformer.checkpoint import load_zegformer
 from maskmill.model.zegformer.proposer import Proposer

@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from maskmill.model.classifier import Classifier
-from maskmill.model.classifier_settings import ClassifierSettings
 from maskmill.model.clip.loading import Clip, ClipInput, load_clip, new_clip, save_clip
 from maskmill.model.clip.text import text_features
 from maskmill.model.errors import CheckpointError
 from maskmill.model.images.preprocess import CLIP_MEAN, CLIP_STD, normalise
+from maskmill.model.naming.classifier import Classifier
+from maskmill.model.naming.settings import ClassifierSettings
 from maskmill.model.proposals import Proposals
 from maskmill.model.vocabulary import Vocabulary
 from tests.model.tiny_clips import CONVNEXT, HALVES, MAP_POOLED, OPENAI_INPUT, VIT, save_open_clip

@@ -34,8 +34,8 @@ def measure(depth: int, classes: int) -> dict[str, object]:
     import open_clip
     import torch
 
-    from maskmill.model.classifier import Classifier
     from maskmill.model.clip.loading import new_clip
+    from maskmill.model.naming.classifier import Classifier
     from maskmill.model.segmenter import Segmenter
     from maskmill.model.vocabulary import ClassEntry, Vocabulary
     from maskmill.model.zegformer.config import BackboneConfig, ZegFormerConfig

@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from maskmill.model import ModelSpec, Segmenter, Vocabulary, load_segmenter
-from maskmill.model.classifier import Classifier, ClassifierSettings
 from maskmill.model.clip.loading import Clip, load_clip, save_clip
 from maskmill.model.images.preprocess import pad_to_multiple
+from maskmill.model.naming.classifier import Classifier, ClassifierSettings
+from maskmill.model.naming.quality import visible_cells
 from maskmill.model.proposals import UNLABELLED, Proposals
-from maskmill.model.quality import visible_cells
 from maskmill.model.vocabulary import ClassEntry
 from maskmill.model.zegformer.checkpoint import load_zegformer, save_zegformer
 from maskmill.model.zegformer.network import ZegFormer

@@ -96,9 +96,9 @@ def label_with_many_classes() -> None:
     import torch
 
     from maskmill.model import Vocabulary
-    from maskmill.model.classifier import Classifier
-    from maskmill.model.classifier_settings import ClassifierSettings
     from maskmill.model.clip.loading import load_clip
+    from maskmill.model.naming.classifier import Classifier
+    from maskmill.model.naming.settings import ClassifierSettings
     from maskmill.model.presets import BUNDLED
     from maskmill.model.segmenter import Segmenter
     from maskmill.model.spec import ModelSpec as Spec

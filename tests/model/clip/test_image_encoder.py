@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskmill.model.classifier import Classifier
-from maskmill.model.classifier_settings import ClassifierSettings
 from maskmill.model.clip import vit
 from maskmill.model.clip.image_encoder import SAME_SIZE, ImageEncoder
 from maskmill.model.clip.loading import Clip, new_clip
+from maskmill.model.naming.classifier import Classifier
+from maskmill.model.naming.settings import ClassifierSettings
 from maskmill.model.networks.micro_batch import MicroBatches
 from maskmill.model.vocabulary import Vocabulary
 

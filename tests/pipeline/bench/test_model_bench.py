@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from maskmill.model.classifier import Classifier
+from maskmill.model.naming.classifier import Classifier
 from maskmill.model.segmenter import Segmenter
 from maskmill.model.zegformer.proposer import Proposer
 from maskmill.pipeline.bench.as_released import AsReleased

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maskmill.model.resample import Taps, resize_rows, taps
+from maskmill.model.naming.resample import Taps, resize_rows, taps
 
 BAND_ELEMENTS = 8 * 2**20
 """Floats of one band's class map at most (32 MB), unless one row has more."""

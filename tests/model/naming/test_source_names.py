@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from maskmill.model.source_names import SYNONYMS, _synonyms, folded, fuse_with_source, matches
+from maskmill.model.naming.source_names import SYNONYMS, _synonyms, folded, fuse_with_source, matches
 from maskmill.model.vocabulary import Vocabulary
 
 COCO = tuple(_synonyms())

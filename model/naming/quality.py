@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maskmill.model.semantic import Frame
+from maskmill.model.naming.semantic import Frame
 
 STABILITY_OFFSET = 1.0
 """Stability compares the mask at logits of plus and minus this (SAM's data engine)."""

@@ -5,9 +5,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from maskmill.model import quality
-from maskmill.model.quality import agreement, class_queries, margin, stability, visible_cells
-from maskmill.model.semantic import Frame
+from maskmill.model.naming import quality
+from maskmill.model.naming.quality import agreement, class_queries, margin, stability, visible_cells
+from maskmill.model.naming.semantic import Frame
 
 UNLABELLED = 65535
 

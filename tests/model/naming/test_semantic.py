@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maskmill.model import semantic
-from maskmill.model.resample import resize_rows, taps
-from maskmill.model.semantic import Frame, SemanticSum
+from maskmill.model.naming import semantic
+from maskmill.model.naming.resample import resize_rows, taps
+from maskmill.model.naming.semantic import Frame, SemanticSum
 
 Golden = Callable[[str], dict[str, np.ndarray]]
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from maskmill.model.clip.loading import load_clip
-from maskmill.model.scoring import FUSIONS, calibration_offsets, clip_probabilities, fuse, query_probabilities
+from maskmill.model.naming.scoring import FUSIONS, calibration_offsets, clip_probabilities, fuse, query_probabilities
 
 Golden = Callable[[str], dict[str, np.ndarray]]
 

@@ -14,7 +14,7 @@ from maskmill.model.zegformer.network import class_logits
 FUSIONS = ("ensembling", "ensembling-all", "clip", "query", "vocabulary")
 """ensembling: seen classes trust the query branch, others CLIP. ensembling-all: the same mixture for every class.
 clip, query: one branch alone. vocabulary: the proposal source's own class probabilities with CLIP's where it knows the
-class, CLIP's elsewhere (``maskmill.model.source_names``)."""
+class, CLIP's elsewhere (``maskmill.model.naming.source_names``)."""
 
 FUSIONS_WITHOUT_QUERIES = ("clip", "vocabulary")
 """What can be done with proposals that have no query embeddings."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from maskmill.model.semantic import Frame, choose_resized, image_rows, output_rows, row_bands
+from maskmill.model.naming.semantic import Frame, choose_resized, image_rows, output_rows, row_bands
 
 MASK_THRESHOLD = 0.5
 OVERLAP_THRESHOLD = 0.8

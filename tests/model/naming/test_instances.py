@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maskmill.model import semantic
-from maskmill.model.instances import MASK_THRESHOLD, OVERLAP_THRESHOLD, query_map
-from maskmill.model.semantic import Frame
+from maskmill.model.naming import semantic
+from maskmill.model.naming.instances import MASK_THRESHOLD, OVERLAP_THRESHOLD, query_map
+from maskmill.model.naming.semantic import Frame
 
 FRAME = Frame(padded_size=(64, 96), image_size=(50, 90), output_size=(131, 77))
 SAME = Frame(padded_size=(64, 96), image_size=(50, 90), output_size=(50, 90))

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from maskmill.model.clip.prompts import IMAGE_PROMPT_SETS, PROMPT_SETS
-from maskmill.model.regions import REGIONS
-from maskmill.model.scoring import FUSIONS
+from maskmill.model.naming.regions import REGIONS
+from maskmill.model.naming.scoring import FUSIONS
 
 RELEASED_CALIBRATION = 0.1
 """Gamma of the released COCO-Stuff and VOC models, used with ``ensembling``."""
@@ -33,7 +33,7 @@ class ClassifierSettings:
 
     region: what CLIP sees of a segment: "crop", "mask", "cropmask", or for all segments in a single pass over the
         image "attend" or "pool".
-    fusion: one of ``maskmill.model.scoring.FUSIONS``; "query" does not run CLIP on images.
+    fusion: one of ``maskmill.model.naming.scoring.FUSIONS``; "query" does not run CLIP on images.
     prompts: templates of the query branch, a name of ``maskmill.model.clip.prompts.PROMPT_SETS``.
     image_prompts: templates of the image branch, a name of ``maskmill.model.clip.prompts.IMAGE_PROMPT_SETS``.
     synonyms: what the image branch makes of a class's names: the "mean" of their embeddings, or the "max" of their

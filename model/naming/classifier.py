@@ -15,19 +15,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from maskmill.model.classifier_settings import ClassifierSettings
 from maskmill.model.clip.image_encoder import ImageEncoder
 from maskmill.model.clip.loading import Clip
 from maskmill.model.clip.prompts import IMAGE_PROMPT_SETS, prompt_set
 from maskmill.model.clip.text import names_apart, text_features
 from maskmill.model.images.preprocess import normalise
-from maskmill.model.instances import query_map
+from maskmill.model.naming.instances import query_map
+from maskmill.model.naming.quality import agreement, class_queries, margin, stability, visible_cells
+from maskmill.model.naming.regions import SINGLE_PASS_REGIONS, region_boxes, region_images
+from maskmill.model.naming.scoring import calibration_offsets, clip_probabilities, fuse, query_probabilities
+from maskmill.model.naming.semantic import Frame, SemanticSum
+from maskmill.model.naming.settings import ClassifierSettings
+from maskmill.model.naming.source_names import fuse_with_source, matches
 from maskmill.model.proposals import UNLABELLED, Proposals, Segmentation
-from maskmill.model.quality import agreement, class_queries, margin, stability, visible_cells
-from maskmill.model.regions import SINGLE_PASS_REGIONS, region_boxes, region_images
-from maskmill.model.scoring import calibration_offsets, clip_probabilities, fuse, query_probabilities
-from maskmill.model.semantic import Frame, SemanticSum
-from maskmill.model.source_names import fuse_with_source, matches
 from maskmill.model.vocabulary import Vocabulary
 
 __all__ = ["Classifier", "ClassifierSettings"]

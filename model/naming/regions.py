@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import roi_align
 
-from maskmill.model.resample import Taps, resize_rows
+from maskmill.model.naming.resample import Taps, resize_rows
 
 SUB_IMAGE_REGIONS = ("crop", "mask", "cropmask")
 """crop: the box of the mask. mask: the whole image, black outside the mask. cropmask: the box, black outside."""

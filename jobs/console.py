@@ -16,9 +16,10 @@ from rich.table import Table
 from rich.text import Text
 
 from maskmill.model.licences import licence_notices
-from maskmill.pipeline.run.execute import Progress, RunResult
+from maskmill.pipeline.run.execute import Progress
 from maskmill.pipeline.run.incremental import Changes
 from maskmill.pipeline.run.plan import Plan
+from maskmill.pipeline.run.summary import RunResult
 from maskmill.pipeline.sources.kinds import skipped_text
 from maskmill.pipeline.storage.files import public_uri
 from maskmill.pipeline.uris import public_text

@@ -41,7 +41,7 @@ def demo(
     _run("label", drawn / "*.tar", output, "--classes", classes)
     _run("evaluate", output, drawn / "*.tar", "--protocol", "shapes")
 
-    from maskmill.pipeline.pictures.overlay import overlay_grid
+    from maskmill.pipeline.results.show import overlay_grid
 
     overlay_grid(str(output), images=PICTURES, columns=3).save(picture)
     accuracy = json.loads((output / "evaluation" / "evaluation.json").read_text())["pixel_accuracy"] / 100

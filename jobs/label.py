@@ -14,8 +14,8 @@ from maskmill.pipeline.errors import UsageError
 from maskmill.pipeline.uris import public_text
 
 if TYPE_CHECKING:
-    from maskmill.pipeline.run.execute import RunResult
     from maskmill.pipeline.run.plan import Plan
+    from maskmill.pipeline.run.summary import RunResult
 
 EXIT_COMPLETE = 0
 EXIT_FAILED = 1

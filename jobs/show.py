@@ -36,9 +36,10 @@ def show(
     from rich.text import Text
 
     from maskmill.pipeline.errors import BadImageError
+    from maskmill.pipeline.pictures.overlay import png_bytes
     from maskmill.pipeline.results.beside_run import check_beside_run
     from maskmill.pipeline.results.reader import open_results
-    from maskmill.pipeline.results.show import find_row, png_bytes, show_image
+    from maskmill.pipeline.results.show import find_row, show_image
     from maskmill.pipeline.storage.files import open_filesystem, parse_storage_options, write_atomic
     from maskmill.pipeline.storage.writable import check_file_writable
 

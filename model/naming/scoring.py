@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maskmill.model.zegformer.network import class_logits
+from maskmill.model.zegformer.network import TEMPERATURE
 
 FUSIONS = ("ensembling", "ensembling-all", "clip", "query", "vocabulary")
 """ensembling: seen classes trust the query branch, others CLIP. ensembling-all: the same mixture for every class.
@@ -82,3 +82,11 @@ def fuse(query_scores: Tensor | None, clip_scores: Tensor | None, seen: Tensor, 
 def calibration_offsets(seen: Tensor, calibration: float) -> Tensor:
     """Return (C,) float32 amounts to subtract from the semantic scores: ``calibration`` for seen classes, else 0."""
     return seen.float() * calibration
+
+
+def class_logits(query_embeddings: Tensor, no_object_logits: Tensor, text: Tensor) -> Tensor:
+    """Return logits over classes plus "no object" as last column, (..., Q, C + 1) (paper equation 2).
+
+    query_embeddings: (..., Q, D); no_object_logits: (..., Q); text: (C, D) L2-normalised.
+    """
+    return torch.cat((query_embeddings @ text.T / TEMPERATURE, no_object_logits[..., None]), dim=-1)

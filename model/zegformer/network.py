@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import roi_align
 
-from maskmill.model.naming.regions import mask_boxes
+from maskmill.model.images.boxes import mask_boxes
 from maskmill.model.zegformer.backbone import Backbone
 from maskmill.model.zegformer.config import RELEASED_TEMPERATURE, BackboneConfig, MaskStride, ZegFormerConfig
 from maskmill.model.zegformer.pixel_decoder import PixelDecoder
@@ -70,14 +70,6 @@ class ZegFormerOutput:
     mask_features: Tensor
     features: dict[str, Tensor]
     queries: Tensor
-
-
-def class_logits(query_embeddings: Tensor, no_object_logits: Tensor, text: Tensor) -> Tensor:
-    """Return logits over classes plus "no object" as last column, (..., Q, C + 1) (paper equation 2).
-
-    query_embeddings: (..., Q, D); no_object_logits: (..., Q); text: (C, D) L2-normalised.
-    """
-    return torch.cat((query_embeddings @ text.T / TEMPERATURE, no_object_logits[..., None]), dim=-1)
 
 
 class MaskEmbedding(nn.Sequential):

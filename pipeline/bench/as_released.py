@@ -13,10 +13,10 @@ from torch.nn import functional as F
 from torchvision.ops import roi_align
 
 from maskmill.model.clip.loading import Clip
+from maskmill.model.images.boxes import mask_boxes
 from maskmill.model.images.preprocess import CLIP_MEAN, CLIP_STD, normalise, pad_to_multiple
 from maskmill.model.images.resize import resize_short_side
 from maskmill.model.naming.classifier import Classifier
-from maskmill.model.naming.regions import mask_boxes
 from maskmill.model.naming.scoring import clip_probabilities, fuse, query_probabilities
 from maskmill.model.zegformer.network import ZegFormer
 from maskmill.pipeline.bench.stopwatch import Stopwatch

@@ -15,8 +15,9 @@ from maskmill.model.spec import ModelSpec
 from maskmill.pipeline.bench.record import environment
 from maskmill.pipeline.decoding.decode import Decoding
 from maskmill.pipeline.sources import ReadLimits, list_shards
+from maskmill.pipeline.stages.decode import DecodeStage
 from maskmill.pipeline.stages.model import ClassifyStage, ProposeStage, StageModel
-from maskmill.pipeline.stages.read import DecodeStage, ReadStage, ShardTask
+from maskmill.pipeline.stages.read import ReadStage, ShardTask
 from maskmill.pipeline.stages.weights import local_spec
 from maskmill.pipeline.uris import public_uri
 

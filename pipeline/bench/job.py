@@ -27,8 +27,9 @@ from maskmill.pipeline.run.execute import Progress, run_plan
 from maskmill.pipeline.run.plan import Plan, plan_run
 from maskmill.pipeline.shapes.write import ShapesSettings, write_shapes
 from maskmill.pipeline.sources import read_limits
+from maskmill.pipeline.stages.decode import DecodeStage
 from maskmill.pipeline.stages.model import StageModel
-from maskmill.pipeline.stages.read import DecodeStage, ReadStage
+from maskmill.pipeline.stages.read import ReadStage
 
 WARM_UP_SHARE = 0.25
 """Share of the images left out of the rate: while they pass, workers start and pools fill."""

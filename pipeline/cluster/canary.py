@@ -93,7 +93,6 @@ def _import() -> int:
     # Importing these modules is the point of the task.
     from maskmill.pipeline.cluster import trail  # noqa: F401
     from maskmill.pipeline.output import commit  # noqa: F401
-    from maskmill.pipeline.stages import encode as staging
-    from maskmill.pipeline.stages import read as input_stages
+    from maskmill.pipeline.stages import encode, read  # noqa: F401
 
     return os.getpid()

@@ -14,9 +14,10 @@ import ray
 
 from maskmill.pipeline.cluster.attended import StalledError
 from maskmill.pipeline.cluster.canary import WorkerLogs
-from maskmill.pipeline.cluster.flow import Job, Pools, build_dataset, commit_task
+from maskmill.pipeline.cluster.flow import Job, build_dataset, commit_task
 from maskmill.pipeline.cluster.ledger import Ledger, StagedShard
 from maskmill.pipeline.cluster.observing import observing
+from maskmill.pipeline.cluster.pools import Pools
 from maskmill.pipeline.cluster.queues import stage_queues
 from maskmill.pipeline.cluster.trail import RemoteTrail
 from maskmill.pipeline.interruption import InterruptedRunError, signals_collected

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,20 +16,20 @@ from maskmill.model.precision import fastest
 from maskmill.model.spec import ModelSpec
 from maskmill.pipeline.cluster import canary, connect
 from maskmill.pipeline.cluster.attended import attended
-from maskmill.pipeline.cluster.connect import joins_running
+from maskmill.pipeline.cluster.pools import Pool, Pools, local_size
 from maskmill.pipeline.cluster.prometheus import MeteredRun, metered_encoding, metered_reading
 from maskmill.pipeline.cluster.queues import watch_queues
 from maskmill.pipeline.cluster.trail import RemoteTrail
 from maskmill.pipeline.config import LabelConfig
 from maskmill.pipeline.decoding.decode import Decoding
-from maskmill.pipeline.errors import UsageError
 from maskmill.pipeline.output.commit import commit_shard
 from maskmill.pipeline.output.folder import Output
 from maskmill.pipeline.sources import read_limits
-from maskmill.pipeline.stages.encode import StageStage, Thresholds
+from maskmill.pipeline.stages.decode import DecodeStage
+from maskmill.pipeline.stages.encode import EncodeStage, Thresholds
 from maskmill.pipeline.stages.model import ClassifyStage, ProposeStage, SegmentStage, StageModel
 from maskmill.pipeline.stages.quarantine import Quarantine, Run, Trail
-from maskmill.pipeline.stages.read import DecodeStage, ReadStage, ShardTask
+from maskmill.pipeline.stages.read import ReadStage, ShardTask
 from maskmill.pipeline.stages.shard_quarantine import ShardQuarantine
 from maskmill.pipeline.stages.weights import loadable_spec
 
@@ -43,90 +42,6 @@ COMMIT_CPUS = 0.01
 """Commits mostly wait for storage. Not zero: on a cluster whose head has no CPUs they must not land there."""
 COMMIT_RETRIES = 3
 DEFAULT_OBJECT_STORE_BYTES = 2 * 2**30
-
-
-@dataclass(frozen=True, slots=True)
-class Pool:
-    """One actor pool: how many actors, rows per call, and what each actor reserves."""
-
-    actors: int
-    batch_size: int
-    cpus: float
-    gpus: float
-
-    @property
-    def threads(self) -> int:
-        """CPU threads an actor may use."""
-        return max(1, int(self.cpus))
-
-
-@dataclass(frozen=True, slots=True)
-class Pools:
-    """The pools of a run; ``classify`` is None where one pool does both."""
-
-    propose: Pool
-    classify: Pool | None
-
-
-def plan_pools(config: LabelConfig, cpus: float, gpus: float) -> Pools:
-    """Fill in what the configuration leaves open, for a cluster of that size.
-
-    One fused actor a device (GPU, or CPU core where there is no GPU); split pools share the devices half and half.
-    All actors together reserve half of the CPUs: the rest is for reading, decoding and encoding.
-    """
-    sized_apart = (config.classify_actors, config.classify_cpus, config.classify_gpus)
-    split = config.fuse == "off" or (config.fuse == "auto" and any(value is not None for value in sized_apart))
-    share = 0.5 if split else 1.0
-    if not cpus and config.propose_actors is None:
-        raise UsageError(
-            "the cluster has no CPUs yet, so nothing to size the pools by; say propose_actors and propose_gpus, and it "
-            "can grow to them"
-        )
-    devices = max(1, int(gpus) if gpus else int(cpus * share))
-    own_cpus = min(1.0, cpus * share / 2 / devices) if cpus else 1.0
-    own_gpus = share * gpus / devices
-
-    def pool(actors: int | None, batch_size: int, cpus_each: float | None, gpus_each: float | None) -> Pool:
-        return Pool(
-            actors or devices,
-            batch_size,
-            own_cpus if cpus_each is None else cpus_each,
-            own_gpus if gpus_each is None else gpus_each,
-        )
-
-    propose = pool(config.propose_actors, config.propose_batch_size, config.propose_cpus, config.propose_gpus)
-    if not split:
-        return Pools(propose, None)
-    classify = pool(config.classify_actors, config.classify_batch_size, config.classify_cpus, config.classify_gpus)
-    return Pools(propose, classify)
-
-
-def check_fits(pools: Pools, config: LabelConfig, cpus: float, gpus: float) -> None:
-    """Raise UsageError if actors would leave no room for tasks: such a run would wait for ever."""
-    both = [pool for pool in (pools.propose, pools.classify) if pool is not None]
-    need_cpus = sum(pool.actors * pool.cpus for pool in both) + config.task_cpus
-    need_gpus = sum(pool.actors * pool.gpus for pool in both)
-    if need_cpus > cpus + 1e-9:
-        raise UsageError(
-            f"the actors and one task need {need_cpus:g} CPUs, there are {cpus:g}; lower propose_actors, propose_cpus, "
-            "classify_actors, classify_cpus or task_cpus"
-        )
-    if need_gpus > gpus + 1e-9:
-        raise UsageError(
-            f"the actors need {need_gpus:g} GPUs, there are {gpus:g}; lower propose_actors, propose_gpus, "
-            "classify_actors or classify_gpus"
-        )
-
-
-def local_size(config: LabelConfig) -> tuple[float, float] | None:
-    """CPUs and GPUs of the local Ray that :func:`start_ray` would start; None where it joins a running cluster."""
-    if joins_running(config.address):
-        return None
-    if config.gpus is not None:
-        return float(config.cpus or os.cpu_count() or 1), float(config.gpus)
-    import torch
-
-    return float(config.cpus or os.cpu_count() or 1), float(torch.cuda.device_count())
 
 
 def start_ray(config: LabelConfig) -> tuple[float, float]:
@@ -192,7 +107,7 @@ def build_dataset(job: Job, pools: Pools) -> tuple[Dataset, RemoteTrail]:
     decode = DecodeStage(how, job.spec.short_side, job.spec.max_long_side, quarantine("decode"))
     shard_ids = [task.shard.shard_id for task in job.tasks]
     thresholds = Thresholds(score=config.min_score, stability=config.min_stability, area=config.min_area)
-    stage = StageStage(job.output, job.attempt, shard_ids, job.vocabulary.names, thresholds)
+    stage = EncodeStage(job.output, job.attempt, shard_ids, job.vocabulary.names, thresholds)
 
     data = _map_tasks(data, "read", metered_reading(read), batch_size=1, config=config)
     data = _map_tasks(data, "decode", decode, batch_size=None, config=config)

@@ -11,11 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from maskmill.pipeline.output.folder import Output, errors_name, labels_name, marker_name
+from maskmill.pipeline.output.folder import Output, errors_name, labels_name, marker_name, part_name
 from maskmill.pipeline.output.schema import ERRORS, LABELS, SCHEMA_VERSION, with_metadata
 from maskmill.pipeline.output.statistics import RunSums, sums_of_tables
 from maskmill.pipeline.sources import Shard
-from maskmill.pipeline.stages.encode import part_name
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

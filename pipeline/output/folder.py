@@ -17,7 +17,7 @@ from fsspec import AbstractFileSystem
 
 from maskmill.pipeline.errors import UsageError
 from maskmill.pipeline.sources.shard import is_shard_id
-from maskmill.pipeline.storage import files as storage
+from maskmill.pipeline.storage import files
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class Output:
         self.uri = uri.rstrip("/") or uri
         self.storage_options = dict(storage_options or {})
         self._fs: AbstractFileSystem
-        self._fs, self._root = storage.open_filesystem(self.uri, self.storage_options)
+        self._fs, self._root = files.open_filesystem(self.uri, self.storage_options)
 
     def __reduce__(self) -> tuple[type[Output], tuple[str, dict[str, str]]]:
         return (Output, (self.uri, self.storage_options))
@@ -53,20 +53,20 @@ class Output:
 
     def read_bytes(self, name: str) -> bytes:
         """The whole file; FileNotFoundError if it is not there."""
-        return storage.with_retries(lambda: self._fs.cat_file(self.path(name)))
+        return files.with_retries(lambda: self._fs.cat_file(self.path(name)))
 
     def read_heads(self, names: Iterable[str], size: int) -> list[bytes]:
         """The first ``size`` bytes (or all, if fewer) of many files, several at a time, in the order given."""
 
         def head(name: str) -> bytes:
-            return storage.with_retries(lambda: self._fs.cat_file(self.path(name), start=0, end=size))
+            return files.with_retries(lambda: self._fs.cat_file(self.path(name), start=0, end=size))
 
         with ThreadPoolExecutor(READ_THREADS) as pool:
             return list(pool.map(head, names))
 
     def write_bytes(self, name: str, data: bytes) -> None:
         """Write a whole file so that a reader sees either all of it or the file before."""
-        storage.write_atomic(self._fs, self.path(name), data)
+        files.write_atomic(self._fs, self.path(name), data)
 
     def read_json(self, name: str) -> dict[str, Any] | None:
         """The parsed file, or None if there is none. Raises DamagedFileError if it holds no JSON object."""
@@ -83,7 +83,7 @@ class Output:
         return value
 
     def _shown(self, name: str) -> str:
-        return f"{storage.public_uri(self.uri)}/{name}"
+        return f"{files.public_uri(self.uri)}/{name}"
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> int:
         """Write JSON with stable key order as given and return its size in bytes."""
@@ -109,13 +109,13 @@ class Output:
     def exists(self, name: str) -> bool:
         """Whether the file is there now, past any cached listing."""
         self._fs.invalidate_cache()
-        return bool(storage.with_retries(lambda: self._fs.exists(self.path(name))))
+        return bool(files.with_retries(lambda: self._fs.exists(self.path(name))))
 
     def names(self, folder: str, suffix: str) -> list[str]:
         """Sorted names (without ``suffix``) of the files in ``folder``; empty if there is no such folder."""
         self._fs.invalidate_cache()
         try:
-            paths = storage.with_retries(lambda: self._fs.ls(self.path(folder), detail=False))
+            paths = files.with_retries(lambda: self._fs.ls(self.path(folder), detail=False))
         except FileNotFoundError:
             return []
         names = (path.rsplit("/", 1)[-1] for path in paths)
@@ -135,7 +135,7 @@ class Output:
         path = self.path(folder).rstrip("/")
         self._fs.invalidate_cache()
         try:
-            found = storage.with_retries(lambda: self._fs.ls(path, detail=True))
+            found = files.with_retries(lambda: self._fs.ls(path, detail=True))
         except FileNotFoundError:
             return {}
         # A store may list the folder itself, as an empty object of its name.
@@ -147,7 +147,7 @@ class Output:
         root = self.path("").rstrip("/")
         self._fs.invalidate_cache()
         try:
-            return [path[len(root) + 1 :] for path in storage.with_retries(lambda: self._fs.find(root))]
+            return [path[len(root) + 1 :] for path in files.with_retries(lambda: self._fs.find(root))]
         except FileNotFoundError:
             return []
 
@@ -155,7 +155,7 @@ class Output:
         """Remove one file; nothing happens if it is not there. A folder is never removed with what it holds."""
         self._fs.invalidate_cache()
         try:
-            storage.with_retries(lambda: self._fs.rm_file(self.path(name)))
+            files.with_retries(lambda: self._fs.rm_file(self.path(name)))
         except FileNotFoundError:
             return
 
@@ -173,27 +173,27 @@ class Output:
         staged = [name for name, is_folder in self.entries(STAGING).items() if is_folder and name <= attempt]
         folders = [f"{STAGING}/{each}/{kind}" for each in staged for kind in ("labels", "errors")]
         orphans = [f"{each}/{name}.parquet" for each in folders for name in self.names(each, ".parquet")]
-        if storage.is_local(self._fs):  # elsewhere a file is there when it is whole
+        if files.is_local(self._fs):  # elsewhere a file is there when it is whole
             orphans += [f"{each}/{name}" for each in (*WRITTEN_FOLDERS, *folders) for name in self._unfinished(each)]
         for name in orphans:
             self._try_to_remove(name)
         self._remove_empty(*folders, *(f"{STAGING}/{each}" for each in staged), STAGING)
 
     def _unfinished(self, folder: str) -> list[str]:
-        names = self.names(folder, storage.UNFINISHED_SUFFIX)
-        return [name + storage.UNFINISHED_SUFFIX for name in names if name.startswith(storage.UNFINISHED_PREFIX)]
+        names = self.names(folder, files.UNFINISHED_SUFFIX)
+        return [name + files.UNFINISHED_SUFFIX for name in names if name.startswith(files.UNFINISHED_PREFIX)]
 
     def _try_to_remove(self, name: str) -> None:
         try:
             self.remove(name)
         except OSError as error:
-            if storage.is_permission(error):
+            if files.is_permission(error):
                 raise
             log.warning("could not remove %s, which nobody needs any more: %s", name, error)
 
     def _remove_empty(self, *folders: str) -> None:
         """Remove those of these local folders that are there and empty; a store has no folders of its own."""
-        if storage.is_local(self._fs):
+        if files.is_local(self._fs):
             for folder in folders:
                 with suppress(OSError):
                     os.rmdir(self.path(folder))
@@ -270,3 +270,8 @@ def labels_name(shard_id: str) -> str:
 def errors_name(shard_id: str) -> str:
     """The shard's table of failed images; exists only where something failed."""
     return f"errors/{shard_id}.parquet"
+
+
+def part_name(attempt: str, kind: str, part: str | None) -> str:
+    """Name of a staged part below the output."""
+    return f"_staging/{attempt}/{kind}/{part}.parquet"

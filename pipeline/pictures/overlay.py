@@ -5,23 +5,19 @@ Legend for shapes: H x W pixels of the original image.
 
 from __future__ import annotations
 
+import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from maskmill.pipeline.errors import BadImageError, UsageError
+from maskmill.pipeline.masks.maps import sampled_segment_map, sampled_size
 from maskmill.pipeline.masks.segments import decode_segment_map
 from maskmill.pipeline.pictures.lettering import Lettering
 from maskmill.pipeline.pictures.palette import Colour
-from maskmill.pipeline.results.reader import Results, open_results
-from maskmill.pipeline.storage.files import StorageOptions
 
-COLUMNS = ("uri", "row", "width", "height", "class_ids", "class_names", "scores", "areas", "rles")
-"""What a picture needs of the labels table."""
 TINT = 0.6
 """Share of a segment's colour in its pixels."""
 UNLABELLED_TINT = 0.75
@@ -112,25 +108,50 @@ def grid(tiles: Sequence[Image.Image], columns: int) -> Image.Image:
     return picture
 
 
-def overlay_grid(
-    output_uri: str, *, images: int, columns: int, storage_options: StorageOptions | None = None
-) -> Image.Image:
-    """A grid of the first ``images`` labelled images of a run. Raises UsageError if there are none to be found."""
-    results = open_results(output_uri, storage_options)
-    tiles = [tile(image, row, results.colours) for image, row in islice(_labelled_images(results), images)]
-    if not tiles:
-        raise UsageError(f"{output_uri} has no labelled image, or its images are no longer where they were")
-    return grid(tiles, columns)
+_LEGEND_PX = 340
+_ENTRY_PX = 24
 
 
-def _labelled_images(results: Results) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
-    """Pixels and labels row of each labelled image, in order; images gone or changed since are passed over."""
-    finder = results.finder()
-    for shard_id in results.shard_ids:
-        rows = {row["row"]: row for row in results.rows(shard_id, COLUMNS)}
-        for number, fetched in finder.read({number: row["uri"] for number, row in rows.items()}):
-            try:
-                pixels = finder.pixels(fetched, rows[number])
-            except BadImageError:
-                continue
-            yield pixels, rows[number]
+_FONT_PX = 15
+
+
+def overlay_picture(pixels: np.ndarray, row: Mapping[str, Any], colours: Sequence[Colour], side: int) -> Image.Image:
+    """The image (H, W, 3) with its segments, and beside it the names, scores and areas of all of them."""
+    height, width = sampled_size(row["height"], row["width"], side)
+    small = Image.fromarray(pixels).resize((width, height), Image.Resampling.BOX, reducing_gap=3.0)
+    grid = sampled_segment_map(row["rles"], row["height"], row["width"], side)
+    own_colours = [colours[class_id] for class_id in row["class_ids"]]
+    drawn = Image.fromarray(tint_segments(np.asarray(small), grid, own_colours))
+    if drawn.height < side // 2 and drawn.width < side // 2:
+        factor = side // 2 // max(drawn.size)
+        drawn = drawn.resize((drawn.width * max(1, factor), drawn.height * max(1, factor)), Image.Resampling.NEAREST)
+    legend = _legend(row, own_colours)
+    picture = Image.new("RGB", (drawn.width + legend.width, max(drawn.height, legend.height)), "white")
+    picture.paste(drawn, (0, 0))
+    picture.paste(legend, (drawn.width, 0))
+    return picture
+
+
+def _legend(row: Mapping[str, Any], colours: Sequence[Colour]) -> Image.Image:
+    letters = Lettering(_FONT_PX)
+    order = np.argsort([-area for area in row["areas"]], kind="stable")
+    legend = Image.new("RGB", (_LEGEND_PX, _ENTRY_PX * (len(order) + 1)), "white")
+    draw = ImageDraw.Draw(legend)
+    pixels = row["width"] * row["height"]
+    for line, position in enumerate(order.tolist()):
+        top = line * _ENTRY_PX + 6
+        draw.rectangle((12, top + 2, 26, top + 16), fill=colours[position], outline="black")
+        figures = f"{row['scores'][position]:.2f}  {row['areas'][position] / pixels:.0%}"
+        figures_px = math.ceil(letters.length(figures))
+        letters.draw(legend, (_LEGEND_PX - 8 - figures_px, top), figures)
+        letters.draw(legend, (34, top), row["class_names"][position], _LEGEND_PX - 8 - 34 - 10 - figures_px)
+    if not len(order):
+        letters.draw(legend, (12, 6), "no segment")
+    return legend
+
+
+def png_bytes(picture: Image.Image) -> bytes:
+    """The picture as a PNG file."""
+    sink = io.BytesIO()
+    picture.save(sink, "PNG")
+    return sink.getvalue()

@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any
-
-import pyarrow as pa
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from maskmill.pipeline.cluster.observing import observing
-from maskmill.pipeline.output.folder import Output, marker_name
 from maskmill.pipeline.output.lease import LeaseKeeper, held_lease
-from maskmill.pipeline.output.schema import CLASS_STATS, with_metadata
-from maskmill.pipeline.output.statistics import RunSums, class_stats_table, merge
 from maskmill.pipeline.run import history
 from maskmill.pipeline.run.costs import cost_of
 from maskmill.pipeline.run.history import Attempt, new_attempt, recorded, write_attempt
-from maskmill.pipeline.run.incremental import remove_shards, write_inventory
 from maskmill.pipeline.run.plan import Plan
 from maskmill.pipeline.run.record import write_record
+from maskmill.pipeline.run.summary import RunResult, finish_run, read_result
 
 if TYPE_CHECKING:
     from maskmill.pipeline.cluster.driver import Committed
 
 log = logging.getLogger(__name__)
-
-SUMMARY = "summary.json"
-CLASS_STATS_FILE = "class_stats.parquet"
 
 
 @dataclass(slots=True)
@@ -57,27 +48,6 @@ class Progress:
             return None
         elapsed_s = time.monotonic() - self.started_at
         return elapsed_s / self.shards_done * (self.shards_pending - self.shards_done)
-
-
-@dataclass(frozen=True, slots=True)
-class RunResult:
-    """What came out. class_stats has the schema CLASS_STATS; attempt: what this call added, if it did anything."""
-
-    summary: dict[str, Any]
-    class_stats: pa.Table
-    attempt: Attempt | None = None
-
-    @property
-    def failed_share(self) -> float:
-        """Failed images of those that count: of this attempt where it was incremental, else of all of the run.
-
-        A bad night would otherwise go unnoticed behind a year of good ones.
-        """
-        if self.attempt is not None and self.attempt.incremental:
-            images, failed = self.attempt.images, self.attempt.failed
-        else:
-            images, failed = self.summary["images"], self.summary["failed"]
-        return failed / images if images else 0.0
 
 
 def run_plan(plan: Plan, on_progress: Callable[[Progress], None]) -> RunResult:
@@ -156,8 +126,7 @@ def _check_size(plan: Plan) -> None:
 def _label(
     plan: Plan, attempt: Attempt, lease: LeaseKeeper, progress: Progress, on_progress: Callable[[Progress], None]
 ) -> None:
-    from maskmill.pipeline.cluster import driver, flow, usage
-    from maskmill.pipeline.cluster import prometheus as metrics
+    from maskmill.pipeline.cluster import driver, flow, prometheus, usage
 
     own_ray = flow.local_size(plan.config) is not None
     size = flow.start_ray(plan.config)
@@ -182,7 +151,7 @@ def _label(
         fingerprint=plan.record.digest,
     )
     sizes = {task.shard.shard_id: task.shard.size_bytes for task in plan.tasks}
-    meter = metrics.RunMeter(plan.vocabulary.names)
+    meter = prometheus.RunMeter(plan.vocabulary.names)
     progress.started_at = time.monotonic()
     cluster = usage.ClusterUsage()
     try:
@@ -226,57 +195,3 @@ def _count(event: Committed, max_failed: float, attempt: Attempt, progress: Prog
             failure["error_class"],
             extra={"shard": shard_id, "image": failure["image_id"]},
         )
-
-
-def finish_run(plan: Plan, attempt: Attempt) -> RunResult:
-    """Add up the markers into class_stats.parquet and summary.json, remove what was cut anew, and take stock."""
-    if plan.changes is not None:
-        remove_shards(plan.output, plan.changes.superseded)
-    sums = read_sums(plan.output, plan.shard_ids)
-    table = class_stats_table(sums, list(plan.vocabulary.names), [entry.seen for entry in plan.vocabulary])
-    schema = with_metadata(CLASS_STATS, run_id=plan.record.run_id, fingerprint=plan.record.digest)
-    plan.output.write_table(CLASS_STATS_FILE, table.cast(schema))
-    now = time.time()
-    summary = {
-        "schema_version": plan.record.schema_version,
-        "run_id": plan.record.run_id,
-        "attempt": attempt.attempt,
-        "started_at": attempt.started_at,
-        "attempt_images": attempt.images,
-        "attempt_failed": attempt.failed,
-        "finished_at": now,
-        "attempt_seconds": now - attempt.started_at,
-        "cost": None if attempt.cost is None else asdict(attempt.cost),
-        "shards": len(plan.shard_ids),
-        "vanished_shards": attempt.vanished,
-        "skipped_files": plan.record.skipped,
-        "images": sums.images,
-        "labelled": sums.labelled,
-        "failed": sums.failed,
-        "errors": dict(sorted(sums.errors.items())),
-        "segments": sums.segments,
-        "withheld_segments": sums.withheld_segments,
-        "withheld_pixels": sums.withheld_pixels,
-        "pixels": sums.pixels,
-        "labelled_pixels": sums.labelled_pixels,
-        "coverage": sums.labelled_pixels / sums.pixels if sums.pixels else 0.0,
-    }
-    plan.output.write_json(SUMMARY, summary)
-    if plan.listing:
-        # Last, and from what was seen before labelling: whatever changed meanwhile is found by the next run.
-        write_inventory(plan.output, plan.listing, plan.shards, plan.kept)
-    return RunResult(summary, table, attempt)
-
-
-def read_sums(output: Output, shard_ids: list[str]) -> RunSums:
-    """Merge the markers of the given shards."""
-    documents = output.read_many(marker_name(shard_id) for shard_id in shard_ids)
-    return merge(RunSums.from_dict(json.loads(document)["sums"]) for document in documents)
-
-
-def read_result(output: Output) -> RunResult | None:
-    """The result of a finished run, None if the output has none."""
-    summary = output.read_json(SUMMARY)
-    if summary is None:
-        return None
-    return RunResult(summary, output.read_table(CLASS_STATS_FILE))

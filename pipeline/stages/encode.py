@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from maskmill.pipeline.errors import BadImageError
 from maskmill.pipeline.masks.segments import SegmentGeometry, segment_geometry
-from maskmill.pipeline.output.folder import ROW_GROUP_BYTES, Output
+from maskmill.pipeline.output.folder import ROW_GROUP_BYTES, Output, part_name
 from maskmill.pipeline.output.schema import ERRORS, LABELS
 from maskmill.pipeline.stages.guard import run_guarded
 from maskmill.pipeline.stages.rows import Row, failed
@@ -49,7 +49,7 @@ class Thresholds:
         )
 
 
-class StageStage:
+class EncodeStage:
     """CLASSIFIED in, RECEIPTS out; writes ``_staging/<attempt>/{labels,errors}/<part>.parquet``."""
 
     def __init__(
@@ -138,8 +138,3 @@ def labels_table(rows: Sequence[Row]) -> pa.Table:
         chunks[-1].append(row)
         size += row_bytes
     return pa.concat_tables([pa.Table.from_pylist(chunk, schema=LABELS) for chunk in chunks])
-
-
-def part_name(attempt: str, kind: str, part: str | None) -> str:
-    """Name of a staged part below the output."""
-    return f"_staging/{attempt}/{kind}/{part}.parquet"

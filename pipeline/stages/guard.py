@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from maskmill.pipeline.errors import BadImageError
-from maskmill.pipeline.storage import files as storage
+from maskmill.pipeline.storage import files
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ def _not_the_data(error: Exception) -> bool:
     # What a decoder raised is kept as the cause of a bad image, and may look like a broken connection.
     if isinstance(error, BadImageError):
         return False
-    return storage.is_transient(error) or storage.is_permission(error)
+    return files.is_transient(error) or files.is_permission(error)
 
 
 def _is_device_memory(error: Exception) -> bool:

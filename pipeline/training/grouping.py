@@ -19,13 +19,14 @@ from torch import Tensor, nn
 from maskmill.model.clip.loading import Clip, load_clip
 from maskmill.model.clip.prompts import prompt_set
 from maskmill.model.clip.text import text_features
+from maskmill.model.naming.scoring import class_logits
 from maskmill.model.vocabulary import Vocabulary
 from maskmill.model.zegformer.backbone import Backbone
 from maskmill.model.zegformer.checkpoint import load_zegformer, save_zegformer
 from maskmill.model.zegformer.config import ZegFormerConfig
 from maskmill.model.zegformer.losses import segment_pixel_loss, segmentation_losses, total_loss
 from maskmill.model.zegformer.matcher import UNNAMED, LossWeights, Target
-from maskmill.model.zegformer.network import ZegFormer, class_logits
+from maskmill.model.zegformer.network import ZegFormer
 from maskmill.model.zegformer.training_classes import SEEN_CLASSES_KEY
 from maskmill.pipeline.errors import UsageError
 from maskmill.pipeline.training.classes import TrainingClasses

@@ -17,8 +17,9 @@ from typer.testing import CliRunner
 
 from maskmill.jobs.main import app
 from maskmill.pipeline.config import LabelConfig
-from maskmill.pipeline.run.execute import RunResult, run_plan
+from maskmill.pipeline.run.execute import run_plan
 from maskmill.pipeline.run.plan import plan_run
+from maskmill.pipeline.run.summary import RunResult
 from maskmill.pipeline.shapes.write import ShapesSettings, write_shapes
 from tests.shared_ray import SharedRay
 

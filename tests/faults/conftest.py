@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from maskmill.pipeline.config import LabelConfig
-from maskmill.pipeline.run.execute import RunResult, run_plan
+from maskmill.pipeline.run.execute import run_plan
 from maskmill.pipeline.run.plan import plan_run
+from maskmill.pipeline.run.summary import RunResult
 from tests.faults import held
 from tests.faults.kill_matrix import Expected, Place, Setting
 from tests.faults.tiny_model import CLASSES

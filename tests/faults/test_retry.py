@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from maskmill.jobs.retry import RetryConfig, stored_config
-from maskmill.pipeline.run.execute import RunResult, run_plan
+from maskmill.pipeline.run.execute import run_plan
 from maskmill.pipeline.run.plan import plan_retry
+from maskmill.pipeline.run.summary import RunResult
 from tests.faults.conftest import Label
 from tests.faults.images import write_tars
 from tests.faults.kill_matrix import rows

@@ -15,13 +15,13 @@ from typer.testing import CliRunner
 from maskmill.jobs.main import app
 from maskmill.pipeline.config import LabelConfig
 from maskmill.pipeline.output.commit import CommitRequest, commit_shard
+from maskmill.pipeline.output.folder import part_name
 from maskmill.pipeline.output.schema import ERRORS
-from maskmill.pipeline.run.execute import finish_run
 from maskmill.pipeline.run.history import new_attempt, write_attempt
 from maskmill.pipeline.run.plan import Plan, plan_run
 from maskmill.pipeline.run.record import write_record
+from maskmill.pipeline.run.summary import finish_run
 from maskmill.pipeline.sources import read_shard
-from maskmill.pipeline.stages.encode import part_name
 
 CLASSES = "cat,dog"
 

@@ -14,11 +14,10 @@ from PIL import Image
 from maskmill.pipeline.decoding.decode import read_header
 from maskmill.pipeline.masks.segments import SegmentGeometry, segment_geometry
 from maskmill.pipeline.output.commit import CommitRequest, commit_shard
-from maskmill.pipeline.output.folder import Output
+from maskmill.pipeline.output.folder import Output, part_name
 from maskmill.pipeline.output.schema import LABELS
 from maskmill.pipeline.sources import ImageRecord, Shard, list_shards, read_shard
 from maskmill.pipeline.sources.shard import printable
-from maskmill.pipeline.stages.encode import part_name
 from tests.pipeline.written_run import RunSettings, write_run_files
 
 CLASSES = ("left", "right")

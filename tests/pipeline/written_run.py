@@ -18,13 +18,12 @@ from PIL import Image
 
 from maskmill.pipeline.masks.segments import segment_geometry
 from maskmill.pipeline.output.commit import CommitRequest, commit_shard
-from maskmill.pipeline.output.folder import Output, marker_name
+from maskmill.pipeline.output.folder import Output, marker_name, part_name
 from maskmill.pipeline.output.schema import ERRORS, LABELS, SCHEMA_VERSION
 from maskmill.pipeline.output.statistics import RunSums, class_stats_table, merge
 from maskmill.pipeline.shapes.world import CLASSES
 from maskmill.pipeline.shapes.write import ShapesSettings, write_shapes
 from maskmill.pipeline.sources import ImageRecord, Shard, list_shards, read_shard
-from maskmill.pipeline.stages.encode import part_name
 
 SHAPES_CLASSES: list[dict[str, Any]] = [
     {"name": entry.name, "seen": entry.seen, "colour": list(entry.colour)} for entry in CLASSES

@@ -11,8 +11,9 @@ from torch import Tensor
 from torchvision.ops import roi_align
 
 from maskmill.model.clip.loading import Clip, load_clip
+from maskmill.model.images.boxes import mask_boxes
 from maskmill.model.images.preprocess import CLIP_MEAN, CLIP_STD, normalise, pad_to_multiple
-from maskmill.model.naming.regions import SUB_IMAGE_REGIONS, mask_boxes, region_boxes, region_images
+from maskmill.model.naming.regions import SUB_IMAGE_REGIONS, region_boxes, region_images
 
 Golden = Callable[[str], dict[str, np.ndarray]]
 SIDE = 224

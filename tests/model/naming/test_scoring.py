@@ -81,7 +81,11 @@ def test_every_fusion_by_hand() -> None:
         ],
         "clip": [0.2, 0.6, 0.1],
         "query": [0.4, 0.1, 0.3],
-        "vocabulary": [0.2, 0.6, 0.1],  # where the source has no names; tests/model/test_source_names.py has the rest
+        "vocabulary": [
+            0.2,
+            0.6,
+            0.1,
+        ],  # where the source has no names; tests/model/naming/test_source_names.py has the rest
     }
     assert set(expected) == set(FUSIONS)
     for fusion, scores in expected.items():

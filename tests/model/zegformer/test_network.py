@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from maskmill.model.images.preprocess import normalise, pad_to_multiple
+from maskmill.model.naming.scoring import class_logits
 from maskmill.model.zegformer.checkpoint import load_zegformer
 from maskmill.model.zegformer.config import BackboneConfig, ZegFormerConfig
-from maskmill.model.zegformer.network import ZegFormer, ZegFormerOutput, class_logits
+from maskmill.model.zegformer.network import ZegFormer, ZegFormerOutput
 
 # Largest difference measured, relative to the range of each array: 7.5e-6 (masks of image B).
 RELATIVE_TOLERANCE = 1e-4

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from maskmill.pipeline.cluster.flow import Pool, check_fits, plan_pools
+from maskmill.pipeline.cluster.pools import Pool, check_fits, plan_pools
 from maskmill.pipeline.config import LabelConfig
 from maskmill.pipeline.errors import UsageError
 

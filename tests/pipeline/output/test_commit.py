@@ -11,10 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from maskmill.pipeline.output.commit import CommitError, CommitRequest, commit_shard
-from maskmill.pipeline.output.folder import Output
+from maskmill.pipeline.output.folder import Output, part_name
 from maskmill.pipeline.output.schema import ERRORS, LABELS
 from maskmill.pipeline.sources import Shard
-from maskmill.pipeline.stages.encode import part_name
 
 SHARD = Shard(shard_id="s-1", kind="tar", uri="in/s.tar", location="in/s.tar", size_bytes=10, version="v1")
 

@@ -13,7 +13,8 @@ from maskmill.pipeline.errors import UsageError
 from maskmill.pipeline.masks.segments import segment_geometry
 from maskmill.pipeline.output.folder import Output, labels_name, marker_name
 from maskmill.pipeline.output.schema import LABELS
-from maskmill.pipeline.pictures.overlay import TINT, UNLABELLED_TINT, draw_segments, grid, overlay_grid, tile
+from maskmill.pipeline.pictures.overlay import TINT, UNLABELLED_TINT, draw_segments, grid, tile
+from maskmill.pipeline.results.show import overlay_grid
 from maskmill.pipeline.shapes import CLASSES, draw
 from maskmill.pipeline.shapes.write import ShapesSettings, write_shapes
 from maskmill.pipeline.sources import list_shards, read_shard

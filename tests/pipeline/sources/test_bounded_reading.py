@@ -20,10 +20,11 @@ from PIL import Image
 from maskmill.pipeline.decoding.decode import Decoding
 from maskmill.pipeline.sources import ReadLimits, list_shards
 from maskmill.pipeline.sources.files import READ_AHEAD_BYTES, ordered_map
-from maskmill.pipeline.stages.read import DECODED_TABLE_BYTES, READ_TABLE_BYTES, DecodeStage, ReadStage, ShardTask
+from maskmill.pipeline.stages.decode import DECODED_TABLE_BYTES, DecodeStage
+from maskmill.pipeline.stages.read import READ_TABLE_BYTES, ReadStage, ShardTask
 from maskmill.pipeline.stages.rows import ENCODED, META
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 LARGE_BYTES = 9 * 2**20
 ROWS = 80
 

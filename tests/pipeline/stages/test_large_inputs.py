@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SIDES = (160, 512)
 """Short and longest side that images are decoded for, in pixels."""
 
@@ -46,7 +46,7 @@ def decode_large_image(file_format: str, directory: str) -> None:
     from PIL import Image
 
     from maskmill.pipeline.decoding.decode import Decoding
-    from maskmill.pipeline.stages.read import DecodeStage
+    from maskmill.pipeline.stages.decode import DecodeStage
     from maskmill.pipeline.stages.rows import ENCODED
 
     stream = io.BytesIO()
@@ -74,9 +74,9 @@ def encode_large_image(file_format: str, directory: str) -> None:
     """Encode that map, as an encoding worker does."""
     from maskmill.pipeline.output.folder import Output
     from maskmill.pipeline.shapes import CLASSES
-    from maskmill.pipeline.stages.encode import StageStage
+    from maskmill.pipeline.stages.encode import EncodeStage
 
-    stage = StageStage(Output(directory, {}), "attempt", ["shard"], [entry.name for entry in CLASSES])
+    stage = EncodeStage(Output(directory, {}), "attempt", ["shard"], [entry.name for entry in CLASSES])
     receipts = stage(_read(directory, "classified"))
     assert receipts["failed"].to_pylist() == [0]
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 LIMIT_BYTES = 6e9
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.slow

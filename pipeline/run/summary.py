@@ -1,0 +1,98 @@
+"""The end of a run: the sums of its shards, its summary and its statistics, written and read back."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from maskmill.pipeline.output.folder import Output, marker_name
+from maskmill.pipeline.output.schema import CLASS_STATS, with_metadata
+from maskmill.pipeline.output.statistics import RunSums, class_stats_table, merge
+from maskmill.pipeline.run.history import Attempt
+from maskmill.pipeline.run.incremental import remove_shards, write_inventory
+from maskmill.pipeline.run.plan import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What came out. class_stats has the schema CLASS_STATS; attempt: what this call added, if it did anything."""
+
+    summary: dict[str, Any]
+    class_stats: pa.Table
+    attempt: Attempt | None = None
+
+    @property
+    def failed_share(self) -> float:
+        """Failed images of those that count: of this attempt where it was incremental, else of all of the run.
+
+        A bad night would otherwise go unnoticed behind a year of good ones.
+        """
+        if self.attempt is not None and self.attempt.incremental:
+            images, failed = self.attempt.images, self.attempt.failed
+        else:
+            images, failed = self.summary["images"], self.summary["failed"]
+        return failed / images if images else 0.0
+
+
+def finish_run(plan: Plan, attempt: Attempt) -> RunResult:
+    """Add up the markers into class_stats.parquet and summary.json, remove what was cut anew, and take stock."""
+    if plan.changes is not None:
+        remove_shards(plan.output, plan.changes.superseded)
+    sums = read_sums(plan.output, plan.shard_ids)
+    table = class_stats_table(sums, list(plan.vocabulary.names), [entry.seen for entry in plan.vocabulary])
+    schema = with_metadata(CLASS_STATS, run_id=plan.record.run_id, fingerprint=plan.record.digest)
+    plan.output.write_table(CLASS_STATS_FILE, table.cast(schema))
+    now = time.time()
+    summary = {
+        "schema_version": plan.record.schema_version,
+        "run_id": plan.record.run_id,
+        "attempt": attempt.attempt,
+        "started_at": attempt.started_at,
+        "attempt_images": attempt.images,
+        "attempt_failed": attempt.failed,
+        "finished_at": now,
+        "attempt_seconds": now - attempt.started_at,
+        "cost": None if attempt.cost is None else asdict(attempt.cost),
+        "shards": len(plan.shard_ids),
+        "vanished_shards": attempt.vanished,
+        "skipped_files": plan.record.skipped,
+        "images": sums.images,
+        "labelled": sums.labelled,
+        "failed": sums.failed,
+        "errors": dict(sorted(sums.errors.items())),
+        "segments": sums.segments,
+        "withheld_segments": sums.withheld_segments,
+        "withheld_pixels": sums.withheld_pixels,
+        "pixels": sums.pixels,
+        "labelled_pixels": sums.labelled_pixels,
+        "coverage": sums.labelled_pixels / sums.pixels if sums.pixels else 0.0,
+    }
+    plan.output.write_json(SUMMARY, summary)
+    if plan.listing:
+        # Last, and from what was seen before labelling: whatever changed meanwhile is found by the next run.
+        write_inventory(plan.output, plan.listing, plan.shards, plan.kept)
+    return RunResult(summary, table, attempt)
+
+
+def read_sums(output: Output, shard_ids: list[str]) -> RunSums:
+    """Merge the markers of the given shards."""
+    documents = output.read_many(marker_name(shard_id) for shard_id in shard_ids)
+    return merge(RunSums.from_dict(json.loads(document)["sums"]) for document in documents)
+
+
+def read_result(output: Output) -> RunResult | None:
+    """The result of a finished run, None if the output has none."""
+    summary = output.read_json(SUMMARY)
+    if summary is None:
+        return None
+    return RunResult(summary, output.read_table(CLASS_STATS_FILE))
+
+
+SUMMARY = "summary.json"
+
+
+CLASS_STATS_FILE = "class_stats.parquet"

@@ -14,8 +14,9 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset
 from maskmill.model import Vocabulary
 from maskmill.model.precision import fastest
 from maskmill.model.spec import ModelSpec
-from maskmill.pipeline.cluster import canary, connect
+from maskmill.pipeline.cluster import canary
 from maskmill.pipeline.cluster.attended import attended
+from maskmill.pipeline.cluster.connect import connect
 from maskmill.pipeline.cluster.pools import Pool, Pools, local_size
 from maskmill.pipeline.cluster.prometheus import MeteredRun, metered_encoding, metered_reading
 from maskmill.pipeline.cluster.queues import watch_queues

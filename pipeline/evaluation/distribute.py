@@ -9,10 +9,9 @@ from typing import Any
 import ray
 from ray.exceptions import OutOfMemoryError, RayTaskError, WorkerCrashedError
 
-from maskmill.pipeline.cluster import connect
 from maskmill.pipeline.cluster.attended import WorkersBrokenError
 from maskmill.pipeline.cluster.canary import check_workers
-from maskmill.pipeline.cluster.connect import CONNECT_S, joins_running
+from maskmill.pipeline.cluster.connect import CONNECT_S, connect, joins_running
 from maskmill.pipeline.evaluation.ground_truth import TruthShard
 from maskmill.pipeline.evaluation.unit import Comparison, UnitEvaluator
 from maskmill.pipeline.interruption import InterruptedRunError, signals_collected

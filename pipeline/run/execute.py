@@ -116,21 +116,22 @@ def _nothing_to_do(plan: Plan, finished: RunResult) -> RunResult:
 
 
 def _check_size(plan: Plan) -> None:
-    from maskmill.pipeline.cluster import flow
+    from maskmill.pipeline.cluster.pools import check_fits, local_size, plan_pools
 
-    size = flow.local_size(plan.config)
+    size = local_size(plan.config)
     if size is not None:
-        flow.check_fits(flow.plan_pools(plan.config, *size), plan.config, *size)
+        check_fits(plan_pools(plan.config, *size), plan.config, *size)
 
 
 def _label(
     plan: Plan, attempt: Attempt, lease: LeaseKeeper, progress: Progress, on_progress: Callable[[Progress], None]
 ) -> None:
     from maskmill.pipeline.cluster import driver, flow, prometheus, usage
+    from maskmill.pipeline.cluster.pools import local_size, plan_pools
 
-    own_ray = flow.local_size(plan.config) is not None
+    own_ray = local_size(plan.config) is not None
     size = flow.start_ray(plan.config)
-    pools = flow.plan_pools(plan.config, *size)
+    pools = plan_pools(plan.config, *size)
     flow.check_workers(plan.config, own_ray=own_ray)
     spec, record = plan.spec, plan.record
     if spec.dtype == "auto":

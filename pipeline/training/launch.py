@@ -10,9 +10,8 @@ import ray.train
 import ray.train.torch
 from ray.train.torch import TorchTrainer
 
-from maskmill.pipeline.cluster import connect
 from maskmill.pipeline.cluster.canary import check_workers
-from maskmill.pipeline.cluster.connect import CONNECT_S, joins_running
+from maskmill.pipeline.cluster.connect import CONNECT_S, connect, joins_running
 from maskmill.pipeline.training.metrics import last_metrics
 from maskmill.pipeline.training.run import TrainRequest, run_training
 

@@ -18,7 +18,7 @@ from tests.model.fake_hub import FakeHub
 NAME = "owner/tiny"
 FETCH = """
 import sys
-from model import hub
+from maskmill.model import hub
 hub.FIRST_DELAY_S = 0.01
 name = hub.pinned(hub.HubName.parse(sys.argv[1]))
 print(name)

@@ -27,7 +27,7 @@ MARKS = {
     "polars": "import polars",
     "ray": "import ray",
     "pycocotools": "from pycocotools",
-    "model": "from model import",
+    "model": "from maskmill import",
 }
 """What tells each block from the others; one test below runs each."""
 IMAGES = 24

@@ -8,13 +8,13 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from pycocotools.coco import COCO
-from tests.pipeline.test_commit import SHARD, label, request
 
 from maskmill.pipeline.export.run import ExportSettings, export_run
 from maskmill.pipeline.output.commit import commit_shard
 from maskmill.pipeline.output.folder import ROW_GROUP_BYTES, Output, labels_name, part_name
 from maskmill.pipeline.results.reader import BATCH_BYTES, open_results
 from maskmill.pipeline.stages.encode import labels_table
+from tests.pipeline.output.test_commit import SHARD, label, request
 from tests.pipeline.written_run import RunSettings, write_run_files
 
 

@@ -24,7 +24,7 @@ RAYS_OWN = {"ray_resources"}
 
 def metrics_made() -> set[str]:
     """Names as Ray exports them: prefixed, counters with a suffix."""
-    calls = (node for node in ast.walk(ast.parse((ROOT / "pipeline" / "metrics.py").read_text())))
+    calls = (node for node in ast.walk(ast.parse((ROOT / "pipeline" / "cluster" / "prometheus.py").read_text())))
     made = [
         node for node in calls if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("Counter", "Gauge")
     ]

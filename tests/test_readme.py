@@ -139,9 +139,9 @@ def test_tables_are_the_schemas(schema: pa.Schema) -> None:
 
 
 def test_files_and_commands_it_names_exist() -> None:
-    for path in re.findall(r"`((?:model|pipeline|jobs|tests)/[\w./]*|cluster\.yaml)`", README):
+    for path in re.findall(r"`((?:model|pipeline|jobs|tests)/[\w./]*|[\w/-]+\.(?:py|yaml))`", README):
         assert (ROOT / path).exists(), path
     for path in re.findall(r"\]\((?!https?:)(.*?)\)", README):
         assert (ROOT / path).exists(), path
-    for command in re.findall(r"maskmill ([a-z]+)", README):
+    for command in re.findall(r"(?<!from )maskmill ([a-z]+)", README):
         assert command in COMMANDS or command == "turns", command

@@ -1,1 +1,1 @@
-"""Where the time goes, measured: the model alone, reading and decoding alone, the whole job, and how it grows."""
+"""Benchmarks of the model alone, of reading and decoding alone, of the whole job, and of how the job scales."""

@@ -1,7 +1,8 @@
 """The yardstick: the model run the way the official release runs it, with the same weights.
 
-Float32, batch norms apart, every query's sub-image encoded, empty masks too, in one batch; both roi_aligns, of the
-masked and of the plain image, for all queries at once; the full C x H x W sum, resized before the argmax.
+Like the release, it computes in float32 with separate batch norms, encodes the sub-image of every query in one batch
+(those of empty masks too), runs both roi_aligns, of the masked and of the plain image, for all queries at once, and
+resizes the full C x H x W sum before the argmax.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ from maskmill.pipeline.bench.stopwatch import Stopwatch
 
 
 class AsReleased:
-    """Images -> label maps. network, clip: as loaded; classifier: for its settings (region "cropmask") and text."""
+    """Turns images into label maps. network, clip: as loaded.
+
+    classifier: gives its settings (region "cropmask") and its text embeddings.
+    """
 
     def __init__(
         self, network: ZegFormer, clip: Clip, classifier: Classifier, short_side: int, max_long_side: int
@@ -38,7 +42,7 @@ class AsReleased:
 
     @torch.inference_mode()
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        """Return the (H, W) uint16 label map of a uint8 (H, W, 3) image in its own size."""
+        """Return the (H, W) uint16 label map of a uint8 (H, W, 3) image at the image's size."""
         resized = resize_short_side(image, *self.sides)
         with self.stopwatch("decoder"):
             batch = pad_to_multiple([normalise(resized)])
@@ -63,7 +67,7 @@ class AsReleased:
         rois = torch.cat((torch.arange(len(boxes))[:, None].to(boxes.dtype), boxes), dim=1)
         side = self.clip.image_size
         plain = pixels.repeat(len(masks), 1, 1, 1)
-        # The release cuts from both, whichever it then uses.
+        # The release crops the plain image too, even where it uses only the masked one, so the cost is measured.
         roi_align(plain, rois, (side, side), aligned=True)
         return roi_align(plain * (masks > 0)[:, None], rois, (side, side), aligned=True), masks
 

@@ -1,4 +1,4 @@
-"""Reading and decoding alone, without a model and without Ray, and what travels between the stages."""
+"""Measures reading and decoding alone, without a model and without Ray, and the bytes that travel between stages."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TRAVELLED_IMAGES = 32
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class IoBench:
-    """Which images, and for which model they are resized; limit: at most so many images are read."""
+    """What to measure. input: the images. spec: the model they are resized for. limit: the most images to read."""
 
     input: str
     spec: ModelSpec
@@ -36,7 +36,10 @@ class IoBench:
 
 
 def measure_io(bench: IoBench, vocabulary: Vocabulary) -> dict[str, Any]:
-    """Seconds and bytes per image of reading and of decoding on one core, and bytes per image after each stage."""
+    """Measure seconds per image of reading and of decoding on one core, and bytes per image after each stage.
+
+    Raises ValueError where no image can be decoded.
+    """
     assert bench.spec.max_long_side is not None
     decode = DecodeStage(Decoding(), bench.spec.short_side, bench.spec.max_long_side)
     read_s = decode_s = 0.0
@@ -68,7 +71,7 @@ def measure_io(bench: IoBench, vocabulary: Vocabulary) -> dict[str, Any]:
 
 
 def travelled_bytes(encoded: pa.Table, decode: DecodeStage, bench: IoBench, vocabulary: Vocabulary) -> dict[str, float]:
-    """Bytes per image of the tables that stages hand over, from one small batch run through all of them."""
+    """Return bytes per image of the tables that stages hand over, from one small batch run through all stages."""
     encoded = encoded.slice(0, TRAVELLED_IMAGES)
     spec = local_spec(bench.spec, bench.storage_options)
     model = StageModel(spec=spec, vocabulary=vocabulary, segments="semantic", storage_option={})
@@ -85,7 +88,7 @@ def _tables(bench: IoBench) -> Iterator[pa.Table]:
 
 
 def io_rows(result: dict[str, Any]) -> list[dict[str, Any]]:
-    """The result as rows for people."""
+    """Return the result as rows of a printed table."""
     rows = [
         {"what": name, "value": round(result[f"{name}_seconds_per_image"] * 1000, 3), "unit": "ms/image"}
         for name in ("read", "decode")

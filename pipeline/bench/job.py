@@ -1,4 +1,4 @@
-"""The whole job against the bare model on the same cores, and the job with more workers and more images."""
+"""Measures the whole job against the bare model on the same cores, and the job with more workers and more images."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ from maskmill.pipeline.stages.model import StageModel
 from maskmill.pipeline.stages.read import ReadStage
 
 WARM_UP_SHARE = 0.25
-"""Share of the images left out of the rate: while they pass, workers start and pools fill."""
+"""The share of the images that is left out of the rate, because workers start and pools fill meanwhile."""
 BARE_WARM_UP_S = 5.0
 BARE_S = 20.0
 READY_S = 120.0
-"""Within so long all bare models have loaded and are warm."""
+"""How long all bare models may take to load and warm up."""
 INTERVALS = 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JobBench:
-    """What to run. images: drawn for it. workers: actors, each with a core of its own. settings: of ``label``."""
+    """What to run. images: how many to draw. workers: actors, one per core. settings: of ``label``."""
 
     images: int
     workers: int
@@ -54,11 +54,12 @@ class JobBench:
 def measure_job(bench: JobBench, directory: Path) -> dict[str, Any]:
     """Run the bare model on ``workers`` cores at once, then the job on the same cores.
 
-    Cores share caches and memory: what a model loses to its neighbour is not lost to the pipeline. Machines have faster
-    and slower hours: the bare model runs before the job and again after it, and the mean is what the job is held to.
+    The bare models run side by side, because cores share caches and memory, and the pipeline is not to be blamed for
+    that loss. The bare models run before and after the job, because a machine's speed varies by the hour; the job is
+    compared with the mean of both.
 
-    directory: where the images are drawn, unless they are there, and where the output goes. Raises UsageError for more
-    workers than cores.
+    directory: where the images are drawn (or found, if drawn before) and where the output goes. Raises UsageError for
+    more workers than cores.
     """
     _cores(bench.workers)
     source = draw_images(bench, directory)
@@ -79,7 +80,7 @@ def measure_job(bench: JobBench, directory: Path) -> dict[str, Any]:
 
 
 def draw_images(bench: JobBench, directory: Path) -> Path:
-    """Draw the images as tars, once for each number and seed; returns their folder."""
+    """Draw the images as tars, unless they are there for this number, seed and shard size, and return their folder."""
     source = directory / f"shapes-{bench.images}-{bench.seed}-{bench.shard_size}"
     if not source.exists():
         partial = source.with_suffix(".partial")
@@ -93,7 +94,7 @@ def draw_images(bench: JobBench, directory: Path) -> Path:
 
 
 def _bare_images_per_s(bench: JobBench, source: Path) -> float:
-    """Images per second of one of ``workers`` models that run side by side, each on a core of its own."""
+    """Return the mean images per second of ``workers`` models that run side by side, one per core."""
     cores = _cores(bench.workers)
     context = multiprocessing.get_context("spawn")
     with context.Manager() as manager, ProcessPoolExecutor(len(cores), context) as processes:
@@ -123,9 +124,9 @@ def _plan(bench: JobBench, source: Path, output: str) -> Plan:
 
 
 def bare_images_per_s(bench: JobBench, source: Path, core: int, wait_for_all: Callable[[float], object]) -> float:
-    """Images per second of the model alone on ``core``, called as the job calls it: pixels in, segmentations out.
+    """Return images per second of the model alone on ``core``, called as the job calls it: pixels in, segments out.
 
-    wait_for_all: is called before the measurement, with a time-out in seconds, and returns when all models are warm.
+    wait_for_all: called before the measurement with a time-out in seconds; returns when all models are warm.
     """
     import torch
 
@@ -174,7 +175,7 @@ def _pixels(table: pa.Table) -> tuple[list[np.ndarray], list[tuple[int, int]]]:
 
 
 def run_job(bench: JobBench, source: Path) -> dict[str, Any]:
-    """Run the job in this process; returns its rate after warm-up, CPU seconds by stage, and memory over time."""
+    """Run the job in this process and return its rate after warm-up, CPU seconds by stage, and memory over time."""
     os.sched_setaffinity(0, _cores(bench.workers))
     marks: list[tuple[float, int]] = []
     with (
@@ -205,7 +206,7 @@ def run_job(bench: JobBench, source: Path) -> dict[str, Any]:
 
 
 def _growth(marks: Sequence[tuple[float, int]], monitor: ProcessMonitor) -> dict[str, list[float]]:
-    """Seconds per image, CPU seconds per image of the model and of all else, and memory, in equal parts of the run."""
+    """Return, for equal parts of the run: seconds per image, CPU seconds per image (model, rest), and memory."""
     times, images = np.array(marks).T
     edges = np.linspace(images[0], images[-1], INTERVALS + 1)
     moments = np.interp(edges, images, times)
@@ -222,7 +223,7 @@ def _growth(marks: Sequence[tuple[float, int]], monitor: ProcessMonitor) -> dict
 
 
 def _memory(edges: Sequence[float], samples: Sequence[tuple[float, int]]) -> list[int]:
-    """The most memory between each two neighbours of ``edges``; of a part without a sample, what the nearest says."""
+    """Return the peak memory between neighbouring ``edges``; a part without a sample takes the nearest sample."""
     most = []
     for start, stop in pairwise(edges):
         inside = [used for at, used in samples if start <= at <= stop]
@@ -239,7 +240,7 @@ def measure_scale(bench: JobBench, workers: Sequence[int], images: Sequence[int]
 
 
 def queue_rows(run: dict[str, Any]) -> list[dict[str, Any]]:
-    """What waited in front of each stage, as rows for people."""
+    """Return what waited in front of each stage, as rows of a printed table."""
     return [
         {
             "waiting for": stage,
@@ -254,7 +255,7 @@ def queue_rows(run: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def growth_rows(run: dict[str, Any]) -> list[dict[str, Any]]:
-    """What an image cost in each part of a run, as rows for people."""
+    """Return what an image cost in each part of a run, as rows of a printed table."""
     grown = run["as_it_grows"]
     return [
         {
@@ -269,7 +270,7 @@ def growth_rows(run: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def job_rows(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Runs as rows for people."""
+    """Return the runs as rows of a printed table."""
     return [
         {
             "workers": run["settings"]["workers"],

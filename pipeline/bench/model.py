@@ -1,4 +1,4 @@
-"""The model alone: seconds per image of each part, memory, and how far labels agree with the yardstick's."""
+"""Measures the model alone: seconds per image of each part, memory, and how far labels agree with the yardstick's."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ AS_RELEASED = "as-released"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Variant:
-    """One way to run the model. region: of the classifier, or "as-released" for the yardstick, which is float32."""
+    """One way to run the model. region: the classifier's setting, or "as-released" for the yardstick in float32."""
 
     region: str
     dtype: str = "float32"
@@ -39,7 +39,7 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """As shown in tables."""
+        """The name shown in tables."""
         skipping = "" if self.min_objectness is None else f", objectness >= {self.min_objectness:g}"
         skipping += f", visible >= {self.min_visible}" if self.min_visible else ""
         skipping += ", compiled" if self.compiled else ""
@@ -49,7 +49,7 @@ class Variant:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelBench:
-    """What to measure: ``variants`` of a subject on ``images`` images, each the fastest of ``repeats`` passes."""
+    """What to measure: ``variants`` of a subject on ``images`` images; the fastest of ``repeats`` passes counts."""
 
     subject: SubjectName
     variants: Sequence[Variant]
@@ -61,7 +61,7 @@ class ModelBench:
 
 
 def measure_model(bench: ModelBench) -> dict[str, Any]:
-    """Measure every variant in a process of its own, so that its peak memory is its own; ratios are to the first."""
+    """Measure every variant in a separate process, so that each has a separate peak memory; ratios are to the first."""
     measured, maps = [], []
     for variant in bench.variants:
         with ProcessPoolExecutor(max_workers=1, mp_context=multiprocessing.get_context("spawn")) as process:
@@ -71,7 +71,7 @@ def measure_model(bench: ModelBench) -> dict[str, Any]:
     first = measured[0]
     for figures, label_maps in zip(measured, maps, strict=True):
         figures["speedup"] = first["seconds_per_image"] / figures["seconds_per_image"]
-        # On a machine that others use as well, the steadier of the two.
+        # CPU seconds vary less than wall time on a machine that others use as well, so report their ratio too.
         figures["cpu_speedup"] = first["cpu_seconds_per_image"] / figures["cpu_seconds_per_image"]
         figures["memory_share"] = figures["peak_bytes"] / first["peak_bytes"]
         figures["same_labels"] = float(np.mean([np.mean(a == b) for a, b in zip(label_maps, maps[0], strict=True)]))
@@ -87,7 +87,7 @@ def measure_variant(bench: ModelBench, variant: Variant) -> tuple[dict[str, Any]
     else:
         model = _Ours(subject, variant, bench.batch_size)
     images = subject.images
-    model.run(images[:1])  # first calls pay for allocations and kernels' choices
+    model.run(images[:1])  # the first calls also allocate memory and choose kernels, so they are not timed
     fastest, cpu_seconds, parts, label_maps = float("inf"), float("inf"), {}, []
     for _ in range(bench.repeats):
         model.stopwatch.seconds.clear()
@@ -137,7 +137,7 @@ class _Ours:
         clip = subject.clip()
         clip.model.visual.to(dtype, memory_format=torch.channels_last)
         classifier = Classifier(clip, subject.vocabulary, settings, compiled=variant.compiled)
-        del clip  # and with it the text tower, as in an actor
+        del clip  # frees the text tower, as an actor does
         proposer = Proposer(
             subject.network().to(dtype),
             short_side=subject.short_side,
@@ -148,7 +148,7 @@ class _Ours:
         self.segmenter = Segmenter(proposer, classifier)
         self.batch_size = batch_size
         self.stopwatch = Stopwatch()
-        if not variant.compiled:  # there the backbone is no part of its own
+        if not variant.compiled:  # a compiled network does not call the backbone as a separate module
             self.stopwatch.watch_module(proposer.network.backbone, "backbone")
         self.stopwatch.watch_method(proposer, "_propose", "decoder")
         for name, part in (("_candidates", "fusion"), ("_look_at", "regions"), ("_score", "fusion")):
@@ -171,7 +171,7 @@ def _non_empty(proposer: ProposalSource, image: np.ndarray) -> int:
 
 
 def model_rows(result: dict[str, Any]) -> list[dict[str, Any]]:
-    """The result as rows for people: milliseconds per image by part."""
+    """Return the result as rows of a printed table: milliseconds per image by part."""
     return [
         {
             "variant": own["variant"],

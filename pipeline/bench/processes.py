@@ -1,4 +1,4 @@
-"""CPU seconds and memory of a running job by stage, from Linux's /proc, and its queues: no stage knows of it."""
+"""Watches a running job from outside its stages: CPU seconds and memory by stage, from Linux's /proc, and queues."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from maskmill.pipeline.cluster.sampling import Sampler
 
 SAMPLE_S = 2.0
 MEMORY_SHARE = 0.005
-"""Of a core, at most: the kernel walks all pages of a process to tell its share of memory."""
+"""The most of a core that reading memory may take: the kernel walks all pages of a process to compute its PSS."""
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _STAGES = (
     ("model", re.compile(r"ray::.*(SegmentStage|ProposeStage|ClassifyStage)")),
@@ -32,9 +32,10 @@ RAY = "Ray's processes"
 
 
 class ProcessMonitor(Sampler):
-    """Watches this process and all below it while its ``with`` block runs.
+    """Watches this process and all its descendants while the ``with`` block runs.
 
-    memory_bytes: of each sample, resident and not shared twice (PSS), with the time it was taken at.
+    memory_bytes: (time, bytes) of each sample; bytes are the proportional set size (PSS), which counts shared pages
+    once. Entering the block raises OSError where there is no Linux /proc.
     """
 
     def __init__(self) -> None:
@@ -51,14 +52,14 @@ class ProcessMonitor(Sampler):
         return super().__enter__()
 
     def sample(self) -> None:
-        """Look at all processes; at their memory less often."""
+        """Read the CPU time of all processes, and their memory less often."""
         pids = _descendants(os.getpid())
         for pid in pids:
             try:
                 ticks = sum(map(int, _stat(pid)[11:13]))
                 title = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
             except (FileNotFoundError, ProcessLookupError):
-                continue  # it ended meanwhile
+                continue  # the process ended meanwhile
             stage = _stage(pid, title)
             spent = (ticks - self._ticks.get(pid, 0)) / _TICKS_PER_S
             self._spent[stage] = self._spent.get(stage, 0.0) + spent
@@ -72,14 +73,14 @@ class ProcessMonitor(Sampler):
             self._memory_next_at = ended + (ended - started) / MEMORY_SHARE
 
     def cpu_seconds(self, edges: Sequence[float]) -> dict[str, list[float]]:
-        """CPU seconds by stage between each two neighbours of ``edges``, moments in order; even between two samples."""
+        """Return CPU seconds by stage between neighbouring ``edges`` (ascending times), interpolated from samples."""
         moments = [at for at, _ in self._spent_by]
         spent = {stage: [by.get(stage, 0.0) for _, by in self._spent_by] for stage in sorted(self._spent)}
         return {stage: np.diff(np.interp(edges, moments, own)).tolist() for stage, own in spent.items()}
 
 
 def _proportional_bytes(pid: int) -> int:
-    """Resident memory, shared pages divided by those who share them; 0 for a process that ended meanwhile."""
+    """Return the proportional set size of a process, 0 if the process ended meanwhile."""
     try:
         rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
     except (FileNotFoundError, ProcessLookupError):
@@ -98,7 +99,7 @@ def _stage(pid: int, title: str) -> str:
 
 
 def _stat(pid: int) -> list[str]:
-    """Fields of /proc/PID/stat from the state on; the name before it may hold anything."""
+    """Return the fields of /proc/PID/stat from the state on, since the name before the state may hold any character."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
@@ -120,9 +121,9 @@ def _descendants(root: int) -> set[int]:
 
 
 class QueueMonitor(Sampler):
-    """Watches what waits in front of every stage of the graph that runs in this process while its block runs.
+    """Watches what waits in front of every stage of this process's graph while the ``with`` block runs.
 
-    Its figures begin when it is told to: at first pools fill.
+    Counting begins with :meth:`start_counting`, since the pools only fill at first.
     """
 
     def __init__(self) -> None:
@@ -132,19 +133,19 @@ class QueueMonitor(Sampler):
         self._bytes: dict[str, list[int]] = {}
 
     def start_counting(self) -> None:
-        """Count from here on."""
+        """Count the samples from now on."""
         self._counting = True
 
     def sample(self) -> None:
-        """Look at all queues."""
+        """Read the length of all queues."""
         for queue in stage_queues() if self._counting else ():
             self._blocks.setdefault(queue.stage, []).append(queue.queued_blocks)
             self._bytes.setdefault(queue.stage, []).append(queue.queued_bytes)
 
     def figures(self) -> dict[str, dict[str, float]]:
-        """By stage: blocks and bytes that waited, mean and most over the samples, and how often anything did.
+        """Return by stage: blocks and bytes that waited (mean and most over the samples), and how often any waited.
 
-        The last stages are fed in bursts; one before the model that is empty most of the time starves it.
+        The last stages are fed in bursts. A queue before the model that is empty most of the time starves the model.
         """
         return {
             stage: {

@@ -1,4 +1,4 @@
-"""What every measurement carries: versions, hardware, when; and figures as a table for people."""
+"""What every measurement records (versions, hardware, time), and the figures as a printed table."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from typing import Any
 
 PACKAGES = ("maskmill", "torch", "torchvision", "open_clip_torch", "ray", "pyarrow", "numpy", "pillow")
 CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
-"""Instruction sets that decide how fast a CPU multiplies, as Linux names them."""
+"""Instruction sets that decide how fast a CPU multiplies matrices, by Linux's names."""
 
 
 def environment() -> dict[str, Any]:
-    """Versions and hardware of this machine; bytes in bytes."""
+    """Return the versions and the hardware of this machine."""
     import torch
 
     cpu, flags = _cpu()
@@ -45,13 +45,13 @@ def _cpu() -> tuple[str, set[str]]:
 
 
 def peak_bytes() -> int:
-    """The most memory this process has had resident."""
+    """Return the peak resident memory of this process in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
 
 def table_lines(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """The rows as aligned columns; the first row names them."""
+    """Return the rows as lines of aligned columns; the keys of the first row are the header."""
     if not rows:
         return []
     columns = list(rows[0])
@@ -73,7 +73,7 @@ def _cell(value: Any) -> str:
 
 
 def environment_line(environment: dict[str, Any]) -> str:
-    """The environment in one line."""
+    """Return the environment in one line."""
     machine = " + ".join([f"{environment['cores']} cores {environment['cpu']}", *environment["gpus"]])
     versions = ", ".join(f"{name} {environment['versions'][name]}" for name in ("python", "torch", "ray"))
     return f"{machine}, {environment['memory_bytes'] / 2**30:.0f} GiB; {versions}; {environment['measured_at']}"

@@ -1,4 +1,4 @@
-"""Time spent in the parts of a computation, each without what other parts inside it take."""
+"""Measures the time spent in each part of a computation, without the parts nested inside it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 
 
 class Stopwatch:
-    """``with stopwatch("part"): ...`` adds to that part's seconds; parts may lie inside each other."""
+    """``with stopwatch("part"): ...`` adds to the seconds of "part"; parts may be nested."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}

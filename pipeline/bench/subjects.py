@@ -1,4 +1,4 @@
-"""The models that are measured: the real size with random weights, and the bundled one with its own."""
+"""The models that are measured: one of the real size with random weights, and the bundled one with its weights."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ REAL_SIDE = 640
 REAL_CLASSES = 171
 REAL_CLIP = "ViT-B-16-quickgelu"
 NON_EMPTY = 30
-"""Of the 100 queries of the real size; trained models leave about so many masks non-empty."""
+"""How many of the real size's 100 queries propose a mask: trained models leave about so many masks non-empty."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Subject:
-    """A model to measure with what it is shown; ``settings`` are its defaults for naming.
+    """A model to measure and the images it is measured on; ``settings`` are its defaults for naming.
 
-    network, clip: load the two anew with each call, so that who measures holds no more weights than an actor would.
+    network, clip: each call loads the weights again, so that a measurement holds no more weights than an actor would.
     """
 
     network: Callable[[], ZegFormer]
@@ -47,12 +47,12 @@ class Subject:
 
 
 def load_subject(name: SubjectName, images: int, seed: int) -> Subject:
-    """Describe the model called ``name`` and draw ``images`` images for it, the same for the same seed."""
+    """Return the model called ``name`` with ``images`` images drawn for it; the same seed gives the same images."""
     return _real(images, seed) if name == "real" else _bundled(images, seed)
 
 
 def _real(count: int, seed: int) -> Subject:
-    """R-50, ViT-B/16, 171 classes, 100 queries, with random weights; noise of 640 x 640 pixels for images."""
+    """R-50, ViT-B/16, 171 classes and 100 queries, with random weights; the images are noise of 640 x 640 pixels."""
 
     def network() -> ZegFormer:
         torch.manual_seed(seed)
@@ -68,7 +68,7 @@ def _real(count: int, seed: int) -> Subject:
 
     generator = np.random.default_rng(seed)
     images = [generator.integers(0, 256, (REAL_SIDE, REAL_SIDE, 3), dtype=np.uint8) for _ in range(count)]
-    # One prompt a class: what is measured is an image, not 7,000 sentences.
+    # One prompt per class is enough: the time of an image is measured, and encoding 7,000 sentences is no part of it.
     entries = [ClassEntry(name=f"thing {number}", prompts=("a photo of a {}.",)) for number in range(REAL_CLASSES)]
     return Subject(
         network=network,
@@ -97,7 +97,7 @@ def _bundled(count: int, seed: int) -> Subject:
 
 
 def leave_non_empty(network: ZegFormer, count: int) -> None:
-    """Have all but the first ``count`` queries of ``network`` propose an empty mask, in any precision."""
+    """Make all but the first ``count`` queries of ``network`` propose an empty mask, in any precision."""
 
     def empty_others(module: nn.Module, inputs: tuple[Tensor, ...], output: ZegFormerOutput) -> None:
         for layer in output.layers:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers as tf
+
+from model.sources.input_rules import input_rules
 
 NAMES = {0: "person", 1: "traffic light", 2: "grass"}
 _LABELS = {"id2label": NAMES, "label2id": {name: number for number, name in NAMES.items()}}
@@ -20,10 +24,10 @@ _SWIN: dict[str, Any] = {
 }
 
 
-def eomt() -> torch.nn.Module:
+def eomt(hidden_size: int = 32) -> torch.nn.Module:
     return tf.EomtForUniversalSegmentation(
         tf.EomtConfig(
-            hidden_size=32,
+            hidden_size=hidden_size,
             num_hidden_layers=3,
             num_attention_heads=2,
             image_size=64,
@@ -158,5 +162,44 @@ def save(kind: str, folder: Path, seed: int = 0) -> Path:
     network.eval()
     if kind == "eomt":
         network.attn_mask_probs.fill_(0)
+    network.save_pretrained(folder)
+    return folder
+
+
+GRID_CLASSES = (0, 0, 1, 2, 0, 2, 2, 1)
+"""What each query of ``save_grid_eomt`` is: an index into NAMES, by cell of the grid, row by row."""
+
+
+@torch.no_grad()
+def save_grid_eomt(folder: Path, picture: np.ndarray) -> Path:
+    """Write an EoMT whose eight masks share a picture like ``picture`` as 2 x 4 cells, each with a class of its own.
+
+    Its last two layers are solved by least squares, so that what it says depends on the picture and is no noise.
+    picture: uint8 (H, W, 3), wider than high.
+    """
+    torch.manual_seed(0)
+    network, seen = eomt(hidden_size=256).eval(), {}
+    network.attn_mask_probs.fill_(0)
+    network.embeddings.position_embeddings.weight.mul_(20)  # so that other pictures are cut alike
+    network.mask_head.fc3.register_forward_pre_hook(lambda _, given: seen.update(hidden=given[0][0]))
+    network.class_predictor.register_forward_pre_hook(lambda _, given: seen.update(queries=given[0][0]))
+    network.upscale_block.register_forward_hook(lambda _, given, features: seen.update(features=features[0]))
+    rules = input_rules({"model_type": "eomt", "image_size": 64}, {})
+    network(pixel_values=rules.prepare(picture)[None])
+    side = seen["features"].shape[-1]
+    rows = math.ceil(side * picture.shape[0] / picture.shape[1])  # those that hold the picture
+    cells = torch.full((8, side, side), -6.0)
+    for number in range(8):
+        row, column = divmod(number, 4)
+        cells[number, row * rows // 2 : (row + 1) * rows // 2, column * side // 4 : (column + 1) * side // 4] = 6
+    embeddings = torch.linalg.pinv(seen["features"].flatten(1).T, rtol=1e-2) @ cells.flatten(1).T  # (D, 8)
+    classes = torch.full((8, len(NAMES) + 1), -2.0)
+    classes[torch.arange(8), torch.tensor(GRID_CLASSES)] = 3
+    for layer, hidden, wanted in (
+        (network.mask_head.fc3, seen["hidden"], embeddings.T),
+        (network.class_predictor, seen["queries"], classes),
+    ):
+        layer.weight.copy_((torch.linalg.pinv(hidden) @ wanted).T)
+        layer.bias.zero_()
     network.save_pretrained(folder)
     return folder

@@ -3,6 +3,10 @@
 #   docker build -t maskmill:cpu .
 #   docker build -t maskmill:cuda --build-arg FLAVOR=gpu --build-arg TORCH_INDEX=https://pypi.org/simple .
 #
+# With the weights of a preset in it, so that no node asks the hub (docs/operations.md says how they are used):
+#
+#   docker build -t maskmill:photo --build-arg PRESET=photo .
+#
 # Versions are those of constraints.txt, in which the tests passed. Runs as user ray (1000), never as root.
 ARG RAY=2.60.0-py311
 ARG FLAVOR=cpu
@@ -18,9 +22,11 @@ COPY --chown=1000:100 maskmill maskmill
 COPY --chown=1000:100 model model
 COPY --chown=1000:100 pipeline pipeline
 COPY --chown=1000:100 jobs jobs
-RUN pip install --no-cache-dir --constraint constraints.txt .
+RUN pip install --no-cache-dir --constraint constraints.txt '.[photo]'
 
 USER 1000
 WORKDIR /home/ray
+ARG PRESET=""
+RUN if [ -n "${PRESET}" ]; then HF_HOME=/tmp/hub maskmill models --fetch "${PRESET}" --into /home/ray/preset && rm -rf /tmp/hub; fi
 ENV OMP_NUM_THREADS=1 PYTHONUNBUFFERED=1
 CMD ["maskmill", "--help"]

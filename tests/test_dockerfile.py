@@ -6,6 +6,7 @@ Building it takes the network and an engine; that is for whoever publishes the i
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,10 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
+
+from maskmill.jobs.main import app
+from maskmill.model.presets import PRESETS
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
@@ -67,3 +72,15 @@ def test_what_it_copies_is_there_and_reaches_the_builder() -> None:
     assert all((ROOT / name).exists() for name in copied)
     let_through = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     assert copied == let_through
+
+
+def test_baked_weights_lie_where_the_guide_says() -> None:
+    """The command that bakes is one, and the job of the guide names the two folders that it writes."""
+    [baked] = re.findall(r'maskmill (models --fetch "\$\{PRESET\}" --into \S+)', DOCKERFILE)
+    words = shlex.split(baked.replace('"${PRESET}"', "bundled"))
+    refused = CliRunner().invoke(app, words)
+    assert (refused.exit_code, "preset 'bundled' has nothing to fetch by name" in refused.stderr) == (2, True)
+    guide = (ROOT / "docs" / "operations.md").read_text()
+    assert f"`weights: {words[-1]}/weights`, `clip: {words[-1]}/clip`" in guide
+    for preset in re.findall(r"--build-arg PRESET=(\S+)", DOCKERFILE + guide):
+        assert PRESETS[preset.strip("`")].download is not None

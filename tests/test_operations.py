@@ -17,8 +17,8 @@ from maskmill.pipeline.config import LabelConfig
 ROOT = Path(__file__).resolve().parents[1]
 GUIDE = (ROOT / "docs" / "operations.md").read_text()
 DASHBOARD = json.loads((ROOT / "jobs" / "grafana" / "maskmill.json").read_text())
-FOREIGN_FLAGS = {"--nodes", "--generate"}
-"""Of sbatch and of ray."""
+FOREIGN_FLAGS = {"--nodes", "--generate", "--build-arg"}
+"""Of sbatch, ray and docker."""
 RAYS_OWN = {"ray_resources"}
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import transformers as tf
 
-from model.sources.input_rules import input_rules
+from maskmill.model.sources.input_rules import input_rules
 
 NAMES = {0: "person", 1: "traffic light", 2: "grass"}
 _LABELS = {"id2label": NAMES, "label2id": {name: number for number, name in NAMES.items()}}

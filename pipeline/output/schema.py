@@ -1,4 +1,4 @@
-"""The Parquet schemas of everything a run writes, declared once; see the README for a table of the columns."""
+"""The Parquet schemas of everything a run writes, declared once; docs/output.md has a table of the columns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`maskmill demo` stops where a step fails, with that step's exit code. That it works is tested with the README."""
+"""`maskmill demo` stops where a step fails, with that step's exit code. tests/docs/ runs the whole of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""README.md is run: the demo, every Python block on its output, and the tables against the code they describe."""
+"""The examples of README and docs/ are run: the demo, and every block of Python on its output."""
 
 from __future__ import annotations
 
@@ -10,17 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from maskmill.jobs.main import COMMANDS
-from maskmill.pipeline.output.schema import CLASS_STATS, ERRORS, LABELS
+from tests.docs.pages import PAGES, blocks_of
 
-ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```python\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+BLOCKS = [block for page in PAGES for block in blocks_of(page, "python")]
 MARKS = {
     "pandas": 'groupby("class_names")["areas"]',
     "duckdb": "duckdb.sql",
@@ -36,7 +32,7 @@ IMAGES = 24
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder in which ``maskmill demo`` was run, by the command's own words, with fewer images."""
-    folder = tmp_path_factory.mktemp("readme")
+    folder = tmp_path_factory.mktemp("examples")
     command = [sys.executable, "-m", "maskmill.jobs.main", "demo", "demo", "--images", str(IMAGES)]
     result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
@@ -61,7 +57,7 @@ def test_the_demo_shows_commands_accuracy_and_places(demo: Path) -> None:
 
 
 def run_block(library: str, folder: Path) -> str:
-    """What the README's block about ``library`` prints when run in ``folder``, in a process of its own."""
+    """What the block about ``library`` prints when it is run in ``folder``, in another process."""
     [block] = [block for block in BLOCKS if MARKS[library] in block]
     result = subprocess.run([sys.executable, "-c", block], cwd=folder, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
@@ -118,30 +114,3 @@ def test_the_model_alone_names_most_pixels(demo: Path) -> None:
     assert share > 0.8
     names = re.findall(r"'([\w ]+)'", printed)
     assert len(names) > 1
-
-
-def arrow_type(text: str) -> pa.DataType:
-    """The type that the README's tables write as ``text``."""
-    if item := re.fullmatch(r"list<(.*)>", text):
-        return pa.list_(arrow_type(item[1]))
-    if item := re.fullmatch(r"(\w+)\[(\d+)\]", text):
-        return pa.list_(arrow_type(item[1]), int(item[2]))
-    return pa.type_for_alias(text)
-
-
-@pytest.mark.parametrize("schema", [LABELS, ERRORS, CLASS_STATS], ids=["labels", "errors", "class_stats"])
-def test_tables_are_the_schemas(schema: pa.Schema) -> None:
-    tables = re.findall(r"\| column \| type \| meaning \|\n\|[-|]+\|\n((?:\|.*\|\n)+)", README)
-    rows = [[line.strip("|").split(" | ") for line in table.splitlines()] for table in tables]
-    documented = [[(name.strip(), arrow_type(kind)) for name, kind, _ in table] for table in rows]
-    assert [(field.name, field.type) for field in schema] in documented
-    assert all(meaning.strip() for table in rows for _, _, meaning in table)
-
-
-def test_files_and_commands_it_names_exist() -> None:
-    for path in re.findall(r"`((?:model|pipeline|jobs|tests)/[\w./]*|[\w/-]+\.(?:py|yaml))`", README):
-        assert (ROOT / path).exists(), path
-    for path in re.findall(r"\]\((?!https?:)(.*?)\)", README):
-        assert (ROOT / path).exists(), path
-    for command in re.findall(r"(?<!from )maskmill ([a-z]+)", README):
-        assert command in COMMANDS or command == "turns", command

@@ -1,4 +1,4 @@
-"""docs/operations.md and the Grafana dashboard against the code: flags, exit codes, metrics and files they name."""
+"""docs/operations.md and the Grafana dashboard against the code: flags, metrics and files they name."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ import json
 import re
 from pathlib import Path
 
-import pytest
 import yaml
 
-from maskmill.jobs import label
 from maskmill.jobs.options import resolve
 from maskmill.pipeline.config import LabelConfig
+from tests.docs.pages import ROOT, blocks_of, text_of
 
-ROOT = Path(__file__).resolve().parents[1]
-GUIDE = (ROOT / "docs" / "operations.md").read_text()
+PAGE = ROOT / "docs" / "operations.md"
+GUIDE = text_of(PAGE)
 DASHBOARD = json.loads((ROOT / "jobs" / "grafana" / "maskmill.json").read_text())
 FOREIGN_FLAGS = {"--nodes", "--generate", "--build-arg"}
 """Of sbatch, ray and docker."""
@@ -58,7 +57,7 @@ def test_panels_do_not_overlap_and_have_ids_of_their_own() -> None:
 
 
 def test_the_guide_s_job_file_is_one(tmp_path: Path) -> None:
-    (block,) = re.findall(r"^```yaml\n(.*?)^```$", GUIDE, flags=re.MULTILINE | re.DOTALL)
+    (block,) = blocks_of(PAGE, "yaml")
     path = tmp_path / "job.yaml"
     path.write_text(block)
     config = resolve(LabelConfig, config_file=path, settings=(), flags={})
@@ -71,14 +70,6 @@ def test_flags_exist() -> None:
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", GUIDE)) - known == FOREIGN_FLAGS & set(
         re.findall(r"--[a-z-]+", GUIDE)
     )
-
-
-@pytest.mark.parametrize("document", ["docs/operations.md", "README.md"])
-def test_exit_codes_are_those_of_the_code(document: str) -> None:
-    rows = re.findall(r"^\| ([\d, ]+) \|", (ROOT / document).read_text(), flags=re.MULTILINE)
-    told = {int(code) for row in rows for code in row.split(",")}
-    constants = {value for name, value in vars(label).items() if name.startswith("EXIT_")}
-    assert told == constants | {130, 143}
 
 
 def test_files_exist() -> None:

@@ -180,7 +180,7 @@ def _require(flag: str, values: list[str], choices: tuple[str, ...]) -> None:
 def _show(
     result: dict[str, Any], rows: list[dict[str, Any]], json_file: Path | None, *more: list[dict[str, Any]]
 ) -> None:
-    from maskmill.pipeline.bench.record import environment_line, table_lines
+    from maskmill.pipeline.bench.result import environment_line, table_lines
 
     for table in (rows, *more):
         typer.echo("\n".join([*table_lines(table), ""]))

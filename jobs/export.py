@@ -38,7 +38,7 @@ def export(
     storage_option: StorageOption = None,
 ) -> None:
     """Export the labels of all finished shards. Exit code 3: some images could not be read and were left out."""
-    from maskmill.pipeline.export.run import ExportSettings, export_run
+    from maskmill.pipeline.export.export import ExportSettings, export_run
     from maskmill.pipeline.export.stream import ExportError
     from maskmill.pipeline.storage.files import parse_storage_options
 

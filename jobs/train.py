@@ -49,7 +49,7 @@ def _train(
     # Imported late: torch takes seconds, and `--help` needs none of it.
     from maskmill.pipeline.training.place import claim_training
     from maskmill.pipeline.training.recipes import load_config
-    from maskmill.pipeline.training.run import CONFIGS, TrainRequest
+    from maskmill.pipeline.training.train import CONFIGS, TrainRequest
 
     resolved = load_config(kind, config, CONFIGS[kind], settings or [])
     request["storage_options"] = parse_storage_options(request["storage_options"] or [])
@@ -62,7 +62,7 @@ def _run(request: Any, workers: dict[str, Any]) -> dict[str, float]:
     if workers["count"] == 0:
         import torch
 
-        from maskmill.pipeline.training.run import run_training
+        from maskmill.pipeline.training.train import run_training
 
         return run_training(request, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     try:

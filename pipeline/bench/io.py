@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from maskmill.model import Vocabulary
 from maskmill.model.spec import ModelSpec
-from maskmill.pipeline.bench.record import environment
+from maskmill.pipeline.bench.result import environment
 from maskmill.pipeline.decoding.decode import Decoding
 from maskmill.pipeline.sources import ReadLimits, list_shards
 from maskmill.pipeline.stages.decode import DecodeStage

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from maskmill.pipeline.bench.processes import ProcessMonitor, QueueMonitor
-from maskmill.pipeline.bench.record import environment
+from maskmill.pipeline.bench.result import environment
 from maskmill.pipeline.config import LabelConfig, public_settings
 from maskmill.pipeline.decoding.decode import Decoding
 from maskmill.pipeline.errors import UsageError

@@ -18,7 +18,7 @@ from maskmill.model.sources.source import ProposalSource
 from maskmill.model.spec import DTYPES
 from maskmill.model.zegformer.proposer import Proposer
 from maskmill.pipeline.bench.as_released import AsReleased
-from maskmill.pipeline.bench.record import environment, peak_bytes
+from maskmill.pipeline.bench.result import environment, peak_bytes
 from maskmill.pipeline.bench.stopwatch import Stopwatch
 from maskmill.pipeline.bench.subjects import Subject, SubjectName, load_subject
 

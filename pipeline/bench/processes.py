@@ -12,8 +12,8 @@ from typing import Self
 
 import numpy as np
 
+from maskmill.pipeline.cluster.periodic import PeriodicSampler
 from maskmill.pipeline.cluster.queues import stage_queues
-from maskmill.pipeline.cluster.sampling import Sampler
 
 SAMPLE_S = 2.0
 MEMORY_SHARE = 0.005
@@ -31,7 +31,7 @@ DRIVER = "driver"
 RAY = "Ray's processes"
 
 
-class ProcessMonitor(Sampler):
+class ProcessMonitor(PeriodicSampler):
     """Watches this process and all its descendants while the ``with`` block runs.
 
     memory_bytes: (time, bytes) of each sample; bytes are the proportional set size (PSS), which counts shared pages
@@ -120,7 +120,7 @@ def _descendants(root: int) -> set[int]:
     return found
 
 
-class QueueMonitor(Sampler):
+class QueueMonitor(PeriodicSampler):
     """Watches what waits in front of every stage of this process's graph while the ``with`` block runs.
 
     Counting begins with :meth:`start_counting`, since the pools only fill at first.

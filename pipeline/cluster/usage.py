@@ -7,12 +7,12 @@ import time
 import ray
 
 from maskmill.pipeline.cluster.observing import observing
-from maskmill.pipeline.cluster.sampling import Sampler
+from maskmill.pipeline.cluster.periodic import PeriodicSampler
 
 SAMPLE_S = 2.0
 
 
-class ClusterUsage(Sampler):
+class ClusterUsage(PeriodicSampler):
     """Integrates the GPUs and CPUs of the Ray cluster over time while its ``with`` block runs. Ray must be running."""
 
     def __init__(self) -> None:

@@ -12,7 +12,7 @@ from functools import cache
 import numpy as np
 from PIL import Image
 
-from maskmill.pipeline.shapes.figures import FIGURES, pattern_weight
+from maskmill.pipeline.shapes.signed_distances import FIGURES, pattern_weight
 from maskmill.pipeline.shapes.textures import CANVAS_SIZE, canvas, grain
 from maskmill.pipeline.shapes.world import COLOUR_RGB, COLOURS, PATTERNS, SHAPES, allowed_class_ids, stuff_id
 

@@ -15,7 +15,7 @@ from maskmill.pipeline.shapes.write import ShapesSettings, write_shapes
 from maskmill.pipeline.training.grouping import describe
 from maskmill.pipeline.training.place import claim_training
 from maskmill.pipeline.training.recipes import load_config
-from maskmill.pipeline.training.run import CONFIGS, TrainRequest, run_training
+from maskmill.pipeline.training.train import CONFIGS, TrainRequest, run_training
 
 CLIP_SEED = 101
 """World of CLIP's training images, which show all classes: CLIP plays the part of the one trained on the web."""

@@ -12,8 +12,8 @@ from ray.train.torch import TorchTrainer
 
 from maskmill.pipeline.cluster.canary import check_workers
 from maskmill.pipeline.cluster.connect import CONNECT_S, connect, joins_running
-from maskmill.pipeline.training.metrics import last_metrics
-from maskmill.pipeline.training.run import TrainRequest, run_training
+from maskmill.pipeline.training.metrics_log import last_metrics
+from maskmill.pipeline.training.train import TrainRequest, run_training
 
 RESTARTS = 3
 """How often a dead worker's run is started again from its last checkpoint before it fails."""

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from maskmill.pipeline.errors import UsageError
 from maskmill.pipeline.training.conditions import CONDITIONS, conditions, warn_of_changes
-from maskmill.pipeline.training.metrics import MetricsLog, is_finished, last_metrics
+from maskmill.pipeline.training.metrics_log import MetricsLog, is_finished, last_metrics
 from maskmill.pipeline.training.settings import LoopSettings, learning_rate_factor
 
 CHECKPOINT_FILE = "checkpoint.pt"

@@ -14,8 +14,8 @@ from maskmill.pipeline.output.ownership import claim, is_claimed, some_names
 from maskmill.pipeline.sources.apart import check_apart
 from maskmill.pipeline.storage.writable import check_writable
 from maskmill.pipeline.training.loop import CHECKPOINT_FILE
-from maskmill.pipeline.training.metrics import METRICS_FILE
-from maskmill.pipeline.training.run import TrainRequest
+from maskmill.pipeline.training.metrics_log import METRICS_FILE
+from maskmill.pipeline.training.train import TrainRequest
 
 COMMAND = "train"
 _STEMS = ("zegformer", "baseline", "clip", "bpe")

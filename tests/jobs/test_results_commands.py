@@ -16,7 +16,7 @@ from maskmill.jobs.report import report
 from maskmill.jobs.review import review
 from maskmill.jobs.show import show
 from maskmill.pipeline.errors import UsageError
-from maskmill.pipeline.export.run import FORMATS
+from maskmill.pipeline.export.export import FORMATS
 from maskmill.pipeline.results.review import REVIEW
 from tests.pipeline.written_run import RunSettings, read_labels, write_run
 

@@ -13,7 +13,7 @@ from maskmill.model.segmenter import Segmenter
 from maskmill.model.zegformer.proposer import Proposer
 from maskmill.pipeline.bench.as_released import AsReleased
 from maskmill.pipeline.bench.model import AS_RELEASED, ModelBench, Variant, measure_variant, model_rows
-from maskmill.pipeline.bench.record import environment, table_lines
+from maskmill.pipeline.bench.result import environment, table_lines
 from maskmill.pipeline.bench.stopwatch import Stopwatch
 from maskmill.pipeline.bench.subjects import NON_EMPTY, load_subject
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from maskmill.pipeline.export.run import ExportSettings, export_run
+from maskmill.pipeline.export.export import ExportSettings, export_run
 from tests.pipeline.written_run import RunSettings, write_run
 
 Export = Callable[..., Path]

@@ -17,7 +17,7 @@ from pycocotools.coco import COCO
 
 from maskmill.pipeline.evaluation.coco import segment_entries
 from maskmill.pipeline.evaluation.coco_files import ResultsFile, parse_coco
-from maskmill.pipeline.export.run import FORMATS, ExportSettings, export_run
+from maskmill.pipeline.export.export import FORMATS, ExportSettings, export_run
 from tests.pipeline.export.conftest import Export
 from tests.pipeline.labelled_files import encoded, label_files, picture
 

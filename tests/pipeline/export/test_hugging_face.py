@@ -74,7 +74,7 @@ def test_files_and_row_groups_are_bounded_by_bytes(
 MEASURED = """
 import re, sys
 from pathlib import Path
-from maskmill.pipeline.export.run import ExportSettings, export_run
+from maskmill.pipeline.export.export import ExportSettings, export_run
 result = export_run(sys.argv[1], sys.argv[2], ExportSettings(file_format="hf"))
 print(result.images, int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) // 1024)
 """

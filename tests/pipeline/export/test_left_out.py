@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 from maskmill.jobs.export import export as export_command
 from maskmill.jobs.report import report
 from maskmill.jobs.show import show
-from maskmill.pipeline.export.run import ExportSettings, export_run
+from maskmill.pipeline.export.export import ExportSettings, export_run
 from maskmill.pipeline.export.stream import ExportError
 from tests.pipeline.labelled_files import encoded, label_files, picture
 from tests.pipeline.written_run import RunSettings, read_labels, write_run

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from pycocotools.coco import COCO
 
-from maskmill.pipeline.export.run import ExportSettings, export_run
+from maskmill.pipeline.export.export import ExportSettings, export_run
 from maskmill.pipeline.output.commit import commit_shard
 from maskmill.pipeline.output.folder import ROW_GROUP_BYTES, Output, labels_name, part_name
 from maskmill.pipeline.results.reader import BATCH_BYTES, open_results

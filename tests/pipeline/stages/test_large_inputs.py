@@ -117,7 +117,7 @@ def label_with_many_classes() -> None:
 WORK = {"decode": decode_large_image, "model": label_large_image, "encode": encode_large_image}
 
 if __name__ == "__main__":
-    from maskmill.pipeline.bench.record import peak_bytes
+    from maskmill.pipeline.bench.result import peak_bytes
 
     WORK.get(sys.argv[1], label_with_many_classes)(*sys.argv[2:])
     print(json.dumps({"what": sys.argv[1:3], "peak_bytes": peak_bytes()}))

@@ -8,8 +8,8 @@ import pytest
 from maskmill.pipeline.errors import UsageError
 from maskmill.pipeline.training.loop import StepSampler
 from maskmill.pipeline.training.recipes import load_config, recipe_names
-from maskmill.pipeline.training.run import CONFIGS
 from maskmill.pipeline.training.settings import LoopSettings, learning_rate_factor
+from maskmill.pipeline.training.train import CONFIGS
 
 
 @pytest.mark.parametrize("schedule", ["poly", "one-cycle"])

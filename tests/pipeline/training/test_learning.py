@@ -15,7 +15,7 @@ from maskmill.model.zegformer.checkpoint import load_zegformer, save_zegformer
 from maskmill.model.zegformer.network import ZegFormer
 from maskmill.pipeline.shapes import CLASSES, draw
 from maskmill.pipeline.shapes.write import ShapesSettings, write_shapes
-from maskmill.pipeline.training.run import run_training
+from maskmill.pipeline.training.train import run_training
 from tests.pipeline.training.tiny import CPU, metrics_of, tiny, tiny_request
 
 TEST_SEED = 99

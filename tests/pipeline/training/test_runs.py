@@ -21,7 +21,7 @@ from maskmill.pipeline.errors import UsageError
 from maskmill.pipeline.shapes import CLASSES
 from maskmill.pipeline.training.conditions import CONDITIONS, conditions
 from maskmill.pipeline.training.launch import Workers, train_on_ray
-from maskmill.pipeline.training.run import TrainRequest, run_training
+from maskmill.pipeline.training.train import TrainRequest, run_training
 from tests.pipeline.training.tiny import CPU, TINY_BACKBONE, TINY_CLIP, metrics_of, tiny, tiny_request
 
 

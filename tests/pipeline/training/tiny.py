@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from maskmill.pipeline.training.recipes import load_config
-from maskmill.pipeline.training.run import CONFIGS, TrainRequest
+from maskmill.pipeline.training.train import CONFIGS, TrainRequest
 
 CPU = torch.device("cpu")
 TINY_CLIP = {

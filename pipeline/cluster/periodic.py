@@ -1,4 +1,4 @@
-"""Looks at something again and again in a thread of its own, for as long as a ``with`` block runs."""
+"""Takes a sample of something at regular intervals, in a background thread, for as long as a ``with`` block runs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Self
 
 
-class Sampler(threading.Thread, ABC):
+class PeriodicSampler(threading.Thread, ABC):
     """Calls ``sample`` every ``every_s`` seconds, and once more at the end of its ``with`` block."""
 
     def __init__(self, name: str, every_s: float) -> None:
@@ -34,4 +34,4 @@ class Sampler(threading.Thread, ABC):
 
     @abstractmethod
     def sample(self) -> None:
-        """Look once."""
+        """Take one sample."""

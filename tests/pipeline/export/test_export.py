@@ -15,8 +15,8 @@ from PIL import Image
 
 from maskmill.pipeline.decoding.decode import DEFAULT, read_header
 from maskmill.pipeline.errors import UsageError
+from maskmill.pipeline.export.export import FORMATS, ExportSettings, export_run
 from maskmill.pipeline.export.names import Namer, source_name
-from maskmill.pipeline.export.run import FORMATS, ExportSettings, export_run
 from maskmill.pipeline.export.stream import exported_file
 from maskmill.pipeline.output.folder import Output
 from maskmill.pipeline.output.schema import LABELS
@@ -146,7 +146,7 @@ def test_bucket_to_bucket(run: Path, s3_bucket: Any, tmp_path: Path, export: Exp
 MEASURED = """
 import re, sys
 from pathlib import Path
-from maskmill.pipeline.export.run import ExportSettings, export_run
+from maskmill.pipeline.export.export import ExportSettings, export_run
 count = export_run(sys.argv[1], sys.argv[2], ExportSettings(file_format="coco")).images
 print(count, int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) // 1024)
 """

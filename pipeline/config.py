@@ -1,4 +1,4 @@
-"""Everything a labelling run can be told, validated when it is built; the command's flags are made from it."""
+"""The settings of a labelling run, checked when they are built; the flags of ``maskmill label`` are made from them."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ OUTPUT_SETTINGS = (
 URIS = ("input", "output", "classes", "weights", "clip", "proposer")
 """Settings that may be addresses."""
 
-# Of lists (manifests, URI columns), whichever command reads them.
+# Help of the settings about lists (manifests, URI columns); every command that reads lists has these settings.
 OWN_STORE_HELP = (
-    "A store (s3://bucket) that a list's entries may be read from as from the list's own, options included."
+    "A store (s3://bucket) that is treated like the list's: its files may be named, and get the storage options."
 )
 ALLOW_LOCAL_HELP = "Let a list that lies elsewhere name files of this machine."
 ALLOW_PRIVATE_HELP = "Let a list name web servers at private, loopback and link-local addresses."
@@ -62,8 +62,14 @@ class LabelConfig(BaseModel):
     region: Literal["crop", "mask", "cropmask", "attend", "pool"] | None = Field(
         None, description="What CLIP sees of a segment; attend and pool name all in one pass over the image."
     )
-    attend_side: int | None = Field(None, ge=1, description="Short side of that pass in pixels; default twice CLIP's.")
-    attend_layer: int | None = Field(None, ge=0, description="Block where it tells segments apart; default 8 of 12.")
+    attend_side: int | None = Field(
+        None,
+        ge=1,
+        description="With --region attend or pool: short side of CLIP's image in pixels; default: twice CLIP's.",
+    )
+    attend_layer: int | None = Field(
+        None, ge=0, description="With --region attend: the block from which segments are told apart; default: 8 of 12."
+    )
     fusion: Literal["ensembling", "ensembling-all", "clip", "query", "vocabulary"] | None = Field(
         None, description="How the query branch, the image branch and the proposer's own names are combined."
     )
@@ -81,37 +87,39 @@ class LabelConfig(BaseModel):
     )
     calibration: float | None = Field(None, description="Subtracted from every seen class before the argmax.")
     short_side: int | None = Field(None, ge=1, description="Images are resized to this short side for the model.")
-    max_long_side: int | None = Field(None, ge=1, description="... but never beyond this long side.")
+    max_long_side: int | None = Field(None, ge=1, description="Images with a longer long side are made smaller.")
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = Field(
         "float32", description="Precision of the networks; auto: measured on the device when the run begins."
     )
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda for actors that were given a GPU.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda in actors that have a GPU.")
     compile: bool = Field(
-        False, description="Compile the networks when an actor starts (needs a C++ compiler there); pays for few sizes."
+        False,
+        description="Compile the networks when an actor starts (needs a C++ compiler); pays for few image sizes.",
     )
     segments: Literal["semantic", "query"] = Field(
         "semantic", description="One segment per class of an image, or one per accepted query (instances)."
     )
     min_objectness: Share | None = Field(
-        None, description="Masks below are skipped before CLIP; default 0: none, or 0.5 with --segments query."
+        None,
+        description="Skip masks with a lower objectness before CLIP; default: 0, or 0.5 with --segments query.",
     )
     min_score: Share = Field(0.0, description="Segments with a lower score are left unlabelled.")
     min_stability: Share = Field(0.0, description="Segments with a lower stability are left unlabelled.")
     min_area: int = Field(
-        0, ge=0, description="Masks with fewer pixels are skipped before CLIP, such segments left unlabelled."
+        0, ge=0, description="Skip masks with fewer pixels before CLIP, and leave such segments unlabelled."
     )
     min_visible: int = Field(
-        0, ge=0, description="Masks that are the strongest of all on fewer pixels are skipped before CLIP."
+        0, ge=0, description="Skip masks that win fewer pixels than this before CLIP; the strongest mask wins a pixel."
     )
 
     shard_size: int = Field(1000, ge=1, description="Images per virtual shard of folders and manifests.")
-    image_column: str | None = Field(None, description="Parquet column with image bytes or URIs; found if not given.")
+    image_column: str | None = Field(None, description="Parquet column with image bytes or URIs; default: detected.")
     limit: int | None = Field(None, ge=1, description="Only the first N shards.")
-    max_pixels: int = Field(178_000_000, ge=1, description="Images with more pixels become errors, undecoded.")
+    max_pixels: int = Field(178_000_000, ge=1, description="Images with more pixels become errors and are not decoded.")
     sample_bits: int = Field(
         16, ge=8, le=16, description="Bits in use of 16-bit samples; 12 where a camera stored 12 bits in 16."
     )
-    max_image_bytes: int = Field(512 * 2**20, ge=1, description="Files larger than this become errors, unread.")
+    max_image_bytes: int = Field(512 * 2**20, ge=1, description="Larger files become errors and are not read.")
     storage_option: dict[str, Any] = Field(
         default_factory=dict, description="key=value for fsspec (client_kwargs.endpoint_url=...); never stored."
     )
@@ -124,16 +132,17 @@ class LabelConfig(BaseModel):
     )
     propose_actors: int | None = Field(None, ge=1, description="Actors that propose (fused: that do both).")
     propose_batch_size: int = Field(16, ge=1, description="Images per call of a proposing actor.")
-    propose_cpus: float | None = Field(None, ge=0, description="CPUs reserved by each of them.")
-    propose_gpus: float | None = Field(None, ge=0, description="GPUs of each of them; fractions share a GPU.")
+    propose_cpus: float | None = Field(None, ge=0, description="CPUs reserved by each proposing actor.")
+    propose_gpus: float | None = Field(None, ge=0, description="GPUs of each proposing actor; fractions share a GPU.")
     classify_actors: int | None = Field(None, ge=1, description="Actors that classify.")
     classify_batch_size: int = Field(16, ge=1, description="Images per call of a classifying actor.")
-    classify_cpus: float | None = Field(None, ge=0, description="CPUs reserved by each of them.")
-    classify_gpus: float | None = Field(None, ge=0, description="GPUs of each of them; fractions share a GPU.")
-    encode_batch_size: int = Field(64, ge=1, description="Images per RLE and staging task.")
+    classify_cpus: float | None = Field(None, ge=0, description="CPUs reserved by each classifying actor.")
+    classify_gpus: float | None = Field(None, ge=0, description="GPUs of each classifying actor; fractions share one.")
+    encode_batch_size: int = Field(64, ge=1, description="Images per encoding task.")
     task_cpus: float = Field(0.25, gt=0, description="CPUs reserved by each read, decode and encode task.")
     task_label: dict[str, Any] = Field(
-        default_factory=dict, description="key=value, a label of the nodes that read, decode and encode; default: any."
+        default_factory=dict,
+        description="key=value, a label of nodes that read, decode and encode; default: any node.",
     )
     cpus: int | None = Field(None, ge=1, description="CPUs of the local Ray (default: all of this machine).")
     gpus: int | None = Field(None, ge=0, description="GPUs of the local Ray (default: all of this machine).")
@@ -141,18 +150,20 @@ class LabelConfig(BaseModel):
     address: str | None = Field(None, description="A running Ray cluster; default: RAY_ADDRESS, else a local Ray.")
 
     max_failed: Share = Field(0.01, description="Exit code 3 when more than this share of the images failed.")
-    batch_timeout_s: float = Field(300.0, gt=0, description="A batch that runs longer ends its worker; see errors.")
+    batch_timeout_s: float = Field(300.0, gt=0, description="A worker ends itself if a batch takes longer; see errors.")
     max_worker_deaths: int = Field(
-        1000, ge=1, description="Give up when workers died this often; a killer row takes 4."
+        1000, ge=1, description="Give up when workers died this often; a row that kills its worker takes 4."
     )
     worker_memory_bytes: int | None = Field(
-        None, ge=2**28, description="Memory a worker may take beyond its start; more makes an error."
+        None,
+        ge=2**28,
+        description="Memory a worker may take beyond its first batch's; a row that needs more fails.",
     )
     stall_timeout_s: float = Field(
-        900.0, gt=0, validate_default=True, description="Give up when no image was finished for so many seconds."
+        900.0, gt=0, validate_default=True, description="Give up when no image was finished for this many seconds."
     )
     on_change: OnChange = Field(
-        "fail", description="When settings or input are not the output's: refuse, start anew, or label only the rest."
+        "fail", description="If settings or input differ from the output's: refuse, start over, or label only the rest."
     )
     incremental: bool = Field(
         False, description="Label new and changed shards only (by marker, entity tag and size); report vanished ones."
@@ -161,11 +172,13 @@ class LabelConfig(BaseModel):
         "ok", description="With --incremental and nothing to label: exit code 0 (ok) or 4 (exit-code)."
     )
     price_per_gpu_hour: float | None = Field(
-        None, ge=0, description="What an hour of one GPU costs; adds prices to the run's cost report."
+        None, ge=0, description="Price of one hour of one GPU; adds prices to what the run says of its cost."
     )
-    notify_url: str | None = Field(None, description="Gets a POST with the summary as JSON at the end; never stored.")
+    notify_url: str | None = Field(
+        None, description="Address that gets the summary as JSON at the end (POST); never stored."
+    )
     take_over: bool = Field(False, description="Write although another attempt holds the output's lease.")
-    overwrite: bool = Field(False, description="Remove the run the output holds and start anew; other files stay.")
+    overwrite: bool = Field(False, description="Remove the run that the output holds and start over; other files stay.")
     dry_run: bool = Field(False, description="Check everything, say what would be done, and stop before Ray.")
     log_format: Literal["text", "json"] = Field("text", description="Form of the log lines.")
 
@@ -189,19 +202,19 @@ class LabelConfig(BaseModel):
         if self.incremental and self.limit is not None:
             raise ValueError("--incremental looks at the whole input to find what has vanished: drop --limit")
         if self.notify_url is not None and not self.notify_url.startswith(("http://", "https://")):
-            # Checked here, where the message does not repeat the value: such addresses hold secrets.
+            # This check is written by hand because pydantic's message would repeat the address, which holds a secret.
             raise ValueError("--notify-url must begin with http:// or https://")
         if self.if_nothing_new != "ok" and not self.incremental:
             raise ValueError("--if-nothing-new is about --incremental runs: add --incremental or drop it")
         return self
 
     def public(self) -> dict[str, Any]:
-        """The resolved configuration as stored in run.json: no values of storage options, no webhook, no signatures."""
+        """Return the settings as run.json stores them: no values of storage options, no webhook, no signatures."""
         return public_settings(self.model_dump())
 
 
 def public_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Some settings of a run as they may be stored: see `LabelConfig.public`."""
+    """Return settings of a run as they may be stored; see `LabelConfig.public`."""
     shown: dict[str, Any] = {}
     for name, value in settings.items():
         if name == "storage_option":

@@ -1,4 +1,4 @@
-"""What can go wrong, in three kinds: the caller's mistake, a bad image, and everything else (which is never hidden)."""
+"""The two errors with a meaning to the job: wrong usage and a bad image. Any other exception ends the run visibly."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class UsageError(Exception):
 
 
 class BadImageError(Exception):
-    """One image cannot be used, for a reason that lies in its data. Becomes one row of the errors table.
+    """An image cannot be used because of its data. The error becomes one row of the errors table.
 
     stage: "read", "decode", "propose", "classify" or "encode".
     error_class: a short stable word to group by, such as "truncated" or "not_an_image".
@@ -31,5 +31,5 @@ class BadImageError(Exception):
         self.message = shown
 
     def __reduce__(self) -> tuple[type[BadImageError], tuple[str, str, str]]:
-        # Exceptions with several arguments need this to cross process borders.
+        # Unpickling calls the class with ``args``, which holds only the message, so the three arguments are given here.
         return (type(self), (self.stage, self.error_class, self.message))

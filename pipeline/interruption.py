@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: noted or raised where the work can act on them. Ray's own handlers would end the process."""
+"""Handles SIGINT and SIGTERM: the signals are collected, or raised as an exception, instead of ending the process."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 EXIT_SIGNAL = 128
-"""A process ended by a signal exits with this and the signal's number, as a shell would say it."""
+"""A process that a signal ends exits with this number plus the signal's, as in shells."""
 
 
 class InterruptedRunError(BaseException):
     """SIGINT or SIGTERM ended the work; what is finished stays, and the same command continues it.
 
-    Like KeyboardInterrupt no Exception: it may be raised inside libraries that try something else after any of those.
+    It is no subclass of Exception, like KeyboardInterrupt, because it may be raised inside libraries that catch every
+    Exception and carry on.
     """
 
     def __init__(self, signal_number: int) -> None:
@@ -25,17 +26,17 @@ class InterruptedRunError(BaseException):
 
     @property
     def exit_code(self) -> int:
-        """The exit code of a command that ends because of it."""
+        """The exit code of a command that this interruption ends."""
         return EXIT_SIGNAL + self.signal_number
 
 
 _raised: list[int] = []
-"""Signals that were raised and yet did not end the body: Python drops what is raised in finalisers."""
+"""Signals for which an exception was raised. Python drops exceptions in finalisers, so the body may still run."""
 
 
 @contextmanager
 def signals_collected() -> Iterator[list[int]]:
-    """Collect the numbers of the signals that come, instead of dying of them; begins with those that were dropped."""
+    """Yield a list that gets the number of each signal that arrives; it begins with those whose exception was lost."""
     received = list(_raised)
     with _handled_by(received.append):
         yield received
@@ -43,7 +44,7 @@ def signals_collected() -> Iterator[list[int]]:
 
 @contextmanager
 def signals_raised() -> Iterator[None]:
-    """Raise InterruptedRunError wherever the body is when a signal comes."""
+    """Raise InterruptedRunError in the body when a signal arrives."""
 
     def interrupt(number: int) -> None:
         _raised.append(number)
@@ -58,7 +59,7 @@ def signals_raised() -> Iterator[None]:
 
 @contextmanager
 def _handled_by(handle: Callable[[int], None]) -> Iterator[None]:
-    """Python delivers signals to the main thread only: elsewhere nothing is changed."""
+    """Call ``handle`` for each signal during the body. Does nothing outside of the main thread: it gets all signals."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""The parts of an address, and the one judgement of what may be shown of it."""
+"""Takes addresses apart, and decides which parts of an address may be shown."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ WEB = ("http", "https")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _CHAIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?:://[^:]*)?::")
 _OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "hf", "file", "local"}
-"""Stores without signed addresses: there "?" and "#" are part of a name, which must stay whole."""
+"""Stores without signed addresses. Their names may contain "?" and "#", so nothing after these is removed."""
 _USER_IS_A_CONTAINER = {"abfs", "abfss", "wasb", "wasbs"}
 """In abfs://container@account/path the part before the "@" is no user, unless a password follows it."""
 _ADDRESS_IN_TEXT = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?:://|::)[^\s\"'<>`]+")
@@ -59,7 +59,7 @@ def is_web(address: str) -> bool:
 def store_of(address: str) -> tuple[str, str]:
     """Return what an address shares with all others of its store: scheme and host, bucket or repository.
 
-    This machine's files are one store.
+    All files of this machine count as one store.
     """
     scheme = scheme_of(address)
     if scheme in (None, "file", "local"):
@@ -86,7 +86,7 @@ def local_path(address: str) -> str:
     """Return the absolute path that a path or ``file:`` address of this machine means.
 
     Percent-encodings of a ``file:`` address are decoded, unless only a file of the undecoded name exists.
-    Another machine in such an address is taken for the first folder of a relative path, as fsspec does.
+    The name of another machine in such an address becomes the first folder of a relative path, as in fsspec.
     """
     scheme = scheme_of(address)
     path = address
@@ -103,8 +103,8 @@ def local_path(address: str) -> str:
 def public_uri(uri: str) -> str:
     """Return an address fit for logs and tables.
 
-    User and password are taken out, signatures and tokens blanked out in queries, fragments and the paths of webhooks,
-    in every part of a chained address. Text that is no address comes back as it is.
+    User and password are removed; signatures and tokens in queries, fragments and the paths of webhooks become "...".
+    This holds for every part of a chained address. Text that is no address is returned unchanged.
     """
     scheme = scheme_of(uri)
     if scheme is None and not is_chained(uri):

@@ -1,4 +1,4 @@
-"""What a run would do, found out before Ray starts: settings checked, input listed, earlier work recognised."""
+"""Plans a run before Ray starts: checks the settings, lists the input, and finds what is already labelled."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ from maskmill.pipeline.storage.writable import check_writable
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """A run about to happen.
+    """What a run will do.
 
-    shards: the whole input; tasks: what is left to do; start_anew: clear the output first. changes: what an incremental
-    run found. listing: the hash of the files that were seen, "" where the next run is not to rely on it. kept: finished
-    shards that are no longer in the input, or lie beyond its limit, and whose labels stay. up_to_date: nothing changed
-    since the last run ended; shards is empty then, since the input was not even cut.
+    shards: the whole input. tasks: what is left to do. start_anew: clear the output first. changes: what an incremental
+    run found, None for other runs. listing: the hash of the files that were seen, "" if the next run must not rely on
+    it. kept: finished shards whose labels stay although the input no longer has them, or has them beyond ``limit``.
+    up_to_date: nothing changed since the last run ended; shards is then empty, because the input was not cut.
     """
 
     config: LabelConfig
@@ -65,20 +65,20 @@ class Plan:
 
     @property
     def nothing_new(self) -> bool:
-        """Whether an incremental run has nothing to label."""
+        """Return whether this is an incremental run with nothing to label."""
         return self.changes is not None and not self.tasks
 
     @property
     def shard_ids(self) -> list[str]:
-        """The shards whose labels make up the output when the run is done: the input's, and those kept."""
+        """Return the shards whose labels make up the finished output: those of the input, and the kept ones."""
         return [*(shard.shard_id for shard in self.shards), *self.kept]
 
 
 def plan_run(config: LabelConfig) -> Plan:
-    """Check everything that can be checked without Ray and find out what is left to do. Leaves nothing behind.
+    """Check everything that can be checked without Ray, and find what is left to do. Writes nothing that stays.
 
-    Raises UsageError for wrong settings, a wrong or empty input, an output that cannot be written to, holds other
-    things, lies in the input or holds it, and one made with other settings or from other data.
+    Raises UsageError for wrong settings, for a wrong or empty input, and for an output that cannot be written to, holds
+    other files, lies in the input, contains the input, or was made with other settings or from other data.
     """
     config = with_absolute_addresses(config)
     check_apart(config.output, config.input)
@@ -115,13 +115,13 @@ def plan_run(config: LabelConfig) -> Plan:
 
 
 def _plan_whole(plan: Plan, listing: Listing, done: set[str], anew: RunRecord) -> Plan:
-    """Plan what is left of the whole input. anew: the record of a run that replaces the one in the output."""
+    """Plan what is left of the whole input. anew: the record of the run that would replace the one in the output."""
     config = plan.config
     shards = _list_shards(config, listing)
     check_entries_apart(config.output, listing, config.image_column, config.storage_option)
     kept: tuple[str, ...] = ()
     if done:
-        # Shards beyond --limit that an earlier call has labelled belong to the run as well.
+        # Shards beyond --limit that an earlier call labelled belong to the run as well, so they must not look vanished.
         present = {shard.shard_id for shard in shards}
         whole = shards if config.limit is None or done <= present else _list_shards(_unlimited(config), listing)
         inventory = read_inventory(plan.output)
@@ -136,7 +136,7 @@ def _plan_whole(plan: Plan, listing: Listing, done: set[str], anew: RunRecord) -
         shards=shards,
         tasks=pending_tasks(shards, done),
         kept=kept,
-        # What is kept although it has changed must not count as seen.
+        # With --on-change keep, changed shards keep old labels; without a digest the next run still sees the change.
         listing=listing_digest(listing) if config.limit is None and config.on_change != "keep" else "",
         record=replace(plan.record, shards=len(shards) + len(kept)),
     )
@@ -165,7 +165,7 @@ def _plan_incremental(plan: Plan, listing: Listing, done: set[str], same_setting
 
 
 def _continue(old: RunRecord, new: RunRecord, config: LabelConfig) -> tuple[RunRecord, bool]:
-    """The record to go on with, and whether the output is cleared first."""
+    """Return the record to continue with, and whether the output must be cleared first. Raises UsageError."""
     changed = changed_parts(old, new.fingerprint)
     if not changed:
         return old, False
@@ -180,16 +180,16 @@ def _continue(old: RunRecord, new: RunRecord, config: LabelConfig) -> tuple[RunR
 
 
 def pending_tasks(shards: Sequence[Shard], done: set[str]) -> list[ShardTask]:
-    """A task for each shard without a marker."""
+    """Return a task for each shard that is not in ``done``."""
     pending = [shard for shard in shards if shard.shard_id not in done]
     return [ShardTask(index=index, shard=shard) for index, shard in enumerate(pending)]
 
 
 def plan_retry(config: LabelConfig, stage: str | None = None, error_class: str | None = None) -> Plan:
-    """Plan to label again the images in the errors tables of a run, or those of one stage or class of error.
+    """Plan to label the failed images of a run again: all in the errors tables, or those of one stage or error class.
 
-    Raises UsageError where the output holds no such run. Shards without a marker are not touched,
-    unless their commit was interrupted: then they are labelled as a whole.
+    A shard without a marker is left alone, unless it has a labels file: its commit was interrupted, and the whole shard
+    is labelled. Raises UsageError if the output holds no such run.
     """
     config = with_absolute_addresses(config)
     output = Output(config.output, config.storage_option)
@@ -205,7 +205,7 @@ def plan_retry(config: LabelConfig, stage: str | None = None, error_class: str |
         raise UsageError(f"retry must use the settings of run {record.run_id}; changed since: {', '.join(changed)}")
     shards = _list_shards(config)
     done, with_errors = set(output.finished()), set(output.names("errors", ".parquet"))
-    # Files without a marker: a commit was interrupted, of a retry perhaps, which takes the marker away first.
+    # A labels file without a marker comes from an interrupted commit: a retry removes the marker before the files.
     interrupted = set(output.names("labels", ".parquet")) - done
     kept = tuple(sorted(done - {shard.shard_id for shard in shards}))
     _check_still_there(output, config, kept, with_errors)
@@ -223,7 +223,7 @@ def plan_retry(config: LabelConfig, stage: str | None = None, error_class: str |
 
 
 def _check_still_there(output: Output, config: LabelConfig, gone: Sequence[str], with_errors: set[str]) -> None:
-    """Raise UsageError where failed images lie in shards that are not in the input any more, and did not vanish."""
+    """Raise UsageError if failed images lie in shards that left the input without being recorded as vanished."""
     inventory = read_inventory(output)
     lost = sorted(set(gone) & with_errors - set(inventory.vanished if inventory else ()))
     if lost:
@@ -265,8 +265,8 @@ def _selected(errors: pa.Table, stage: str | None, error_class: str | None) -> p
 
 
 def _retry_task(index: int, shard: Shard, errors: pa.Table, is_same: bool) -> ShardTask:
-    # A repaired shard, and a file that was replaced, may have other rows: it is labelled as a whole. The members of a
-    # folder's or a manifest's shard are part of its id, so there a row stays the same image.
+    # A repaired shard, or a file that was replaced, may have other rows, so the whole shard is labelled. A shard of a
+    # folder or a manifest has the names of its members in its id, so there a row stays the same image.
     is_one_file = shard.kind in ("tar", "parquet")
     if DAMAGED_SHARD in errors["error_class"].to_pylist() or (is_one_file and not is_same):
         return ShardTask(index=index, shard=shard)

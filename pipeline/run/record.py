@@ -1,4 +1,4 @@
-"""run.json and classes.json: what the run is, what its results depend on, and whether a rerun may continue it."""
+"""Reads and writes run.json and classes.json: what a run is, and what its labels depend on."""
 
 from __future__ import annotations
 
@@ -38,27 +38,27 @@ class RunRecord:
     fingerprint: dict[str, str]
     shards: int
     measured_dtype: dict[str, Any] | None = None
-    """With --dtype auto: the precision chosen, and the seconds per image measured for each. A rerun keeps it."""
+    """With --dtype auto: the chosen precision and the seconds per image measured for each. A rerun keeps the choice."""
     skipped: dict[str, int] = field(default_factory=dict)
-    """Files of the input that are no images, by ending: what was not labelled is said wherever the run is looked at."""
+    """How many files of the input are no images, by ending. Every view of the run shows these counts."""
     earlier: list[dict[str, Any]] = field(default_factory=list)
     """Records of the same run under other settings, whose finished shards were kept (--on-change keep)."""
 
     @property
     def digest(self) -> str:
-        """One short hash of the whole fingerprint."""
+        """Return one short hash of the whole fingerprint."""
         return digest(self.fingerprint)
 
 
 def digest(value: Any) -> str:
-    """A short stable hash of any JSON value."""
+    """Return a short stable hash of any JSON value."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def fingerprint(config: LabelConfig, spec: ModelSpec, vocabulary: Vocabulary) -> dict[str, str]:
-    """What the labels depend on, part by part, so that a refusal can say which part changed.
+    """Return hashes of what the labels depend on, part by part, so that a refusal can name the part that changed.
 
-    Raises UsageError where there are no weights.
+    Raises UsageError if there are no weights.
     """
     try:
         model = spec_fingerprint(local_spec(spec, config.storage_option), vocabulary)
@@ -68,7 +68,7 @@ def fingerprint(config: LabelConfig, spec: ModelSpec, vocabulary: Vocabulary) ->
     return {
         **model,
         **settings,
-        # A signature in the address is made anew for each attempt; the input is the same.
+        # The hash leaves out signatures in the address, which change with every attempt although the input does not.
         "input": digest(public_uri(config.input)),
         "decoding": str(DECODE_VERSION),
         "schema_version": str(SCHEMA_VERSION),
@@ -76,7 +76,7 @@ def fingerprint(config: LabelConfig, spec: ModelSpec, vocabulary: Vocabulary) ->
 
 
 def new_record(config: LabelConfig, parts: dict[str, str], shards: int) -> RunRecord:
-    """A record for a run that starts now."""
+    """Return the record of a run that starts now."""
     packages = ("maskmill", "ray", "torch", "open_clip_torch", "pyarrow")
     return RunRecord(
         run_id=f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{uuid.uuid4().hex[:8]}",
@@ -90,9 +90,9 @@ def new_record(config: LabelConfig, parts: dict[str, str], shards: int) -> RunRe
 
 
 def read_record(output: Output) -> RunRecord | None:
-    """The record of the run that the output holds, None if there is none.
+    """Return the record of the run that the output holds, None if it holds none.
 
-    Raises UsageError where run.json is another program's file, or another version's.
+    Raises UsageError if run.json was written by another program or another version of maskmill.
     """
     try:
         plain = output.read_json(RUN)
@@ -113,10 +113,11 @@ def read_record(output: Output) -> RunRecord | None:
 
 
 def with_absolute_input(record: RunRecord, config: LabelConfig) -> RunRecord:
-    """The record with the addresses and the fingerprint of ``config`` where its own, seen from here, mean the same.
+    """Return the record with absolute addresses, if its relative ones mean the places that ``config`` names.
 
-    Runs of earlier versions kept addresses as they were typed, relative ones too. Whether the same relative address
-    means the same data is for the finished shards to say, which have always been named after absolute paths.
+    Runs of earlier versions stored addresses as they were typed, relative ones included. A relative address that was
+    typed in another folder means other data; the finished shards reveal that, because their ids are made from absolute
+    paths.
     """
     stored, wanted = record.config.get("input"), public_uri(config.input)
     if not isinstance(stored, str) or absolute(stored) != wanted or record.fingerprint.get("input") != digest(stored):
@@ -138,12 +139,12 @@ def write_record(output: Output, record: RunRecord, vocabulary: Vocabulary) -> N
 
 
 def classes_json(vocabulary: Vocabulary) -> dict[str, Any]:
-    """The vocabulary with the class ids that the labels use."""
+    """Return the vocabulary with the class ids that the labels use."""
     plain = vocabulary.to_dict()
     return {**plain, "classes": [{"class_id": i, **entry} for i, entry in enumerate(plain["classes"])]}
 
 
 def changed_parts(old: RunRecord, parts: Mapping[str, str]) -> list[str]:
-    """Names of the parts of the fingerprint in which a run asked for differs from the one in the output."""
+    """Return the names of the parts in which the fingerprint ``parts`` differs from that of the run in the output."""
     names = sorted(set(old.fingerprint) | set(parts))
     return [name for name in names if old.fingerprint.get(name) != parts.get(name)]

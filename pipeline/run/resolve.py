@@ -1,4 +1,4 @@
-"""From the configuration's texts to the objects they name: the model's specification and the vocabulary."""
+"""Turns the texts of the settings into what they name: the model's specification and the vocabulary."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ FILE_SETTINGS = ("classes", "weights", "clip")
 
 
 def with_absolute_addresses(config: LabelConfig) -> LabelConfig:
-    """The same settings with every local address as an absolute path: they identify the run and are kept in it."""
+    """Return the settings with absolute paths for all local addresses, since these identify the run and are stored."""
     places = {name: absolute(getattr(config, name)) for name in ("input", "output")}
     files = {
         name: absolute_if_local(value)
         for name in FILE_SETTINGS
-        # A folder may bear the name of a class; only a file is a list of classes.
+        # A folder of the current directory may have the name of a class, so only a file counts as a list of classes.
         if (value := getattr(config, name)) is not None and (name != "classes" or os.path.isfile(value))
     }
     if config.proposer is not None:
@@ -58,10 +58,10 @@ def with_absolute_addresses(config: LabelConfig) -> LabelConfig:
 
 
 def model_spec(config: LabelConfig, recorded: Mapping[str, str] | None = None) -> ModelSpec:
-    """The model the configuration asks for, with a commit for everything it names on the Hugging Face hub.
+    """Return the model that the settings ask for, with a commit for everything named on the Hugging Face hub.
 
-    recorded: the fingerprint of an earlier run into the same output, whose commits are kept. Raises UsageError for a
-    choice the model does not have and for a name that the hub does not have.
+    recorded: the fingerprint of an earlier run in the same output; its commits are kept. Raises UsageError for a choice
+    that the model does not have, and for a name that the hub does not have.
     """
     settings = {name: getattr(config, name) for name in MODEL_SETTINGS}
     try:
@@ -71,9 +71,9 @@ def model_spec(config: LabelConfig, recorded: Mapping[str, str] | None = None) -
 
 
 def read_vocabulary(config: LabelConfig, spec: ModelSpec) -> Vocabulary:
-    """The classes of ``config.classes``; those not flagged are seen if the model was trained with them.
+    """Return the classes of ``config.classes``; a class without a flag is seen if the model was trained with it.
 
-    Raises UsageError where there is no such file, or no class, or the same class twice.
+    Raises UsageError for a missing file, for no class, and for a class given twice.
     """
     try:
         vocabulary = parse_classes(config.classes, config.storage_option)

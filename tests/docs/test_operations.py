@@ -1,4 +1,4 @@
-"""docs/operations.md and the Grafana dashboard against the code: flags, metrics and files they name."""
+"""docs/operations.md and the Grafana dashboard against the code: metrics, settings and files they name."""
 
 from __future__ import annotations
 
@@ -16,8 +16,6 @@ from tests.docs.pages import ROOT, blocks_of, text_of
 PAGE = ROOT / "docs" / "operations.md"
 GUIDE = text_of(PAGE)
 DASHBOARD = json.loads((ROOT / "jobs" / "grafana" / "maskmill.json").read_text())
-FOREIGN_FLAGS = {"--nodes", "--generate", "--build-arg"}
-"""Of sbatch, ray and docker."""
 RAYS_OWN = {"ray_resources"}
 
 
@@ -63,13 +61,6 @@ def test_the_guide_s_job_file_is_one(tmp_path: Path) -> None:
     config = resolve(LabelConfig, config_file=path, settings=(), flags={})
     assert config.incremental
     assert config.propose_actors == yaml.safe_load(block)["propose-actors"]
-
-
-def test_flags_exist() -> None:
-    known = set(re.findall(r"--[a-z-]+", (ROOT / "tests" / "jobs" / "command_line.txt").read_text()))
-    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", GUIDE)) - known == FOREIGN_FLAGS & set(
-        re.findall(r"--[a-z-]+", GUIDE)
-    )
 
 
 def test_files_exist() -> None:

@@ -17,6 +17,8 @@ EVERY_PAGE = pytest.mark.parametrize("page", PAGES, ids=name_of)
 OUTPUT = ROOT / "docs" / "output.md"
 OPTIONS = (ROOT / "tests" / "jobs" / "command_line.txt").read_text().splitlines()
 """Every argument and flag of every command; a test of the commands holds the list to them."""
+FOREIGN_FLAGS = {"--build-arg", "--generate", "--nodes", "--only"}
+"""Those of docker, of ray, of the kill matrix and of sbatch."""
 
 
 def links_of(page: Path) -> list[str]:
@@ -76,6 +78,12 @@ def test_commands_and_flags_it_names_exist(page: Path) -> None:
             of_the_command = [option for option in of_the_command if option.split()[2] == words[2]]
         known = {flag for option in of_the_command for flag in option.split()[-1].split("/")} | {"--help"}
         assert set(re.findall(r"(?<=\s)--[a-z-]+", command)) <= known, command
+
+
+def test_every_flag_is_one_of_a_command() -> None:
+    known = {"--help"} | {flag for option in OPTIONS for flag in option.split()[-1].split("/")}
+    named = {flag for page in PAGES for flag in re.findall(r"(?<![\w-])--[a-z][a-z-]+", text_of(page))}
+    assert named - known == FOREIGN_FLAGS
 
 
 def arrow_type(text: str) -> pa.DataType:

@@ -99,7 +99,7 @@ def arrow_type(text: str) -> pa.DataType:
 def test_tables_of_columns_are_the_schemas(schema: pa.Schema) -> None:
     tables = re.findall(r"\| column \| type \| meaning \|\n\|[-|]+\|\n((?:\|.*\|\n)+)", text_of(OUTPUT))
     rows = [[line.strip("|").split(" | ") for line in table.splitlines()] for table in tables]
-    documented = [[(name.strip(), arrow_type(kind)) for name, kind, _ in table] for table in rows]
+    documented = [[(name.strip(" `"), arrow_type(kind.strip("`"))) for name, kind, _ in table] for table in rows]
     assert [(field.name, field.type) for field in schema] in documented
     assert all(meaning.strip() for table in rows for _, _, meaning in table)
 
@@ -115,6 +115,13 @@ def test_exit_codes_are_those_of_the_code(document: str) -> None:
     documented = {int(code) for row in rows for code in row.split(",")}
     constants = {value for name, value in vars(label).items() if name.startswith("EXIT_")}
     assert documented == constants | {130, 143}
+
+
+@EVERY_PAGE
+def test_nothing_is_taken_for_html(page: Path) -> None:
+    """Renderers drop what looks like a tag: ``list<int32>`` outside of code becomes "list"."""
+    code = re.compile(r"^```.*?^```$|`[^`]+`", flags=re.MULTILINE | re.DOTALL)
+    assert re.findall(r"<[a-z].*", code.sub("", text_of(page))) == []
 
 
 def test_guides_say_at_their_head_what_they_are_about() -> None:

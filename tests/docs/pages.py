@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
 GUIDES = sorted((ROOT / "docs").glob("*.md"))
-PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "model" / "bundled" / "MODEL_CARD.md", *GUIDES]
+PAGES = [README, ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", ROOT / "model" / "bundled" / "MODEL_CARD.md", *GUIDES]
 
 
 def name_of(page: Path) -> str:

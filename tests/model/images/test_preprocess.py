@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from maskmill.model.images import preprocess, resize
 
@@ -61,3 +63,21 @@ def test_extreme_shapes_keep_at_least_one_pixel():
 def test_what_is_no_image_is_refused(image):
     with pytest.raises(ValueError, match="must be a non-empty uint8 array"):
         resize.resize_short_side(image, 64)
+
+
+@settings(max_examples=2000, deadline=None)
+@given(*[st.integers(1, 5000)] * 4)
+def test_a_size_is_kept_when_it_is_asked_for_again(
+    height: int, width: int, short_side: int, max_long_side: int
+) -> None:
+    """A picture goes through the same rule in the reading, in the segmenter and in the proposer."""
+    once = resize.output_size(height, width, short_side, max_long_side)
+    assert resize.output_size(*once, short_side, max_long_side) == once
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 40), st.integers(1, 40))
+def test_a_resized_image_comes_back_as_it_is(height: int, width: int, short_side: int, max_long_side: int) -> None:
+    size = resize.InputSize(short_side, max_long_side)
+    once = size.resize(np.zeros((height, width, 3), np.uint8))
+    assert size.resize(once) is once

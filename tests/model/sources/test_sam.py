@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
 
 from maskmill.model.errors import CheckpointError
 from maskmill.model.sources.sam import OUTSIDE, GridSettings, SamSource, load
+from tests.model.sources.pil_processors import pil_processor
 from tests.model.sources.tiny_models import SAMS, save
 
 ANY_MASK = GridSettings(points_per_side=4, least_iou=0, least_stability=0, most_share=1)
@@ -30,7 +30,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.mark.parametrize("size", [(97, 140), (140, 97), (64, 64), (20, 60)])
 def test_sam_gets_what_the_librarys_processor_makes(folders: dict[str, Path], size: tuple[int, int]) -> None:
-    processor = SamImageProcessorPil(size={"longest_edge": 64}, pad_size={"height": 64, "width": 64})
+    processor = pil_processor("sam")(size={"longest_edge": 64}, pad_size={"height": 64, "width": 64})
     theirs = processor(picture(size), return_tensors="pt")["pixel_values"][0]
     assert (load(folders["sam"]).prepare(picture(size)) - theirs).abs().max() <= 1e-5
 

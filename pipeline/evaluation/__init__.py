@@ -1,1 +1,1 @@
-"""Offline evaluation: committed labels (or predictions of others) against ground truth, exactly, shard by shard."""
+"""Offline evaluation: compares committed labels, or other programs' predictions, with ground truth, shard by shard."""

@@ -1,4 +1,4 @@
-"""Do scores mean what they say? Reliability bins and the expected calibration error (Guo et al., ICML 2017)."""
+"""Calibration of scores: reliability bins and the expected calibration error (Guo et al., ICML 2017)."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ COLUMNS = ("count", "score_sum", "correct")
 def calibration_counts(overlaps: Overlaps) -> tuple[np.ndarray, np.ndarray]:
     """Fill reliability bins of equal width over 0..1: two arrays (BINS, 3) int64 in the order of COLUMNS.
 
-    The first counts segments: one is correct if most of its compared pixels have its class. The second counts compared
-    pixels, each with the score of its segment. Segments without a score or a compared pixel are in neither. Raises
-    ValueError for scores outside 0..1.
+    The first array counts segments: a segment is correct if most of its compared pixels have its class. The second
+    array counts compared pixels, each with the score of its segment. Segments without a score or without a compared
+    pixel are in neither. Raises ValueError for scores outside 0..1.
     """
     compared = overlaps.pixels_of_pred(overlaps.gt >= 0)
     is_right = (overlaps.gt >= 0) & (overlaps.class_of_gt(-1) == overlaps.class_of_pred(-2))
@@ -38,14 +38,17 @@ def calibration_counts(overlaps: Overlaps) -> tuple[np.ndarray, np.ndarray]:
 
 
 def expected_calibration_error(bins: np.ndarray) -> float | None:
-    """Mean distance of accuracy from score over the bins (BINS, 3), weighted by count, in 0..1; None if all empty."""
+    """Return the mean distance of accuracy from score over the bins (BINS, 3), weighted by count, in 0..1.
+
+    None if all bins are empty.
+    """
     count, score_sum, correct = (bins[:, i].astype(np.float64) for i in range(len(COLUMNS)))
     total = count.sum()
     return None if total == 0 else float(np.abs(correct - score_sum / SCORE_UNIT).sum() / total)
 
 
 def reliability(bins: np.ndarray) -> list[dict[str, float | int | None]]:
-    """The bins for a reliability diagram: edges, count, mean score and accuracy, both in 0..1 (None if empty)."""
+    """Return the bins of a reliability diagram: edges, count, mean score and accuracy in 0..1 (None if empty)."""
     rows: list[dict[str, float | int | None]] = []
     for position, (count, score_sum, correct) in enumerate(bins.tolist()):
         rows.append(

@@ -26,10 +26,10 @@ ListedId = int | str | None
 
 @dataclass(slots=True)
 class SegmentEntry:
-    """The segments of one image as they stand in the file; lists are parallel, category ids are the file's own.
+    """The segments of one image as the file has them; the lists are parallel, category ids are those of the file.
 
-    image_id: the file name without its ending, else the id as text. listed_id: the id the file gives the image, and
-    file_name its name, where it gives them. texts: compressed RLE counts. scores: empty where the file has none.
+    image_id: the file name without its ending, else the id as text. listed_id, file_name: the id and the name that the
+    file gives the image, None where it gives none. texts: compressed RLE counts. scores: empty where the file has none.
     """
 
     image_id: str
@@ -60,7 +60,7 @@ class PanopticEntry:
 
 
 def load_coco(uri: str, storage_options: StorageOptions | None) -> SegmentFile | PanopticFile:
-    """Read and check a COCO file. Raises EvaluationError where it is missing, damaged or not as it should be."""
+    """Read and check a COCO file. Raises EvaluationError where it is missing, damaged or has wrong contents."""
     fs, path = open_filesystem(uri, storage_options)
     try:
         data = read_bytes(fs, path)
@@ -70,9 +70,9 @@ def load_coco(uri: str, storage_options: StorageOptions | None) -> SegmentFile |
 
 
 def segment_entries(file: SegmentFile, uri: str) -> list[SegmentEntry]:
-    """Group the RLEs of a file by image, in order of appearance; images are told apart by id, else by file name.
+    """Group the RLEs of a file by image, in order of appearance; images are identified by id, else by file name.
 
-    Raises EvaluationError for segments of no image and of another size than their image.
+    Raises EvaluationError for segments without an image and for segments of another size than their image.
     """
     entries: dict[int | str, SegmentEntry] = {}
     listed_id: ListedId
@@ -111,12 +111,12 @@ def _entry(listed_id: ListedId, file_name: str | None, height: int, width: int) 
 
 
 def id_key(listed_id: ListedId) -> str:
-    """An image's id as text: numbers have twelve digits, as in the names of COCO's files."""
+    """Return an image's id as text: numbers have twelve digits, as in the names of COCO's files."""
     return f"{listed_id:012d}" if isinstance(listed_id, int) else str(listed_id)
 
 
 def _listed_image(annotation: SegmentAnnotation, id_of: Mapping[str, int | str], where: str) -> int | str:
-    """The id, in the table of images, of the image that an annotation is of."""
+    """Return the id, in the table of images, of the image that an annotation belongs to."""
     if annotation.image_id is not None:
         return annotation.image_id
     if annotation.file_name is not None:
@@ -125,7 +125,7 @@ def _listed_image(annotation: SegmentAnnotation, id_of: Mapping[str, int | str],
 
 
 def _own_image(annotation: SegmentAnnotation, where: str) -> tuple[int | str, ListedId, str | None]:
-    """What tells the image of an annotation from others in a file without a table, its id and its file name."""
+    """Return, in a file without a table of images, what identifies the annotation's image, its id and its file name."""
     if annotation.file_name is not None:
         return f"file {annotation.file_name}", None, annotation.file_name
     if annotation.image_id is not None:
@@ -135,7 +135,7 @@ def _own_image(annotation: SegmentAnnotation, where: str) -> tuple[int | str, Li
 
 
 def panoptic_entries(file: PanopticFile) -> list[PanopticEntry]:
-    """The images of panoptic annotations."""
+    """Return the images of panoptic annotations."""
     photos = {image.id: image.file_name or "" for image in file.images}
     return [
         PanopticEntry(
@@ -162,8 +162,9 @@ def category_table(
 ) -> dict[int, int]:
     """Map the file's category ids to evaluation ids (C: ignored or unlabelled).
 
-    listed: the file's "categories". table: (65536,) evaluation ids of the numbers in use. by_name: go by the names of
-    ``listed`` where there are any. Raises EvaluationError for categories in use that the protocol does not have.
+    listed: the file's "categories". used: the category ids that occur. table: (65536,) the evaluation id of each
+    category id. by_name: match by the names in ``listed`` where there are any. Raises EvaluationError for categories in
+    use that the protocol does not have.
     """
     used = sorted(set(used))
     names = {category.id: category.name for category in listed}

@@ -1,6 +1,6 @@
 """What COCO's JSON files must hold to be read: annotations with RLEs, results, and panoptic annotations.
 
-Only the keys named here are looked at and kept. Whatever else a file holds, polygons above all, costs no memory.
+Only the keys named here are read and kept, so that other contents of a file, such as polygons, cost no memory.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _EDGE = 2**31
 
 
 class Rle(NamedTuple):
-    """One segmentation. counts: compressed."""
+    """One segmentation. counts: compressed, as COCO writes them."""
 
     height: int
     width: int
@@ -87,7 +87,7 @@ class SegmentAnnotation:
 
 @dataclass(slots=True, config=_STRICT)
 class SegmentInfo:
-    """One segment of a panoptic PNG; ``id`` is its value there, in which 0 means that there is no segment."""
+    """One segment of a panoptic PNG; ``id`` is the segment's value in the PNG, where 0 means that there is none."""
 
     id: Annotated[int, Field(gt=0, lt=2**24)]
     category_id: int
@@ -96,7 +96,7 @@ class SegmentInfo:
 
 @dataclass(slots=True, config=_STRICT)
 class PanopticAnnotation:
-    """One image of panoptic annotations; ``file_name`` is that of its PNG."""
+    """One image of panoptic annotations; ``file_name`` is the name of its PNG."""
 
     file_name: FileName
     segments_info: list[SegmentInfo]
@@ -132,7 +132,7 @@ _PANOPTIC = TypeAdapter(PanopticFile)
 
 
 def parse_coco(data: bytes, uri: str) -> SegmentFile | PanopticFile:
-    """Parse and check a COCO file of either kind. Raises EvaluationError naming the file and the entry at fault."""
+    """Parse and check a COCO file of either kind. Raises EvaluationError naming the file and the wrong entry."""
     if re.match(rb"[\s\xef\xbb\xbf]*\[", data[:256]):
         return ResultsFile(annotations=parse_json(data, _RESULTS, uri, EvaluationError))
     found: SegmentFile | PanopticFile
@@ -153,7 +153,7 @@ def parse_coco(data: bytes, uri: str) -> SegmentFile | PanopticFile:
 
 
 def refuse_repeats(uri: str, place: str, values: Iterable[Any]) -> None:
-    """Raise EvaluationError where two entries have one value, naming both. None is no value."""
+    """Raise EvaluationError where two entries have the same value, naming both entries. None does not count."""
     first: dict[Any, int] = {}
     for number, value in enumerate(values):
         if value is not None and first.setdefault(value, number) != number:
@@ -163,7 +163,7 @@ def refuse_repeats(uri: str, place: str, values: Iterable[Any]) -> None:
 
 
 def _check_segments(found: SegmentFile, uri: str) -> None:
-    """Every annotation must be of a listed image."""
+    """Raise EvaluationError for an annotation of an image that is not listed."""
     ids = {image.id for image in found.images}
     names = {image.file_name for image in found.images}
     for number, entry in enumerate(found.annotations):

@@ -1,8 +1,9 @@
-"""Two evaluations of the same images side by side, with paired bootstrap intervals.
+"""Compares two evaluations of the same images, with paired bootstrap intervals.
 
-Each resample weighs every image by a Poisson(1) number drawn from the image's own id, the same for both runs. So the
-images need no order, nothing is held but one sum per resample and class, and the same two runs always give the same
-intervals. (Hanley and MacGibbon, 2006: "Creating non-parametric bootstrap samples using Poisson frequencies".)
+Each resample weighs every image by a Poisson(1) number drawn from the image's id, which is the same for both runs.
+Therefore the images need no order, only one sum per resample and class is kept in memory, and the same two runs always
+give the same intervals. (Hanley and MacGibbon, 2006: "Creating non-parametric bootstrap samples using Poisson
+frequencies".)
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from scipy import sparse
 
-from maskmill.pipeline.evaluation.metrics import row_means
+from maskmill.pipeline.evaluation.class_pixels import row_means
 from maskmill.pipeline.evaluation.protocol import EvaluationError, Protocol
 from maskmill.pipeline.evaluation.unit import IMAGES
 from maskmill.pipeline.evaluation.write import FIGURES
@@ -30,7 +31,7 @@ _SEED = 0
 
 @dataclass(frozen=True, slots=True)
 class _ClassSums:
-    """(resamples + 1, C) float64 each; the first row weighs every image once and is the figure itself."""
+    """Pixels of each class, (resamples + 1, C) float64 each; the first row counts every image once."""
 
     intersection: np.ndarray
     gt: np.ndarray
@@ -103,13 +104,13 @@ def _resampled(output: Output, images: np.ndarray, classes: int, resamples: int)
         for row, image in enumerate(hashes[chosen]):
             generator = np.random.Generator(np.random.Philox(key=[int(image), _SEED]))
             weights[row, 1:] = generator.poisson(1.0, resamples)
-        # Whole numbers below 2^53: exact in floating point, whatever the order of the tables.
+        # The sums are whole numbers below 2^53, so floating point is exact and the order of the tables does not matter.
         total += _counts(table.take(chosen), classes).T @ weights
     return _ClassSums(*(part.T for part in np.split(total, 3)))
 
 
 def _counts(table: pa.Table, classes: int) -> sparse.csr_matrix:
-    """(images, 3 C): intersections, then ground truth pixels, then predicted pixels of every class."""
+    """Return (images, 3 C): intersections, then ground truth pixels, then predicted pixels of every class."""
     class_ids = table["class_ids"].combine_chunks()
     rows = np.repeat(np.arange(table.num_rows), class_ids.value_lengths().to_numpy())
     columns = class_ids.flatten().to_numpy().astype(np.int64)
@@ -120,7 +121,7 @@ def _counts(table: pa.Table, classes: int) -> sparse.csr_matrix:
 
 
 def _figures(sums: _ClassSums, protocol: Protocol) -> Mapping[str, np.ndarray]:
-    """(resamples + 1,) of every compared figure in percent, NaN where undefined."""
+    """Return (resamples + 1,) values of every compared figure in percent, NaN where undefined."""
     with np.errstate(invalid="ignore", divide="ignore"):
         iou = sums.intersection / (sums.gt + sums.pred - sums.intersection)
         accuracy = sums.intersection / sums.gt

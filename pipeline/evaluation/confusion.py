@@ -1,4 +1,4 @@
-"""Integer confusion matrices, whole and per image."""
+"""Integer confusion matrices, over all images and per image."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from maskmill.pipeline.evaluation.overlaps import Overlaps, sum_by
 def confusion_matrix(overlaps: Overlaps, classes: int, pred_class: np.ndarray | None = None) -> np.ndarray:
     """Return (C + 1, C + 1) int64 pixel counts, rows ground truth, columns prediction.
 
-    The last row holds ignored pixels, the last column unlabelled ones. pred_class: (S,) names to use instead of the
+    The last row holds ignored pixels, the last column unlabelled ones. pred_class: (S,) classes to use instead of the
     predicted ones.
     """
     named = overlaps.pred_class if pred_class is None else pred_class
@@ -23,10 +23,10 @@ def confusion_matrix(overlaps: Overlaps, classes: int, pred_class: np.ndarray | 
 
 
 def oracle_confusion(overlaps: Overlaps, classes: int) -> np.ndarray:
-    """The confusion matrix that the same segments give when each has the best name it could have had.
+    """Return the confusion matrix of the same segments, each with the best class it could have had.
 
-    A segment gets the class of most of its compared pixels: what is then still wrong is lost to grouping, and the
-    difference to the real figure to naming.
+    A segment gets the class of most of its compared pixels. What is then still wrong is lost to grouping; the
+    difference from the real figure is lost to naming.
     """
     best = overlaps.majority_classes()
     return confusion_matrix(overlaps, classes, np.where(best >= 0, best, overlaps.pred_class))
@@ -36,7 +36,7 @@ def oracle_confusion(overlaps: Overlaps, classes: int) -> np.ndarray:
 class ImageCounts:
     """Per-class pixels of every image: one entry for each class that an image has in ground truth or prediction.
 
-    image, class_id, intersection, gt, pred: (N,) int64, sorted by image, then class; ignored pixels are in none.
+    image, class_id, intersection, gt, pred: (N,) int64, sorted by image, then class; ignored pixels are not counted.
     compared, correct: (images,) int64 pixels.
     """
 
@@ -49,16 +49,16 @@ class ImageCounts:
     correct: np.ndarray
 
     def miou(self) -> np.ndarray:
-        """(images,) float64, mean IoU over the classes of each image; NaN where no pixel is compared."""
+        """Return (images,) float64, mean IoU over the classes of each image; NaN where no pixel is compared."""
         iou = self.intersection / (self.gt + self.pred - self.intersection)
         images = self.compared.size
-        # bincount adds one by one in the order given, so an image's mean never depends on its shard.
+        # bincount adds one by one in the given order, so the mean of an image does not depend on its shard.
         total = np.bincount(self.image, weights=iou, minlength=images)
         with np.errstate(invalid="ignore"):
             return total / np.bincount(self.image, minlength=images)
 
     def pixel_accuracy(self) -> np.ndarray:
-        """(images,) float64, share of compared pixels that are right; NaN where there are none."""
+        """Return (images,) float64, share of compared pixels that are right; NaN where there are none."""
         with np.errstate(invalid="ignore"):
             return self.correct / self.compared
 

@@ -1,4 +1,4 @@
-"""Adds the parts of an evaluation up, and says what has no partner on the other side, or more than one."""
+"""Adds up the parts of an evaluation, and reports images that have no partner on the other side, or several."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from maskmill.pipeline.storage.files import public_uri
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Total:
-    """All parts together. uses: (predictions,) how many ground truth images match each.
+    """All parts together. uses: (predictions,) how many ground truth images match each prediction.
 
-    stale: units that counted a prediction which others match too, or left one out which no other matches any more.
+    stale: units whose counts are out of date: they counted a prediction that other ground truth matches too, or left
+    out one that no other ground truth matches any more.
     """
 
     sums: Sums
@@ -36,7 +37,7 @@ class Total:
 
 
 def add_up(comparison: Comparison, units: Sequence[TruthShard], predictions: int) -> Total:
-    """Read the parts of all units. Raises EvaluationError where one is not there."""
+    """Read and add the parts of all units. Raises EvaluationError where a part is missing."""
     sums = Sums.zeros(comparison.truth.classes)
     uses = np.zeros(predictions, dtype=np.int32)
     left_out = nothing_left_out()
@@ -58,17 +59,17 @@ def add_up(comparison: Comparison, units: Sequence[TruthShard], predictions: int
 
 
 def check_coverage(config: EvaluationConfig, inventory: Inventory, total: Total) -> tuple[dict[str, int], list[str]]:
-    """Return the counts of what has no partner, and a warning for each kind that there is.
+    """Return the counts of images without a partner, and a warning for each kind that occurs.
 
-    Raises EvaluationError where they are not allowed, or nothing at all is left to compare.
+    Raises EvaluationError where such images are not allowed, or where nothing is left to compare.
     """
     swapped = total.left_out["images_with_swapped_sides"]
     if swapped.count and config.swapped_sides == "refuse":
         raise EvaluationError(
-            f"{swapped.count} images are as high as their ground truth is wide and the other way round: {swapped}. So "
-            "it is where photographs were turned as their EXIF says and their ground truth was not: --swapped-sides "
-            "right turns such ground truth (for EXIF orientation 6), left does (for 8), skip leaves it out, resize "
-            "squeezes it"
+            f"{swapped.count} images are as high as their ground truth is wide and the other way round: {swapped}. "
+            "This happens where photographs were turned as their EXIF says and their ground truth was not. "
+            "--swapped-sides right or left turns such ground truth (for EXIF orientation 6 or 8), skip leaves it out, "
+            "resize stretches it to the image"
         )
     unused = np.flatnonzero(total.uses == 0)
     problems = _problems(inventory, total, unused)
@@ -90,7 +91,7 @@ def check_coverage(config: EvaluationConfig, inventory: Inventory, total: Total)
 
 
 def _problems(inventory: Inventory, total: Total, unused: np.ndarray) -> list[str]:
-    """One sentence for each way in which the two sides do not cover each other."""
+    """Return one sentence for each way in which the two sides do not cover each other."""
     missing, absent = total.left_out["images_without_prediction"], total.left_out["ground_truth_files_missing"]
     problems = []
     if missing.count:
@@ -134,7 +135,7 @@ def _nothing_found(inventory: Inventory, total: Total, problems: Sequence[str]) 
 
 
 def coverage_counts(counts: Mapping[str, int]) -> str:
-    """The counts of what was left out, in a few words; those that are always shown, then those that are not zero."""
+    """Return the counts of what was left out as one line; those without a partner always, the others if not zero."""
     words = {
         "images_without_prediction": "without prediction",
         "images_without_ground_truth": "without ground truth",

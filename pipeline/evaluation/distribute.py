@@ -17,23 +17,23 @@ from maskmill.pipeline.evaluation.unit import Comparison, UnitEvaluator
 from maskmill.pipeline.interruption import InterruptedRunError, signals_collected
 
 OBJECT_STORE_BYTES = 300 * 2**20
-"""Units and counts are small; images never pass through the object store."""
+"""The object store can be small: it holds units and counts, never images."""
 SIGNALS_SEEN_S = 0.5
-"""How long a signal may wait to be acted on."""
+"""The longest time between a signal and the reaction to it."""
 MAX_RETRIES = 3
-"""A unit whose worker dies is done again, so often; then the evaluation fails."""
+"""How often a unit whose worker died is done again before the evaluation fails."""
 
 
 def evaluate_units(
     comparison: Comparison, units: Sequence[TruthShard], *, workers: int | None, address: str | None
 ) -> Iterator[int]:
-    """Evaluate all units, yielding the number of images of each as it is done, in any order.
+    """Evaluate all units, yielding the number of images of each unit when it is done, in any order.
 
-    workers: units at work at once, None for as many as there are CPUs. address: a running cluster, None for
-    RAY_ADDRESS or a Ray of our own.
+    workers: how many units run at once, None for one per CPU. address: a running cluster, None for RAY_ADDRESS or a
+    new local Ray.
 
-    Raises what a unit raised, EvaluationError for data that does not fit above all, InterruptedRunError, and
-    WorkersBrokenError where no worker can run anything, or a unit kills each of its workers.
+    Raises what a unit raised (mostly EvaluationError for data that does not fit), InterruptedRunError, and
+    WorkersBrokenError where no worker can run anything, or where a unit kills each of its workers.
     """
     started = not ray.is_initialized()
     own_ray = not joins_running(address)
@@ -44,7 +44,7 @@ def evaluate_units(
         shared = ray.put(comparison)
         evaluate = ray.remote(num_cpus=1, max_retries=MAX_RETRIES)(_evaluate)
         waiting = deque(units)
-        # Not raised where they come: inside Ray's own waiting that would be another error, without our name.
+        # Collect signals and raise them here: raised inside ray.wait, they would come out as one of Ray's errors.
         with signals_collected() as signals:
             while waiting or running:
                 if signals:
@@ -56,7 +56,7 @@ def evaluate_units(
                 for task in done:
                     yield _images(task, running.pop(task))
     except RayTaskError as error:
-        # Ray's own exception carries the worker's whole traceback in its text; the cause is what happened.
+        # Raise the cause, because the text of Ray's exception is the worker's whole traceback.
         raise error.cause from None
     finally:
         for task in running:
@@ -77,12 +77,15 @@ def _images(task: Any, unit: TruthShard) -> int:
 
 
 def _tasks_at_once() -> int:
-    """Enough that no CPU waits and an autoscaler sees demand. Asked again and again, since a cluster may grow."""
+    """Return how many tasks to keep submitted: twice the CPUs, so that no CPU waits and an autoscaler sees demand.
+
+    Call this each time, since a cluster may grow.
+    """
     return max(2, 2 * int(ray.cluster_resources().get("CPU", 1)))
 
 
 _evaluators: dict[str, UnitEvaluator] = {}
-"""The evaluator this process used last, with its index of the predictions; by the comparison's fingerprint."""
+"""The evaluator that this worker used last, with its index of the predictions, by the comparison's fingerprint."""
 
 
 def _evaluate(evaluator: type[UnitEvaluator], comparison: Comparison, unit: TruthShard) -> int:

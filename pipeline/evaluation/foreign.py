@@ -31,24 +31,11 @@ _SCHEMA = pa.schema(
 
 
 def results_inventory(config: EvaluationConfig, protocol: Protocol, results: Output) -> Inventory:
-    """List the images of a COCO results file, rewritten in pieces below the results.
+    """List the images of a COCO results file, rewritten as a labels table in pieces below the results.
 
-    Raises EvaluationError for what is no such file, and for categories the protocol does not have.
+    Raises EvaluationError for a file that is not a results file, and for categories the protocol does not have.
     """
-    uri = public_uri(config.output)
-    data = coco.load_coco(config.output, config.storage_option)
-    if isinstance(data, PanopticFile):
-        raise EvaluationError(f"{uri} holds panoptic annotations, which are read as ground truth only")
-    entries = coco.segment_entries(data, uri)
-    if not entries:
-        raise EvaluationError(f"{uri} holds no result")
-    bad = next((entry for entry in entries if len(entry.scores) not in (0, len(entry.texts))), None)
-    if bad is not None:
-        raise EvaluationError(f"{uri}: image {bad.image_id!r} has scores for some of its segments only")
-    table = prediction_table(protocol, config.prediction_ids)
-    used = (category for entry in entries for category in entry.categories)
-    by_name = config.prediction_ids == "evaluation"
-    categories = coco.category_table(data.categories, used, protocol, table, uri, by_name=by_name)
+    entries, categories = _read_results(config, protocol)
     pieces = [entries[at : at + config.shard_size] for at in range(0, len(entries), config.shard_size)]
     names = [f"{number:06d}.parquet" for number in range(len(pieces))]
     for name, piece in zip(names, pieces, strict=True):
@@ -70,12 +57,30 @@ def results_inventory(config: EvaluationConfig, protocol: Protocol, results: Out
         files=names,
         has_instances=any(len(set(entry.categories)) < len(entry.categories) for entry in entries),
         ids=_id_form(entries),
-        description={"kind": "COCO results", "name": uri.rsplit("/", 1)[-1]},
+        description={"kind": "COCO results", "name": public_uri(config.output).rsplit("/", 1)[-1]},
     )
 
 
+def _read_results(config: EvaluationConfig, protocol: Protocol) -> tuple[list[coco.SegmentEntry], dict[int, int]]:
+    """Return the images of a results file, and the evaluation id of each of its categories."""
+    uri = public_uri(config.output)
+    data = coco.load_coco(config.output, config.storage_option)
+    if isinstance(data, PanopticFile):
+        raise EvaluationError(f"{uri} holds panoptic annotations, which are read as ground truth only")
+    entries = coco.segment_entries(data, uri)
+    if not entries:
+        raise EvaluationError(f"{uri} holds no result")
+    bad = next((entry for entry in entries if len(entry.scores) not in (0, len(entry.texts))), None)
+    if bad is not None:
+        raise EvaluationError(f"{uri}: image {bad.image_id!r} has scores for some of its segments only")
+    table = prediction_table(protocol, config.prediction_ids)
+    used = (category for entry in entries for category in entry.categories)
+    by_name = config.prediction_ids == "evaluation"
+    return entries, coco.category_table(data.categories, used, protocol, table, uri, by_name=by_name)
+
+
 def _id_form(entries: Sequence[coco.SegmentEntry]) -> IdForm:
-    """How the file names its images: by file name if any has one, else by what all of them have."""
+    """Return how the file names its images: by file name if any has one, else by numbers if all ids are numbers."""
     if any(entry.file_name for entry in entries):
         return "names"
     return "numbers" if all(isinstance(entry.listed_id, int) for entry in entries) else "texts"
@@ -97,7 +102,7 @@ def _piece_table(entries: Sequence[coco.SegmentEntry], categories: Mapping[int, 
 
 
 def maps_inventory(config: EvaluationConfig, protocol: Protocol, results: Output) -> Inventory:
-    """List a folder of label maps. Raises EvaluationError where there is none, UsageError where there is no folder."""
+    """List a folder of label maps. Raises EvaluationError for other files, UsageError where there is no folder."""
     uri = public_uri(config.output).rstrip("/")
     listing = list_files(config.output, config.storage_option, prefer_segmentations=True)
     if listing.kind not in ("image", "segmentation"):

@@ -1,4 +1,4 @@
-"""Finds ground truth, cuts it into units of work, and reads one unit image by image."""
+"""Finds ground truth, divides it into units of work, and reads one unit image by image."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ _JSON_CHUNK = 32
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TruthShard:
-    """One unit of work, in plain values. part_id: file-name safe, and the same for the same ground truth.
+    """One unit of work, in plain values. part_id: safe in file names, and the same for the same ground truth.
 
-    kind: "maps" are label maps in files, tars or Parquet; "rles" Parquet tables with RLEs; "segments" and "panoptic"
-    come from JSON, whose entries travel with the shard. version: changes when the ground truth does.
+    kind: "maps" for label maps in files, tars or Parquet; "rles" for Parquet tables with RLEs; "segments" and
+    "panoptic" for COCO JSON, whose entries are part of the unit. version: changes when the ground truth changes.
     """
 
     part_id: str
@@ -50,11 +50,12 @@ class TruthShard:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TruthReader:
-    """How to read units of work; plain values for remote tasks.
+    """Reads units of work; it holds plain values, so that it can be sent to workers.
 
-    label_table: (65536,) evaluation ids of pixel values and class ids. categories: those of a COCO JSON's categories.
-    maps: folder of a panoptic JSON's PNGs. suffix: taken off the ends of names. ids: how the predictions name their
-    images. allow_missing: ground truth whose file is not there is told instead of refused. limits: what lists may name.
+    label_table: (65536,) evaluation ids of pixel values and class ids. categories: evaluation ids of a COCO JSON's
+    categories. maps: folder of a panoptic JSON's PNGs. suffix: removed from the ends of names. ids: how the predictions
+    name their images. allow_missing: whether a missing file of ground truth is reported instead of refused. limits:
+    what manifests may name.
     """
 
     label_table: np.ndarray
@@ -68,10 +69,10 @@ class TruthReader:
     limits: ReadLimits = DEFAULT_LIMITS
 
     def read(self, unit: TruthShard) -> Iterator[GroundTruth | AbsentTruth]:
-        """Yield every image of the unit that has ground truth, or should have.
+        """Yield every image of the unit that has ground truth, or whose ground truth is listed but missing.
 
-        Raises EvaluationError where it does not fit the protocol or cannot be read, and ShardError for a damaged
-        archive.
+        Raises EvaluationError for ground truth that does not fit the protocol or cannot be read, and ShardError for a
+        damaged archive.
         """
         readers = {"maps": self._maps, "rles": self._rles, "segments": self._segments, "panoptic": self._panoptic}
         for truth in readers[unit.kind](unit):
@@ -81,9 +82,9 @@ class TruthReader:
             yield replace(truth, image_id=image_id)
 
     def _wanted(self, entry: coco.SegmentEntry | coco.PanopticEntry, photo: str) -> Wanted:
-        """What an entry of a COCO file says of its image. photo: the image's own file name, where it is known.
+        """Return what an entry of a COCO file says about its image. photo: the image's file name, where it is known.
 
-        If the predictions go by number, so does an entry that has one: a number says nothing about file names.
+        If the predictions name images by number, an entry with a number is matched by that number, not by file name.
         """
         names = dict.fromkeys(
             name.removesuffix(self.suffix) for name in (entry.image_id, without_suffix(photo)) if name
@@ -97,8 +98,8 @@ class TruthReader:
 
     def _maps(self, unit: TruthShard) -> Iterator[GroundTruth | AbsentTruth]:
         assert unit.shard is not None
-        in_table = unit.shard.kind == "parquet"  # then the column of label maps is read as if it were the images
-        is_list = unit.shard.kind == "manifest"  # of images with x.seg.png beside them, or of label maps
+        in_table = unit.shard.kind == "parquet"  # the column of label maps is read as if it held the images
+        is_list = unit.shard.kind == "manifest"  # a list of images with x.seg.png beside them, or a list of label maps
         records = read_shard(
             unit.shard, self.storage_options, with_segmentation=is_list or in_table, limits=self.limits
         )
@@ -167,7 +168,7 @@ class TruthReader:
 
 
 def _own_label_map(record: ImageRecord, in_table: bool) -> bytes | None:
-    """The record's own data where that is a label map, None for photographs without ground truth."""
+    """Return the record's data if that is a label map, None for a photograph without ground truth."""
     name = record.uri.lower().partition("#row=")[0]
     if not in_table and not name.endswith(MAP_SUFFIXES):
         return None
@@ -181,9 +182,10 @@ def _own_label_map(record: ImageRecord, in_table: bool) -> bytes | None:
 def find_ground_truth(
     config: EvaluationConfig, protocol: Protocol, ids: IdForm = "names"
 ) -> tuple[list[TruthShard], TruthReader]:
-    """Cut the ground truth into units of work and say how to read them. ids: how the predictions name their images.
+    """Divide the ground truth into units of work and return them with a reader for them.
 
-    Raises UsageError where there is none, or its categories are not the protocol's.
+    ids: how the predictions name their images. Raises UsageError where there is no ground truth, or its categories are
+    not the protocol's.
     """
     options = config.storage_option
     reader = TruthReader(
@@ -202,17 +204,7 @@ def find_ground_truth(
     if config.ground_truth.lower().endswith(".json"):
         units, categories = _json_units(config, protocol, reader.label_table)
         return units, replace(reader, categories=categories)
-    listing = list_files(config.ground_truth, options, prefer_segmentations=True)
-    kind: Literal["maps", "rles"] = "maps"
-    column = None
-    if listing.kind == "parquet":
-        schema = read_schema(listing.files[0].location, options)
-        kind = "rles" if has_rles(schema) and config.ground_truth_column is None else "maps"
-        column = (
-            id_column(schema, config.ground_truth)
-            if kind == "rles"
-            else label_column(schema, config.ground_truth_column, config.ground_truth)
-        )
+    kind, column = _kind_and_column(config)
     shards = list_shards(
         config.ground_truth,
         storage_options=options,
@@ -221,6 +213,17 @@ def find_ground_truth(
         prefer_segmentations=True,
     )
     return [TruthShard(part_id=s.shard_id, kind=kind, version=s.version, shard=s) for s in shards], reader
+
+
+def _kind_and_column(config: EvaluationConfig) -> tuple[Literal["maps", "rles"], str | None]:
+    """Return how ground truth is stored, and for Parquet the column that is read: label maps, or ids beside RLEs."""
+    listing = list_files(config.ground_truth, config.storage_option, prefer_segmentations=True)
+    if listing.kind != "parquet":
+        return "maps", None
+    schema = read_schema(listing.files[0].location, config.storage_option)
+    if has_rles(schema) and config.ground_truth_column is None:
+        return "rles", id_column(schema, config.ground_truth)
+    return "maps", label_column(schema, config.ground_truth_column, config.ground_truth)
 
 
 def _json_units(
@@ -250,7 +253,10 @@ def _json_units(
 
 
 def _png_versions(config: EvaluationConfig, entries: Sequence[coco.PanopticEntry]) -> dict[str, str]:
-    """The version of every PNG of panoptic annotations. Raises EvaluationError where some are missing and may not."""
+    """Return the version of every PNG of panoptic annotations.
+
+    Raises EvaluationError where some are missing, unless missing ones are allowed.
+    """
     folder = maps_folder(config)
     try:
         listing = list_files(folder, config.storage_option)
@@ -267,5 +273,5 @@ def _png_versions(config: EvaluationConfig, entries: Sequence[coco.PanopticEntry
 
 
 def maps_folder(config: EvaluationConfig) -> str:
-    """Where the PNGs of panoptic annotations are: beside the JSON, under its name, if nothing else is said."""
+    """Return the folder of the PNGs of panoptic annotations: by default beside the JSON, under its name."""
     return config.panoptic_maps or config.ground_truth.removesuffix(".json")

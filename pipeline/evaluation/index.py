@@ -1,6 +1,7 @@
 """Finds the prediction of a ground truth image: by image id, else by the file name alone.
 
-Sixteen bytes an image: ids are kept as 64-bit hashes, and whoever reads a prediction compares the id itself.
+Ids are kept as 64-bit hashes, so that the index takes sixteen bytes per image; the reader of a prediction compares the
+id itself.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ import pyarrow as pa
 from maskmill.pipeline.evaluation.namesakes import PlaceIndex, hashes_of, without_suffix
 
 MISSING = -1
-"""There is no prediction."""
+"""The position that means that there is no prediction."""
 AMBIGUOUS = -2
-"""There are several predictions, and nothing tells which one is meant."""
+"""The position that means that there are several predictions, and nothing shows which of them is meant."""
 
 
 def stem(image_id: str) -> str:
-    """The last part of an id that is a path, without the ending of an image file or ``.seg.png``."""
+    """Return the last part of an id that is a path, without the ending of an image file or ``.seg.png``."""
     return without_suffix(image_id.rsplit("/", 1)[-1])
 
 
@@ -28,8 +29,8 @@ def stem(image_id: str) -> str:
 class Wanted:
     """What is known of a ground truth image to find its prediction by.
 
-    names: what its id may be, the most certain first. uri: where its label map lies. file_name: of the image itself.
-    The last two decide between predictions of one id.
+    names: what its id may be, the most certain first. uri: where its label map is. file_name: the name of the image
+    itself. The last two decide between predictions with the same id.
     """
 
     names: tuple[str, ...]
@@ -43,10 +44,10 @@ _NO_PLACES = PlaceIndex(np.zeros(0, np.uint64), np.zeros(0, np.int64))
 
 @dataclass(frozen=True, slots=True)
 class PredictionIndex:
-    """Where predictions lie. N of them, in the order of their files and rows.
+    """Where N predictions are, in the order of their files and rows.
 
     file, row: (N,) int32. ids, stems: (N,) uint64 hashes. by_id, by_stem: (N,) int64, the order that sorts each.
-    places: of those that share their id with others.
+    places: where the images are whose predictions share their id with others.
     """
 
     file: np.ndarray
@@ -83,17 +84,17 @@ class PredictionIndex:
         return self.ids.size
 
     def with_places(self, places: PlaceIndex) -> PredictionIndex:
-        """The same index, able to tell predictions of one id apart."""
+        """Return the same index, which can now distinguish predictions with the same id."""
         return replace(self, places=places)
 
     def repeated_ids(self) -> np.ndarray:
-        """Positions of all predictions that share their id with another one, ascending."""
+        """Return the positions of all predictions that share their id with another one, ascending."""
         ordered = self.ids[self.by_id]
         same = ordered[1:] == ordered[:-1]
         return np.sort(self.by_id[np.append(same, False) | np.insert(same, 0, False)]) if ordered.size else self.by_id
 
     def find(self, wanted: Sequence[Wanted]) -> np.ndarray:
-        """Return (len(wanted),) int64 positions, MISSING or AMBIGUOUS. Whole ids come before file names."""
+        """Return (len(wanted),) int64 positions, MISSING or AMBIGUOUS. Whole ids are tried before file names."""
         found = np.full(len(wanted), MISSING, dtype=np.int64)
         most = max((len(each.names) for each in wanted), default=0)
         passes: tuple[tuple[np.ndarray, np.ndarray, Callable[[str], str]], ...] = (
@@ -115,7 +116,7 @@ class PredictionIndex:
         return found
 
     def to_table(self) -> pa.Table:
-        """As columns for a Parquet file, without the places."""
+        """Return the columns for a Parquet file, without the places."""
         return pa.table({"file": self.file, "row": self.row, "id": self.ids, "stem": self.stems})
 
     @classmethod
@@ -125,6 +126,6 @@ class PredictionIndex:
 
 
 def _search(values: np.ndarray, order: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For each wanted value, the run of ``order`` that holds its positions; an empty run where there are none."""
+    """Return for each wanted value the start and the end of its positions in ``order``; the same where it has none."""
     ordered = values[order]
     return np.searchsorted(ordered, wanted, "left"), np.searchsorted(ordered, wanted, "right")

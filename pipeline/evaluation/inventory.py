@@ -1,4 +1,4 @@
-"""Lists the predictions there are, whoever made them, and where each image's lies."""
+"""Lists the predictions to evaluate, of this program or of others, and where the prediction of each image is."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ from maskmill.pipeline.output.folder import Output
 
 IdForm = Literal["names", "numbers", "texts"]
 LISTS = "_parts/predictions"
-"""Folder, below the results, of the index and of what had to be rewritten to be read in parts."""
+"""The folder below the results for the index, and for predictions that were rewritten to be read in parts."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Inventory:
     """What there is to evaluate.
 
-    index: where each image's prediction lies, files: what its file numbers mean. failed: images in errors tables.
-    has_instances: an image may hold several segments of one class. ids: how the predictions name their images, which
-    is by names unless a results file has only numbers or texts under "image_id". description: what made them.
+    index: where the prediction of each image is. files: the names behind the index's file numbers. failed: how many
+    images are in errors tables. has_instances: whether an image may have several segments of one class. ids: how the
+    predictions name their images: by names, unless a results file has only numbers or texts under "image_id".
+    description: what made the predictions.
     """
 
     source: PredictionSource
@@ -41,7 +42,7 @@ class Inventory:
     warnings: list[str] = field(default_factory=list)
 
     def image_id(self, position: int) -> str:
-        """The id of one prediction, read where it stands."""
+        """Return the id of one prediction, read from its file."""
         name = self.files[int(self.index.file[position])]
         if self.source.kind == "maps":
             return without_suffix(name)
@@ -53,8 +54,8 @@ class Inventory:
 class FileList:
     """The files of one set of predictions, relative to ``data``, with the image ids in each and their versions.
 
-    uris: where the images of one file (by its number) lie, or their file names; asked for only where ids repeat.
-    suffix: taken off the ends of image ids.
+    uris: returns where the images of one file (by its number) are, or their file names; called only where ids repeat.
+    suffix: removed from the ends of image ids.
     """
 
     kind: Literal["labels", "maps"]
@@ -69,7 +70,7 @@ class FileList:
 def write_lists(
     files: FileList, class_table: np.ndarray, protocol: Protocol, results: Output
 ) -> tuple[PredictionSource, PredictionIndex]:
-    """Index the files and leave index and names where remote tasks find them.
+    """Index the files, and write the index and the file names below the results, where remote tasks read them.
 
     class_table: evaluation id of each class id in the files.
     """
@@ -95,7 +96,7 @@ def write_lists(
 
 
 def _shared_ids(index: PredictionIndex, files: FileList) -> Iterator[tuple[int, Sequence[np.uint64], str]]:
-    """Position, hashes of the id and its last part, and URI of every prediction that shares its id with others."""
+    """Yield position, hashes of the id and its last part, and URI of every prediction whose id others have too."""
     repeated = index.repeated_ids()
     for number in np.unique(index.file[repeated]).tolist():
         uris = files.uris(number)

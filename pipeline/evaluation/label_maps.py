@@ -1,4 +1,4 @@
-"""Label maps from image files: decoding, checking their values, and bringing them to another size."""
+"""Label maps from image files: decoding them, checking their values, and resizing them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from PIL import Image
 from maskmill.pipeline.evaluation.protocol import EvaluationError
 
 MAX_PIXELS = 178_000_000
-"""Larger maps are refused before they are decoded (Pillow's own limit for decompression bombs)."""
+"""Larger maps are refused before they are decoded (Pillow's limit for decompression bombs)."""
 _LABEL_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "F")
 _GREY_STEPS = {"L;2": 85, "L;4": 17}
-"""How far apart Pillow spreads the stored values of grey images of 2 and 4 bits, to fill 0..255."""
+"""The factor by which Pillow multiplies the stored values of grey images of 2 and 4 bits, to fill 0..255."""
 _EXAMPLES = 8
 
 
@@ -24,7 +24,7 @@ def decode_label_map(data: bytes, name: str) -> np.ndarray:
     Values above 65535 become 65534, which no class has. Grey of 1, 2 and 4 bits keeps its stored values, and so do
     palette indices and TIFFs whose zero means white.
 
-    name: what to call it in errors. Raises EvaluationError for anything that is no single-channel map of integers.
+    name: the map's name in errors. Raises EvaluationError for anything but a single-channel map of integers.
     """
     image = _open(data, name)
     if image.mode not in _LABEL_MODES or image.mode == "F":
@@ -38,7 +38,7 @@ def decode_label_map(data: bytes, name: str) -> np.ndarray:
 
 
 def label_map_size(data: bytes, name: str) -> tuple[int, int]:
-    """Height and width of a label map, from its header alone. Raises EvaluationError where it cannot be opened."""
+    """Return height and width of a label map from its header. Raises EvaluationError where it cannot be opened."""
     image = _open(data, name)
     return image.height, image.width
 
@@ -55,7 +55,7 @@ def decode_segment_ids(data: bytes, name: str) -> np.ndarray:
 def _open(data: bytes, name: str) -> Image.Image:
     try:
         with warnings.catch_warnings():
-            # Pillow warns from half of its own limit on; ours is checked below.
+            # Pillow already warns at half of its limit, so silence the warning; MAX_PIXELS is checked below.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(data), formats=("PNG", "TIFF", "BMP", "GIF"))
     except Image.DecompressionBombError as error:
@@ -76,7 +76,7 @@ def _pixels(image: Image.Image, name: str) -> np.ndarray:
 
 
 def _raw_mode(image: Image.Image) -> str:
-    """Return how the file stores its samples, in Pillow's words ("L;2I"). Only known before the pixels are loaded."""
+    """Return how the file stores its samples, as Pillow's raw mode ("L;2I"). Call this before the pixels are loaded."""
     tiles = getattr(image, "tile", [])
     arguments = tiles[0].args if tiles else ""
     raw_mode = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
@@ -84,7 +84,7 @@ def _raw_mode(image: Image.Image) -> str:
 
 
 def _stored(pixels: np.ndarray, raw_mode: str) -> np.ndarray:
-    """Undo what Pillow does to show samples as brightness: spreading few bits over 0..255, and turning white to 0."""
+    """Undo Pillow's changes for showing samples as brightness: few bits spread over 0..255, and white turned to 0."""
     kind, _, details = raw_mode.partition(";")
     if kind not in ("1", "L"):
         return pixels
@@ -96,14 +96,14 @@ def _stored(pixels: np.ndarray, raw_mode: str) -> np.ndarray:
 
 
 def resize_nearest(labels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Bring (H, W) to (height, width), each pixel taking the value at its centre."""
+    """Resize (H, W) to (height, width); each pixel takes the value at its centre."""
     rows = ((np.arange(height) + 0.5) * (labels.shape[0] / height)).astype(np.intp)
     columns = ((np.arange(width) + 0.5) * (labels.shape[1] / width)).astype(np.intp)
     return labels[rows[:, None], columns]
 
 
 def refuse_invalid(mapped: np.ndarray, values: np.ndarray, classes: int, name: str, hint: str) -> None:
-    """Raise EvaluationError if ``mapped`` holds the id for "invalid" (classes + 1), naming the ``values`` at fault."""
+    """Raise EvaluationError if ``mapped`` holds the id for "invalid" (classes + 1), naming the invalid ``values``."""
     if mapped.size and mapped.max() > classes:
         found = np.unique(values[mapped > classes])
         shown = ", ".join(map(str, found[:_EXAMPLES].tolist()))

@@ -1,4 +1,4 @@
-"""Tells predictions of one image id apart by where their images lie: the id alone names an image in its shard only."""
+"""Distinguishes predictions with the same image id by the places of their images: an id is unique in its shard only."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ _SUFFIX = re.compile(r"(\.seg\.png|\.(jpe?g|png|webp|tiff?|bmp|gif))$", re.IGNOR
 
 
 def without_suffix(name: str) -> str:
-    """A file name or path without the ending of an image file or ``.seg.png``, if it has one."""
+    """Return a file name or path without the ending of an image file or ``.seg.png``, if it has one."""
     return _SUFFIX.sub("", name)
 
 
 def hash_of(text: str) -> int:
-    """64 bits of a text."""
+    """Return a 64-bit hash of a text."""
     return int.from_bytes(hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest(), "little")
 
 
 def hashes_of(texts: Iterable[str]) -> np.ndarray:
-    """(texts,) uint64."""
+    """Return the 64-bit hashes of texts, (texts,) uint64."""
     return np.fromiter((hash_of(text) for text in texts), dtype=np.uint64)
 
 
 def _places(uri: str, name: np.uint64, file_name: str) -> Iterator[str]:
-    """What tells an image from others of its id or file name (``name``, as hash), the most certain first.
+    """Yield what distinguishes an image from others with its id or file name (``name``, a hash), most certain first.
 
-    Its whole address, its archive or table with its place there, and the ending of its file name.
+    These are its whole address, its archive or table with its place there, and the ending of its file name.
     """
     if uri:
         yield f"uri {without_suffix(uri)}"
@@ -45,7 +45,7 @@ def _places(uri: str, name: np.uint64, file_name: str) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True)
 class PlaceIndex:
-    """The places of predictions that share their id with others. keys: (K,) uint64, sorted. positions: (K,) int64."""
+    """Places of predictions that share their id with others. keys: (K,) sorted uint64 hashes. positions: (K,) int64."""
 
     keys: np.ndarray
     positions: np.ndarray
@@ -62,10 +62,10 @@ class PlaceIndex:
         return cls(np.array(keys, np.uint64)[order], np.array(positions, np.int64)[order])
 
     def find(self, uri: str, file_name: str, ids: np.ndarray, wanted: np.uint64) -> int | None:
-        """The prediction that lies where ground truth of this URI or file name belongs; None where not one alone does.
+        """Return the prediction whose place fits ground truth of this URI or file name, None if not exactly one does.
 
         uri: of the label map. file_name: of the image itself, as the ground truth gives it. ids: (N,) hashes of all
-        predictions, of which only those equal to ``wanted`` are meant.
+        predictions, of which only those equal to ``wanted`` are considered.
         """
         for place in _places(uri, wanted, file_name):
             key = np.uint64(hash_of(place))
@@ -77,7 +77,7 @@ class PlaceIndex:
         return None
 
     def to_table(self) -> pa.Table:
-        """As columns for a Parquet file."""
+        """Return the columns for a Parquet file."""
         return pa.table({"key": self.keys, "position": self.positions})
 
     @classmethod

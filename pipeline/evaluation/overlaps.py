@@ -1,6 +1,7 @@
 """How many pixels each ground truth segment shares with each predicted one: the table all region figures come from.
 
-One pass over the pixels of an image makes a handful of cells; everything after works on the cells of a whole shard.
+One pass over the pixels of an image makes a few cells, one for each pair of segments that meet. All figures are then
+computed from the cells of a whole shard.
 """
 
 from __future__ import annotations
@@ -11,18 +12,19 @@ from dataclasses import dataclass, field
 import numpy as np
 
 BLOCK_PIXELS = 2**22
-"""Pixels counted at once, so that a large image costs 32 MB beyond its maps."""
+"""How many pixels are counted at once, so that a large image takes 32 MB beyond its maps."""
 LIMIT = 2**16
-"""Classes of a protocol, and segments of an image, are fewer than this."""
+"""A protocol has fewer classes, and an image fewer segments, than this."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SegmentMap:
     """Non-overlapping segments of one image.
 
-    index: (P,) uint16, for each pixel in column-major order its segment, S where there is none (ignored in ground
-    truth, unlabelled in predictions). classes: (S,) int64 evaluation ids. scores: (S,) float32 in 0..1 where the source
-    has them. crowd: (S,) bool, ground truth regions of many things that nobody counted; None for no such region.
+    index: (P,) uint16, the segment of each pixel in column-major order; S where there is none, which means ignored in
+    ground truth and unlabelled in predictions. classes: (S,) int64 evaluation ids. scores: (S,) float32 in 0..1, None
+    where the source has none. crowd: (S,) bool, ground truth regions of many things that nobody counted; None for no
+    such region.
     """
 
     index: np.ndarray
@@ -33,16 +35,16 @@ class SegmentMap:
     def class_map(self, nothing: int) -> np.ndarray:
         """Return (P,) uint16 class ids, ``nothing`` where there is no segment."""
         if self.classes.size == nothing and np.array_equal(self.classes, np.arange(nothing)):
-            return self.index  # a plain label map: segments are classes
+            return self.index  # in a plain label map the segments are the classes
         return np.append(self.classes, nothing).astype(np.uint16).take(self.index)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Overlaps:
-    """Cells of many images. G ground truth segments with pixels, S predicted segments, N cells.
+    """Cells of many images: G ground truth segments that have pixels, S predicted segments, N cells.
 
     gt_image, gt_class, gt_crowd: (G,). pred_image, pred_class, pred_score: (S,); scores are NaN where unknown.
-    gt, pred: (N,) segment numbers, -1 for ignored and for unlabelled. image, pixels: (N,).
+    gt, pred: (N,) segment numbers over all images, -1 for ignored and for unlabelled. image, pixels: (N,).
     """
 
     images: int
@@ -70,7 +72,7 @@ class Overlaps:
         return sum_by(self.pred[where & (self.pred >= 0)], self.pixels[where & (self.pred >= 0)], self.pred_class.size)
 
     def majority_classes(self) -> np.ndarray:
-        """Return (S,) the class most of a predicted segment's compared pixels have in ground truth, -1 without any.
+        """Return (S,) the ground truth class that most compared pixels of each predicted segment have, -1 without any.
 
         The lowest class id wins a tie.
         """
@@ -95,7 +97,7 @@ def sum_by(group: np.ndarray, values: np.ndarray, groups: int) -> np.ndarray:
 
 @dataclass(slots=True)
 class OverlapsBuilder:
-    """Collects images one by one; memory grows with segments, not pixels. block_pixels: counted at once."""
+    """Collects images one by one; memory grows with segments, not pixels. block_pixels: how many to count at once."""
 
     block_pixels: int = BLOCK_PIXELS
     _cells: list[tuple[np.ndarray, ...]] = field(default_factory=list)
@@ -103,7 +105,7 @@ class OverlapsBuilder:
 
     def add(self, truth: SegmentMap, predicted: SegmentMap) -> None:
         """Count one image. Both maps must have the same number of pixels."""
-        columns = predicted.classes.size + 1
+        columns = predicted.classes.size + 1  # the last one is "unlabelled"
         cells, pixels = _cells(truth, predicted, columns, self.block_pixels)
         gt, pred = np.divmod(cells, columns)
         gt_class = np.append(truth.classes, -1)[gt]
@@ -115,34 +117,41 @@ class OverlapsBuilder:
         )
 
     def finish(self) -> Overlaps:
-        """Number the segments of all images and return the table."""
-        images = len(self._cells)
+        """Number the segments of all images through and return the table."""
+        images = np.arange(len(self._cells))
+        image = np.repeat(images, [cells[0].size for cells in self._cells])
         gt, gt_class, gt_crowd, pred, pixels = _concatenate(self._cells, 5)
+
+        # All predicted segments are numbered, image after image.
         pred_class, pred_score = _concatenate(self._predicted, 2)
-        image = np.repeat(np.arange(images), [cells[0].size for cells in self._cells])
-        sizes = np.array([classes.size for classes, _ in self._predicted], dtype=np.int64)
-        is_segment = gt_class >= 0
-        keys = (image * LIMIT + gt)[is_segment]
-        unique, first, place = np.unique(keys, return_index=True, return_inverse=True)
-        numbered = np.full(image.size, -1, dtype=np.int64)
-        numbered[is_segment] = place
+        segments_per_image = np.array([classes.size for classes, _ in self._predicted], dtype=np.int64)
+        first_of_image = np.cumsum(segments_per_image) - segments_per_image
+
+        # Of ground truth, only the segments that occur in a cell are numbered: they alone have pixels. Image and
+        # segment are packed into one integer, so that sorting the integers sorts by image, then by segment.
+        with_gt = np.flatnonzero(gt_class >= 0)
+        packed, first_cell, number = np.unique(
+            image[with_gt] * LIMIT + gt[with_gt], return_index=True, return_inverse=True
+        )
+        gt_number = np.full(image.size, -1, dtype=np.int64)
+        gt_number[with_gt] = number
         return Overlaps(
-            images=images,
-            gt_image=unique // LIMIT,
-            gt_class=gt_class[is_segment][first],
-            gt_crowd=gt_crowd[is_segment][first].astype(bool),
-            pred_image=np.repeat(np.arange(images), sizes),
+            images=images.size,
+            gt_image=packed // LIMIT,
+            gt_class=gt_class[with_gt][first_cell],
+            gt_crowd=gt_crowd[with_gt][first_cell].astype(bool),
+            pred_image=np.repeat(images, segments_per_image),
             pred_class=pred_class,
             pred_score=pred_score,
             image=image,
-            gt=numbered,
-            pred=np.where(pred >= 0, pred + (np.cumsum(sizes) - sizes)[image], -1),
+            gt=gt_number,
+            pred=np.where(pred >= 0, pred + first_of_image[image], -1),
             pixels=pixels,
         )
 
 
 def _cells(truth: SegmentMap, predicted: SegmentMap, columns: int, block_pixels: int) -> tuple[np.ndarray, np.ndarray]:
-    """The pairs of segments that meet, as segment of truth x columns + predicted segment, and the pixels of each."""
+    """Return the cells of one image as ground truth segment x columns + predicted segment, and the pixels of each."""
     blocks = []
     for start in range(0, truth.index.size, block_pixels):
         block = slice(start, start + block_pixels)
@@ -153,13 +162,13 @@ def _cells(truth: SegmentMap, predicted: SegmentMap, columns: int, block_pixels:
     if len(blocks) == 1:
         return blocks[0]
     cells, pixels = _concatenate(blocks, 2)
-    together, place = np.unique(cells, return_inverse=True)
-    return together, sum_by(place, pixels, together.size)
+    distinct, place = np.unique(cells, return_inverse=True)
+    return distinct, sum_by(place, pixels, distinct.size)
 
 
 def _histogram(keys: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The different values among ``keys`` (0..size - 1), sorted, and how often each occurs."""
-    if size > 2**22:  # thousands of segments on both sides: a dense table would outgrow the image
+    """Return the distinct values among ``keys`` (0..size - 1), sorted, and how often each occurs."""
+    if size > 2**22:  # with thousands of segments on both sides a dense table would be larger than the image
         return np.unique(keys, return_counts=True)
     counts = np.bincount(keys)
     cells = np.flatnonzero(counts)

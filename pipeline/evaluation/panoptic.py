@@ -2,72 +2,99 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from maskmill.pipeline.evaluation.overlaps import Overlaps, sum_by
 
 COLUMNS = ("true_positives", "false_positives", "false_negatives", "iou_sum")
 IOU_UNIT = 2**32
-"""IoU is summed in integer units of 2^-32, so that sums do not depend on their order."""
+"""IoUs are summed as integers in units of 2^-32, so that sums do not depend on their order."""
 
 
 def panoptic_counts(overlaps: Overlaps, things: np.ndarray) -> np.ndarray:
     """Count matches: (C, 4) int64 in the order of COLUMNS.
 
-    things: (C,) bool. All segments of one stuff class in an image are one. A match is a pair of the same class with an
-    IoU over one half, ignored pixels left out of the union; crowds are never missed, and a predicted segment that lies
-    mostly on ignored pixels or on a crowd of its class is not wrong.
+    things: (C,) bool. All segments of one stuff class in an image are joined to one. A match is a pair of segments of
+    the same class with an IoU over one half, with ignored pixels left out of the union. A crowd is never missed, and a
+    predicted segment that lies mostly on ignored pixels or on a crowd of its class is not wrong.
     """
-    classes = things.size
-    gt_group, gt_class, gt_crowd = _groups(overlaps.gt_image, overlaps.gt_class, overlaps.gt_crowd, things)
-    never = np.zeros(overlaps.pred_class.size, dtype=bool)
-    pred_group, pred_class, _ = _groups(overlaps.pred_image, overlaps.pred_class, never, things)
-    gt, pred = np.append(gt_group, -1)[overlaps.gt], np.append(pred_group, -1)[overlaps.pred]
-    gt_area = _area(gt, overlaps.pixels, gt >= 0, gt_class.size)
-    pred_area = _area(pred, overlaps.pixels, pred >= 0, pred_class.size)
-    same = (gt >= 0) & (pred >= 0) & (np.append(gt_class, -1)[gt] == np.append(pred_class, -2)[pred])
-    on_crowd = np.append(gt_crowd, False)[gt]
-    ignored = _area(pred, overlaps.pixels, (gt < 0) & (pred >= 0), pred_class.size)
-    excused = ignored + _area(pred, overlaps.pixels, same & on_crowd, pred_class.size)
+    gt = _join_stuff(overlaps.gt_image, overlaps.gt_class, overlaps.gt_crowd, things)
+    no_crowd = np.zeros(overlaps.pred_class.size, dtype=bool)
+    pred = _join_stuff(overlaps.pred_image, overlaps.pred_class, no_crowd, things)
+    gt_of_cell, pred_of_cell = gt.of_cells(overlaps.gt), pred.of_cells(overlaps.pred)
+    # The classes of "no segment" differ, -1 and -2, so that a cell without a segment is never of the same class.
+    is_same_class = np.append(gt.classes, -1)[gt_of_cell] == np.append(pred.classes, -2)[pred_of_cell]
+    is_on_crowd = np.append(gt.crowd, False)[gt_of_cell]
 
-    countable = same & ~on_crowd
-    pairs, place = np.unique(gt[countable] * pred_class.size + pred[countable], return_inverse=True)
-    shared = sum_by(place, overlaps.pixels[countable], pairs.size)
-    pair_gt, pair_pred = np.divmod(pairs, pred_class.size)
-    union = gt_area[pair_gt] + pred_area[pair_pred] - ignored[pair_pred] - shared
+    pred_area = pred.area(pred_of_cell, overlaps.pixels)
+    ignored = pred.area(pred_of_cell, overlaps.pixels, where=gt_of_cell < 0)
+    on_crowd = pred.area(pred_of_cell, overlaps.pixels, where=is_same_class & is_on_crowd)
+    can_match = is_same_class & ~is_on_crowd
+    pair_gt, pair_pred, shared = _pairs(gt_of_cell[can_match], pred_of_cell[can_match], overlaps.pixels[can_match])
+    union = gt.area(gt_of_cell, overlaps.pixels)[pair_gt] + (pred_area - ignored)[pair_pred] - shared
     is_match = 2 * shared > union
     matched_gt, matched_pred = pair_gt[is_match], pair_pred[is_match]
     iou = np.rint(shared[is_match] / union[is_match] * IOU_UNIT).astype(np.int64)
 
-    is_missed = ~gt_crowd
+    is_missed = ~gt.crowd
     is_missed[matched_gt] = False
-    is_wrong = (2 * excused <= pred_area) & (pred_area > 0)
+    is_wrong = (2 * (ignored + on_crowd) <= pred_area) & (pred_area > 0)
     is_wrong[matched_pred] = False
-    counts = np.zeros((classes, len(COLUMNS)), dtype=np.int64)
-    counts[:, 0] = np.bincount(gt_class[matched_gt], minlength=classes)
-    counts[:, 1] = np.bincount(pred_class[is_wrong], minlength=classes)
-    counts[:, 2] = np.bincount(gt_class[is_missed], minlength=classes)
-    counts[:, 3] = sum_by(gt_class[matched_gt], iou, classes)
-    return counts
+    counts = (
+        np.bincount(gt.classes[matched_gt], minlength=things.size),
+        np.bincount(pred.classes[is_wrong], minlength=things.size),
+        np.bincount(gt.classes[is_missed], minlength=things.size),
+        sum_by(gt.classes[matched_gt], iou, things.size),
+    )
+    return np.stack(counts, axis=1).astype(np.int64)
 
 
-def _groups(
-    image: np.ndarray, class_id: np.ndarray, crowd: np.ndarray, things: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Join the stuff segments of one class and image: each segment's group, then the groups' class and crowd."""
+@dataclass(frozen=True, slots=True)
+class _Joined:
+    """The R segments that one side is scored by, made from S segments by :func:`_join_stuff`.
+
+    of_segment: (S,) in 0..R - 1. classes: (R,). crowd: (R,) bool.
+    """
+
+    of_segment: np.ndarray
+    classes: np.ndarray
+    crowd: np.ndarray
+
+    def of_cells(self, segments: np.ndarray) -> np.ndarray:
+        """Return (N,) the joined segment of each cell, from the cell's segment; -1 where that is -1, "none"."""
+        return np.append(self.of_segment, -1)[segments]
+
+    def area(self, of_cells: np.ndarray, pixels: np.ndarray, where: np.ndarray | bool = True) -> np.ndarray:
+        """Return (R,) the pixels of each joined segment in the cells chosen by ``where``; of_cells, pixels: (N,)."""
+        chosen = (of_cells >= 0) & where
+        return sum_by(of_cells[chosen], pixels[chosen], self.classes.size)
+
+
+def _join_stuff(image: np.ndarray, class_id: np.ndarray, crowd: np.ndarray, things: np.ndarray) -> _Joined:
+    """Join the stuff segments of one class in one image; every thing and every crowd stays a segment by itself.
+
+    image, class_id, crowd: (S,).
+    """
+    # Segments with the same key are joined: one key per image and class, and a negative key that nothing else has for
+    # each segment that stays alone.
     keys = image * things.size + class_id
     is_alone = things[class_id] | crowd
     keys[is_alone] = -1 - np.arange(np.count_nonzero(is_alone))
-    _, first, group = np.unique(keys, return_index=True, return_inverse=True)
-    return group, class_id[first], crowd[first]
+    _, first, joined = np.unique(keys, return_index=True, return_inverse=True)
+    return _Joined(joined, class_id[first], crowd[first])
 
 
-def _area(group: np.ndarray, pixels: np.ndarray, where: np.ndarray, groups: int) -> np.ndarray:
-    return sum_by(group[where], pixels[where], groups)
+def _pairs(gt: np.ndarray, pred: np.ndarray, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return every pair (gt, pred) that occurs in the cells, once, and the pixels the two share."""
+    preds = int(pred.max(initial=0)) + 1
+    pairs, pair_of_cell = np.unique(gt * preds + pred, return_inverse=True)
+    return *np.divmod(pairs, preds), sum_by(pair_of_cell, pixels, pairs.size)
 
 
 def quality(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return PQ, SQ and RQ of each class (0..1) from counts (C, 4); NaN for a class that is on neither side.
+    """Return PQ, SQ and RQ of each class (0..1) from counts (C, 4); NaN for a class that neither side has.
 
     SQ is zero where nothing matched, as in the reference implementation.
     """

@@ -1,4 +1,4 @@
-"""What one unit of an evaluation came to, as it is kept until all units are done."""
+"""The result of one unit of an evaluation, in the form in which it is kept until all units are done."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ LEFT_OUT = (
     "images_with_swapped_sides",
     "ground_truth_files_missing",
 )
-"""Why ground truth may not count, by the key of the count in evaluation.json. Those with swapped sides do count, turned
-or resized, where that is asked for."""
+"""The reasons why ground truth is left out, by the key of the count in evaluation.json. Ground truth with swapped sides
+is not left out but turned or resized where the settings ask for that."""
 
 
 @dataclass(slots=True)
 class Named:
-    """How many there are, and the names of a few."""
+    """A count of images or files, with the names of a few of them."""
 
     count: int = 0
     examples: list[str] = field(default_factory=list)
@@ -41,15 +41,17 @@ class Named:
 
 
 def nothing_left_out() -> dict[str, Named]:
-    """No image yet for any of the reasons in LEFT_OUT."""
+    """Return a count of zero for every reason in LEFT_OUT."""
     return {reason: Named() for reason in LEFT_OUT}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Part:
-    """What one unit came to. matched: index positions of the predictions it used, images with swapped sides included.
+    """The result of one unit. matched: index positions of the predictions that were matched, also by ground truth with
+    swapped sides.
 
-    shared: positions of predictions left out because other ground truth matches them too. left_out: by LEFT_OUT.
+    shared: positions of predictions left out because other ground truth matches them too. left_out: counts by the
+    reasons in LEFT_OUT.
     """
 
     sums: Sums
@@ -58,7 +60,7 @@ class Part:
     left_out: dict[str, Named]
 
     def to_dict(self, fingerprint: str) -> dict[str, Any]:
-        """As JSON. fingerprint: what the part depends on."""
+        """Return plain JSON values. fingerprint: a hash of what the part depends on."""
         return {
             "fingerprint": fingerprint,
             "left_out": {reason: [named.count, named.examples] for reason, named in self.left_out.items()},

@@ -1,4 +1,4 @@
-"""Where an evaluation writes: a folder apart from what it reads, in which no file of other origin is replaced."""
+"""Checks and marks the folder an evaluation writes to: apart from what it reads, and without replacing other files."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _PART_KEYS = {"fingerprint", "matched", "sums"}
 
 
 def claim_results(results: Output, config: EvaluationConfig, *, of_run: bool) -> None:
-    """Mark the folder as an evaluation's, after checking that it can be. of_run: whether a run is evaluated.
+    """Check the folder of the results, and mark it as an evaluation's. of_run: whether a run is evaluated.
 
-    Raises UsageError if it lies among the ground truth, the predictions or the files of a run, cannot be written to, or
-    holds files of other origin under the names that an evaluation writes.
+    Raises UsageError if the folder is inside the ground truth, the predictions or the files of a run, cannot be written
+    to, or holds files of other origin under the names that an evaluation writes.
     """
     shown = public_uri(results.uri)
     predictions = [f"{config.output}/{name}" for name in (*FOLDERS, *FILES)] if of_run else [config.output]
@@ -48,7 +48,7 @@ def claim_results(results: Output, config: EvaluationConfig, *, of_run: bool) ->
 
 
 def _holds_an_evaluation(results: Output) -> bool:
-    """Whether an evaluation of an earlier version, which left no claim, wrote here."""
+    """Return whether an evaluation of an earlier version, which left no mark, wrote here."""
     if has_keys(results, FIGURES, {"protocol", "counts"}):
         return True
     parts = results.names(PARTS, ".json")
@@ -56,7 +56,7 @@ def _holds_an_evaluation(results: Output) -> bool:
 
 
 def remove_leftovers(results: Output, current: set[str]) -> None:
-    """Drop tables of an earlier cut of the ground truth, which nobody would tell from this one's, and no other file."""
+    """Remove tables of an earlier division of the ground truth, which would be read as current, and no other file."""
     for name in set(results.names(IMAGES, ".parquet")) - current:
         if _is_image_table(results, f"{IMAGES}/{name}.parquet"):
             results.remove(f"{IMAGES}/{name}.parquet")

@@ -1,4 +1,4 @@
-"""Reads predictions back: segments of a labels table (ours, or made from a results file), or label maps in a folder."""
+"""Reads predictions: segments of a labels table (a run's, or made from a results file), or label maps in a folder."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _RANGE_HINT = "is this the protocol the predictions were made for? (--prediction
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PredictionSource:
-    """Where predictions lie and how to read them; plain values for remote tasks.
+    """Where predictions are and how to read them; plain values that can be sent to workers.
 
-    kind: "labels" are Parquet files with at least COLUMNS, "maps" one label map a file. data: the folder of the files.
-    lists: the folder with INDEX, PLACES and FILES (the names of the files, relative to data). suffix: taken off the
-    ends of image ids. class_table: evaluation id of each id in the files; C is unlabelled, C + 1 invalid. classes: C.
-    version: changes when the predictions do.
+    kind: "labels" for Parquet files with at least COLUMNS, "maps" for one label map per file. data: the folder of the
+    files. lists: the folder with INDEX, PLACES and FILES (the names of the files, relative to data). suffix: removed
+    from the ends of image ids. class_table: evaluation id of each id in the files; C is unlabelled, C + 1 invalid.
+    classes: C. version: changes when the predictions change.
     """
 
     kind: Literal["labels", "maps"]
@@ -47,7 +47,7 @@ class PredictionSource:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prediction:
-    """One image's prediction. position: in the index. segments: column-major, as everything in evaluation."""
+    """The prediction of one image. position: its place in the index. segments: in column-major order."""
 
     position: int
     image_id: str
@@ -57,7 +57,7 @@ class Prediction:
 
 
 class PredictionReader:
-    """Looks predictions up and decodes them; one per process, since it keeps the index and the last few tables."""
+    """Looks up and decodes predictions; make one per process, since it keeps the index and the last few tables."""
 
     def __init__(self, source: PredictionSource) -> None:
         self._source = source
@@ -73,7 +73,7 @@ class PredictionReader:
     def read(self, positions: Sequence[int], wanted: Sequence[Wanted]) -> Iterator[Prediction]:
         """Yield the predictions at ``positions``, which :meth:`find` gave for ``wanted``.
 
-        Raises EvaluationError for what cannot be read: class ids out of range, damaged or overlapping segments.
+        Raises EvaluationError for class ids out of range and for damaged or overlapping segments.
         """
         load = self._load_maps if self._source.kind == "maps" else self._load_rows
         for prediction, each in zip(load(list(positions)), wanted, strict=True):
@@ -175,7 +175,7 @@ def _scores(table: pa.Table, segments: int) -> np.ndarray | None:
 
 
 def _without_unlabelled(segments: SegmentMap, classes: int) -> SegmentMap:
-    """Drop segments of distractor classes: their pixels count as unlabelled."""
+    """Drop segments of distractor classes, so that their pixels count as unlabelled."""
     kept = segments.classes < classes
     if kept.all():
         return segments

@@ -1,4 +1,4 @@
-"""Class-agnostic figures: how well the written segments cover the true ones, names aside."""
+"""Class-agnostic figures: how well the predicted segments cover the true ones, whatever their classes."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import numpy as np
 from maskmill.pipeline.evaluation.overlaps import Overlaps, sum_by
 
 THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
-"""IoU from 0.50 to 0.95, as in COCO's average recall."""
+"""IoU thresholds from 0.50 to 0.95, as in COCO's average recall."""
 IOU_UNIT = 2**32
-"""IoU is summed in integer units of 2^-32, so that sums do not depend on their order."""
+"""IoUs are summed as integers in units of 2^-32, so that sums do not depend on their order."""
 
 
 def proposal_counts(overlaps: Overlaps, classes: int) -> np.ndarray:
-    """Count (C, 2 + thresholds) int64: true segments, sum of their best IoU, and how many reach each threshold.
+    """Return (C, 2 + thresholds) int64: true segments, the sum of their best IoU, and how many reach each threshold.
 
-    Rows are the classes of the true segments, crowds left out. The IoU is taken over compared pixels, so what a
-    predicted segment has on ignored pixels costs nothing.
+    Rows are the classes of the true segments; crowds are left out. The IoU is computed over compared pixels, so the
+    part of a predicted segment on ignored pixels does not lower it.
     """
     compared = overlaps.gt >= 0
     on_both = compared & (overlaps.pred >= 0)

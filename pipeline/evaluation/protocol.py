@@ -22,24 +22,24 @@ IdKind = Literal["evaluation", "raw"]
 Setting = Literal["gzs3", "zs3"]
 
 UNSET_LABEL = 65535
-"""Means "ignored" in ground truth and "unlabelled" in predictions, whatever the protocol's own ignore label.
+"""Means "ignored" in ground truth and "unlabelled" in predictions, in addition to the protocol's ignore label.
 
-The same value as maskmill.model.proposals.UNLABELLED, which is not imported because evaluation needs no torch.
+This is the value of maskmill.model.proposals.UNLABELLED, which is not imported because evaluation needs no torch.
 """
 _EXAMPLES = 5
 
 
 class EvaluationError(UsageError):
-    """Predictions, ground truth and protocol do not fit together; the message says what does not match."""
+    """Predictions, ground truth and protocol do not match; the message says what does not."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProtocolClass:
     """One class; its position in the protocol is its evaluation id.
 
-    seen: whether training may have used its annotations; None if the protocol does not say. group: a further name under
-    which figures are reported. thing: countable (True) or stuff (False), None if unknown. raw_id: its value in the
-    dataset's own annotations.
+    seen: whether training may have used its annotations, None if the protocol does not say. group: a set of classes
+    for which figures are reported too. thing: countable (True) or stuff (False), None if unknown. raw_id: the class's
+    value in the dataset's original annotations.
     """
 
     name: str
@@ -51,9 +51,9 @@ class ProtocolClass:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Protocol:
-    """What is compared. C below stands for the number of classes.
+    """The classes that are compared; C below is their number.
 
-    setting: "gzs3" compares all classes; "zs3" only the unseen ones: pixels of seen classes are ignored, and
+    setting: "gzs3" compares all classes, "zs3" only the unseen ones: pixels of seen classes are ignored, and
     predictions must have been made from the unseen names alone.
     """
 
@@ -82,7 +82,7 @@ class Protocol:
         return np.array([bool(entry.thing) for entry in self.classes])
 
     def groups(self) -> dict[str, np.ndarray]:
-        """Class ids of every set of classes that gets figures of its own: seen, unseen, then named groups."""
+        """The class ids of every set of classes with separate figures: seen, unseen, then named groups."""
         sets = {
             "seen": [i for i, entry in enumerate(self.classes) if entry.seen is True],
             "unseen": [i for i, entry in enumerate(self.classes) if entry.seen is False],
@@ -93,13 +93,13 @@ class Protocol:
         return {name: np.array(ids, dtype=np.int64) for name, ids in sets.items() if ids}
 
     def digest(self) -> str:
-        """A short stable hash of everything that can change a figure."""
+        """Return a short stable hash of everything in the protocol that can change a figure."""
         text = json.dumps(asdict(self), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def load_protocol(name: str, *, setting: Setting = "gzs3", storage_options: StorageOptions | None = None) -> Protocol:
-    """Return a bundled protocol by name, or one's own from a JSON or YAML file (any fsspec URI).
+    """Return a bundled protocol by its name, or read one from a JSON or YAML file (any fsspec URI).
 
     Raises UsageError for an unknown name, an unreadable file or wrong content, saying what would be valid.
     """
@@ -158,11 +158,12 @@ def _refuse_repeats(protocol: str, key: str, values: Sequence[Any]) -> None:
 
 
 def label_table(protocol: Protocol, ids: IdKind, *, reduce_zero_label: bool = False) -> np.ndarray:
-    """What each pixel value of ground truth means: (65536,) uint16 of class ids, C for ignored, C + 1 for invalid.
+    """Return what each pixel value of ground truth means: (65536,) uint16 class ids, C for ignored, C + 1 for invalid.
 
-    ids: "evaluation" expects 0..C-1 and the ignore labels (the protocol's, 65535, and 255 where that is no class), all
-    else is invalid; "raw" expects the dataset's own values, and ignores whatever is no class. reduce_zero_label: the
-    files count from one, with zero for ignored. Raises UsageError where the protocol has no raw ids.
+    ids: "evaluation" expects 0..C-1 and the ignore labels (the protocol's, 65535, and 255 where that is no class); all
+    other values are invalid. "raw" expects the dataset's original values; all values that are no class are ignored.
+    reduce_zero_label: the files count from one, with zero for ignored. Raises UsageError where the protocol has no raw
+    ids.
     """
     count = len(protocol)
     table = np.full(LABEL_VALUES, count + 1, dtype=np.uint16)
@@ -185,7 +186,7 @@ def label_table(protocol: Protocol, ids: IdKind, *, reduce_zero_label: bool = Fa
 
 
 def prediction_table(protocol: Protocol, ids: IdKind) -> np.ndarray:
-    """The same for label maps of others: C stands for unlabelled; classes outside the setting are invalid."""
+    """Return the same table for predicted label maps: C is unlabelled; classes outside the setting are invalid."""
     table = label_table(replace(protocol, setting="gzs3"), ids)
     skipped = np.append(~protocol.evaluated, [False, False])
     return np.where(skipped[table], np.uint16(len(protocol) + 1), table)
@@ -195,7 +196,7 @@ def match_classes(protocol: Protocol, run_classes: Sequence[Mapping[str, Any]]) 
     """Map a run's class ids to evaluation ids by name: (classes of the run,) int64.
 
     run_classes: entries of classes.json in id order. Distractors map to C, "unlabelled". Names are compared without
-    case and with all their synonyms, then by their first name where that is unique on both sides. Raises
+    regard to case: first with all their synonyms, then by the first name where it is unique on both sides. Raises
     EvaluationError if the two lists are not the same classes.
     """
     wanted = [i for i, is_evaluated in enumerate(protocol.evaluated) if is_evaluated]
@@ -215,7 +216,7 @@ def match_classes(protocol: Protocol, run_classes: Sequence[Mapping[str, Any]]) 
 
 
 def _unique(keys: Mapping[int, Any]) -> dict[Any, int]:
-    """Invert the mapping, without the values that several have."""
+    """Invert the mapping, without the values that several keys have."""
     uses = Counter(keys.values())
     return {value: i for i, value in keys.items() if uses[value] == 1}
 
@@ -225,7 +226,7 @@ def _all_names(name: str, synonyms: Sequence[str]) -> tuple[str, ...]:
 
 
 def normalised_name(name: str) -> str:
-    """A class name as it is compared: lower case, single spaces."""
+    """Return a class name in the form in which names are compared: lower case, single spaces."""
     return " ".join(name.lower().split())
 
 

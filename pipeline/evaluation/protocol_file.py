@@ -1,4 +1,4 @@
-"""What a protocol file, in JSON or YAML, may hold."""
+"""Describes and checks the contents of a protocol file in JSON or YAML."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from maskmill.pipeline.errors import UsageError
 from maskmill.pipeline.storage.documents import explain
 
 LABEL_VALUES = 65536
-_RESERVED_GROUPS = ("harmonic",)  # would share a key with the harmonic mean
+_RESERVED_GROUPS = ("harmonic",)  # the harmonic mean has this key in evaluation.json
 
 
 def check_protocol(data: Any, name: str) -> ProtocolFile:
-    """Check a parsed file. Raises UsageError naming the entry at fault."""
+    """Check a parsed file. Raises UsageError naming the wrong entry."""
     try:
         return ProtocolFile.model_validate(_with_mappings(data))
     except ValidationError as error:
@@ -23,7 +23,7 @@ def check_protocol(data: Any, name: str) -> ProtocolFile:
 
 
 def _with_mappings(data: Any) -> Any:
-    """Write classes that are given as names alone as mappings."""
+    """Replace classes that are given as bare names by mappings."""
     if not isinstance(data, Mapping) or not isinstance(data.get("classes"), list):
         return data
     return {**data, "classes": [{"name": each} if isinstance(each, str) else each for each in data["classes"]]}
@@ -40,7 +40,7 @@ _STRICT = ConfigDict(strict=True, extra="forbid")
 
 
 class _ClassEntry(BaseModel):
-    """One class as the file gives it. The keys from ``class_id`` on are those of a run's classes.json."""
+    """One class in the file. The keys from ``class_id`` on are allowed because a run's classes.json has them."""
 
     model_config = _STRICT
 
@@ -57,7 +57,7 @@ class _ClassEntry(BaseModel):
 
 
 class ProtocolFile(BaseModel):
-    """A protocol file as a whole; ``notes`` are for people."""
+    """A protocol file as a whole; ``notes`` are for the reader and are not used."""
 
     model_config = _STRICT
 

@@ -1,4 +1,4 @@
-"""RLEs as they stand in tables: one list of texts an image, with errors that name the image."""
+"""Parses RLE columns of tables, which hold a list of texts per image, with errors that name the image."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def parse_column(
 ) -> SegmentRuns:
     """Parse a list<string> column of compressed counts.
 
-    counts: (images,) how many segments each image should have. pixels: (images,) height x width. name_of: what to call
-    an image in errors. Raises EvaluationError for damaged RLEs and for images of more than MAX_PIXELS.
+    counts: (images,) how many segments each image should have. pixels: (images,) height x width. name_of: returns the
+    name of an image for errors. Raises EvaluationError for damaged RLEs and for images of more than MAX_PIXELS.
     """
     if pixels.size and pixels.max() > MAX_PIXELS:
         image = int(pixels.argmax())
@@ -37,7 +37,7 @@ def parse_column(
     try:
         return parse_runs(text, offsets[1:] - offsets[0], counts, pixels)
     except ValueError as error:
-        if len(rles) > 1:  # find the image at fault
+        if len(rles) > 1:  # find the damaged image
             for image in range(len(rles)):
                 own = slice(image, image + 1)
                 parse_column(rles[own], counts[own], pixels[own], lambda _, image=image: name_of(image))  # type: ignore[misc]
@@ -45,7 +45,7 @@ def parse_column(
 
 
 def paint(runs: SegmentRuns, image: int, pixels: int, segments: int, name: str) -> np.ndarray:
-    """Paint one image as :meth:`SegmentRuns.paint`, ``segments`` being the value where there is none.
+    """Paint one image with :meth:`SegmentRuns.paint`; pixels without a segment get the value ``segments``.
 
     Raises EvaluationError, naming the image, for overlapping or too many segments.
     """

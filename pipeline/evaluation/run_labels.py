@@ -1,4 +1,4 @@
-"""The committed labels of a maskmill run as predictions to evaluate."""
+"""Lists the committed labels of a maskmill run as predictions to evaluate."""
 
 from __future__ import annotations
 
@@ -25,38 +25,27 @@ _FOREIGN_PROPOSALS = ("hf:", "sam:")
 def run_inventory(
     output: Output, run: Mapping[str, Any], protocol: Protocol, results: Output, suffix: str = ""
 ) -> Inventory:
-    """List the labels of every finished shard (one with a marker). run: the parsed run.json. suffix: taken off ids.
+    """List the labels of every finished shard (one with a marker).
 
-    Raises EvaluationError where the run is not whole, has no finished shard, or has other classes than the protocol.
+    run: the parsed run.json. suffix: removed from the ends of image ids. Raises EvaluationError where the run is not
+    complete, has no finished shard, or has other classes than the protocol.
     """
     uri = public_uri(output.uri)
     classes = read_run_classes(output)
     if classes is None:
-        raise EvaluationError(f"{uri} holds no classes.json: it is no whole run")
+        raise EvaluationError(f"{uri} holds no classes.json: it is not a complete run")
     class_table = match_classes(protocol, classes)
     shards = output.names("stats", ".json")
     if not shards:
         raise EvaluationError(f"{uri} holds no finished shard yet")
-    with ThreadPoolExecutor(_READ_THREADS) as pool:
-        columns = list(pool.map(lambda shard: _text_column(output, labels_name(shard), "image_id"), shards))
-    files = FileList(
-        kind="labels",
-        data=output,
-        names=[labels_name(shard) for shard in shards],
-        image_ids=(ids for ids, _ in columns),
-        versions=[version for _, version in columns],
-        uris=lambda number: _text_column(output, labels_name(shards[number]), "uri")[0],
-        suffix=suffix,
-    )
+    files = _labels_files(output, shards, suffix)
     source, index = write_lists(files, class_table, protocol, results)
-    finished = set(shards)
-    with_errors = [errors_name(shard) for shard in output.names("errors", ".parquet") if shard in finished]
     config = run.get("config", {})
     return Inventory(
         source=source,
         index=index,
         files=files.names,
-        failed=sum(output.read_table(name, columns=["row"]).num_rows for name in with_errors),
+        failed=_failed_images(output, shards),
         pending_shards=max(0, int(run.get("shards", len(shards))) - len(shards)),
         has_instances=config.get("segments") == "query",
         description={
@@ -70,8 +59,30 @@ def run_inventory(
     )
 
 
+def _labels_files(output: Output, shards: Sequence[str], suffix: str) -> FileList:
+    """List the labels files of the shards, with the image ids in each."""
+    with ThreadPoolExecutor(_READ_THREADS) as pool:
+        columns = list(pool.map(lambda shard: _text_column(output, labels_name(shard), "image_id"), shards))
+    return FileList(
+        kind="labels",
+        data=output,
+        names=[labels_name(shard) for shard in shards],
+        image_ids=(ids for ids, _ in columns),
+        versions=[version for _, version in columns],
+        uris=lambda number: _text_column(output, labels_name(shards[number]), "uri")[0],
+        suffix=suffix,
+    )
+
+
+def _failed_images(output: Output, shards: Sequence[str]) -> int:
+    """Count the rows in the errors tables of the shards."""
+    finished = set(shards)
+    with_errors = [errors_name(shard) for shard in output.names("errors", ".parquet") if shard in finished]
+    return sum(output.read_table(name, columns=["row"]).num_rows for name in with_errors)
+
+
 def _text_column(output: Output, name: str, column: str) -> tuple[list[str], str]:
-    """One column of a labels file, without reading the rest of it, and the file's version."""
+    """Return one column of a labels file, without reading the rest of the file, and the file's version."""
     fs, path = open_filesystem(f"{output.uri}/{name}", output.storage_options)
     info = with_retries(lambda: file_info(fs, path))
     with open_stream(fs, path, info) as stream:

@@ -1,4 +1,4 @@
-"""Everything an evaluation adds up, as integers: parts of any sharding merge with + to the same sums, divided once."""
+"""The sums of an evaluation, all integers: the parts of any sharding merge with + to the same sums, divided once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from maskmill.pipeline.evaluation import boundary, calibration, confusion, panop
 from maskmill.pipeline.evaluation.overlaps import Overlaps
 
 SHARE_UNIT = 2**32
-"""Per-image shares are summed in integer units of 2^-32, so that sums do not depend on their order."""
+"""Per-image shares are summed as integers in units of 2^-32, so that sums do not depend on their order."""
 
 COUNTS = (
     "images",
@@ -28,18 +28,18 @@ COUNTS = (
     "image_boundary_sum",
     "images_with_boundary",
 )
-"""images: pairs of prediction and ground truth; images_compared: those of them with a pixel that is not ignored.
-
-pixels_unlabelled: compared pixels without a prediction. image_..._sum: sums of one share per image, in SHARE_UNIT.
+"""The names of the counts. images: pairs of prediction and ground truth. images_compared: the pairs with a pixel that
+is not ignored. pixels_unlabelled: compared pixels without a prediction. image_..._sum: sums of one share per image, in
+SHARE_UNIT.
 """
 
 
 @dataclass(kw_only=True, slots=True)
 class Sums:
-    """Sums over any set of images; C classes. All int64.
+    """Sums over any set of images, all int64, for C classes.
 
     counts: (len(COUNTS),). confusion, oracle: (C + 1, C + 1). boundary, panoptic: (C, 4). proposals: (C, 12).
-    calibration_segments, calibration_pixels: (15, 3). Their columns are named where each is counted.
+    calibration_segments, calibration_pixels: (15, 3). The modules that count them name their columns.
     """
 
     counts: np.ndarray
@@ -53,7 +53,7 @@ class Sums:
 
     @classmethod
     def zeros(cls, classes: int) -> Sums:
-        """The sums over no image at all."""
+        """Return the sums over no image."""
         shapes = {
             "counts": (len(COUNTS),),
             "confusion": (classes + 1, classes + 1),
@@ -75,11 +75,11 @@ class Sums:
         return Sums(**{name: getattr(self, name) + getattr(other, name) for name in self.__slots__})
 
     def count(self, name: str) -> int:
-        """One of COUNTS."""
+        """Return one of the counts by its name in COUNTS."""
         return int(self.counts[COUNTS.index(name)])
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; arrays by their non-zero cells, since most of a large confusion matrix is empty."""
+        """Return plain JSON values: only the non-zero cells, since most of a large confusion matrix is zero."""
         plain = {}
         for name in self.__slots__:
             array = getattr(self, name)
@@ -101,7 +101,7 @@ class Sums:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageBorders:
-    """Border figures of a shard's images; zeros and NaN where boundaries were not asked for.
+    """Border figures of a shard's images; zeros and NaN where boundaries are not evaluated.
 
     counts: (C, 4) int64, summed over the images. f: (images,) float64 mean F over the classes of each image, NaN where
     there is no border.
@@ -120,7 +120,7 @@ def sums_of(
     things: np.ndarray,
     with_panoptic: bool,
 ) -> Sums:
-    """Add up one shard. things: (C,) bool, used for panoptic quality only."""
+    """Return the sums of one shard. things: (C,) bool, used for panoptic quality only."""
     classes = things.size
     sums = Sums.zeros(classes)
     sums.confusion += confusion.confusion_matrix(overlaps, classes)

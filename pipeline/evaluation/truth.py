@@ -1,4 +1,4 @@
-"""The ground truth of one image, and what is done to it before it is compared."""
+"""The ground truth of one image, and the changes made to it before it is compared."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _HINT = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AbsentTruth:
-    """An image whose ground truth is listed, but whose file is not there."""
+    """An image whose ground truth is listed, but whose file of ground truth is missing."""
 
     image_id: str
     file: str
@@ -29,10 +29,11 @@ class AbsentTruth:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GroundTruth:
-    """index: (H, W) uint16 segment of every pixel, S where ignored. classes: (S,) int64. crowd: (S,) bool or None.
+    """The ground truth of one image.
 
-    For plain label maps the segments are the protocol's classes, of which an image has a few; ``has_instances`` tells
-    true instances from such regions. wanted: how to find the image's prediction.
+    index: (H, W) uint16 segment of every pixel, S where ignored. classes: (S,) int64. crowd: (S,) bool or None.
+    has_instances: True for true instances; False for a plain label map, whose segments are the protocol's classes, of
+    which an image has a few. wanted: how to find the image's prediction.
     """
 
     image_id: str
@@ -43,17 +44,17 @@ class GroundTruth:
     wanted: Wanted = field(default=NOTHING_KNOWN)
 
     def fitted(self, height: int, width: int) -> GroundTruth:
-        """Return the same in another size, by nearest neighbour."""
+        """Return the ground truth resized by nearest neighbour."""
         return replace(self, index=resize_nearest(self.index, height, width))
 
     def has_swapped_sides(self, height: int, width: int) -> bool:
-        """Whether the map, in any scale, is as high as an image of this size is wide, and as wide as it is high."""
+        """Return whether the map, at any scale, is as high as an image of this size is wide and the other way round."""
         own_height, own_width = self.index.shape
         upright = abs(own_height * width - own_width * height) <= max(height, width)
         return not upright and abs(own_height * height - own_width * width) <= max(height, width)
 
     def turned(self, quarters: int) -> GroundTruth:
-        """Return the same turned by quarters of a circle against the clock."""
+        """Return the ground truth turned counterclockwise by quarters of a circle."""
         return replace(self, index=np.rot90(self.index, quarters))
 
     def segments(self) -> SegmentMap:
@@ -61,7 +62,7 @@ class GroundTruth:
         return SegmentMap(index=np.ascontiguousarray(self.index.T).ravel(), classes=self.classes, crowd=self.crowd)
 
     def with_components(self, things: np.ndarray) -> GroundTruth:
-        """Split every thing class into its 8-connected parts, the nearest to instances that a label map can tell.
+        """Split every thing class into its 8-connected parts, the best guess at instances that a label map allows.
 
         things: (C,) bool. Stuff, crowds and true instances stay as they are.
         """
@@ -101,7 +102,7 @@ def from_label_map(data: bytes, image_id: str, name: str, label_table: np.ndarra
 def from_segments(
     index: np.ndarray, shape: tuple[int, int], classes: np.ndarray, crowd: np.ndarray, ignored: int, image_id: str
 ) -> GroundTruth:
-    """Build from painted RLEs. index: (P,) column-major segments, S for none. ignored: C, a class to skip."""
+    """Build from painted RLEs. index: (P,) column-major segments, S for none. ignored: C, the class to leave out."""
     height, width = shape
     number, kept = _renumbered(classes, ignored)
     return GroundTruth(
@@ -143,7 +144,7 @@ def from_panoptic(
 
 
 def _renumbered(classes: np.ndarray, ignored: int) -> tuple[np.ndarray, np.ndarray]:
-    """New segment numbers without those of class ``ignored``, which become "none", and the old numbers of the rest."""
+    """Return the new number of each segment ("none" for class ``ignored``), and the old numbers of those kept."""
     kept = np.flatnonzero(classes < ignored)
     number = np.full(classes.size + 1, kept.size, dtype=np.uint16)
     number[kept] = np.arange(kept.size)

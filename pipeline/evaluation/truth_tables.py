@@ -1,4 +1,4 @@
-"""Ground truth in Parquet: which column holds label maps, and tables whose rows hold segments as RLEs."""
+"""Ground truth in Parquet: finds the column with label maps, and reads tables whose rows hold segments as RLEs."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _BATCH_ROWS = 32
 
 
 def has_rles(schema: pa.Schema) -> bool:
-    """Whether rows hold segments as our labels tables do."""
+    """Return whether rows hold segments in the columns of maskmill's labels tables."""
     return set(RLE_COLUMNS) <= set(schema.names)
 
 
 def label_column(schema: pa.Schema, wanted: str | None, uri: str) -> str:
-    """The column with encoded label maps. Raises UsageError naming the columns there are."""
+    """Return the column with encoded label maps. Raises UsageError where there is none, naming the columns."""
     candidates = (wanted,) if wanted else MAP_COLUMNS
     for name in candidates:
         if name in schema.names:
@@ -44,7 +44,7 @@ def label_column(schema: pa.Schema, wanted: str | None, uri: str) -> str:
 
 
 def id_column(schema: pa.Schema, uri: str) -> str:
-    """The column with image ids. Raises UsageError where there is none."""
+    """Return the column with image ids. Raises UsageError where there is none."""
     for name in ID_COLUMNS:
         if name in schema.names:
             return name
@@ -52,7 +52,7 @@ def id_column(schema: pa.Schema, uri: str) -> str:
 
 
 def read_schema(location: str, storage_options: StorageOptions) -> pa.Schema:
-    """The columns of a Parquet file. Raises UsageError if it is none."""
+    """Return the schema of a Parquet file. Raises UsageError for any other file."""
     fs, path = open_filesystem(location, storage_options)
     try:
         with open_stream(fs, path, with_retries(lambda: file_info(fs, path))) as stream:
@@ -64,7 +64,7 @@ def read_schema(location: str, storage_options: StorageOptions) -> pa.Schema:
 def read_segment_table(
     shard: Shard, storage_options: StorageOptions, label_table: np.ndarray, classes: int
 ) -> Iterator[GroundTruth]:
-    """Yield the images of a table with RLE_COLUMNS, class ids by way of ``label_table``.
+    """Yield the images of a table with RLE_COLUMNS, with class ids mapped by ``label_table``.
 
     Raises EvaluationError for ids the protocol does not have, and ShardError for a damaged or changed file.
     """
@@ -84,7 +84,7 @@ def read_segment_table(
             if has_uris:
                 columns.append("uri")
             for batch in file.iter_batches(_BATCH_ROWS, row_groups=groups, columns=columns, use_threads=False):
-                # The rows of a batch come in the order of the file's columns, not in the order asked for.
+                # Select the columns again: a batch has them in the file's order, not in the requested one.
                 table = pa.Table.from_batches([batch]).select(columns).rename_columns(names)
                 yield from _images(table, label_table, classes)
                 rows_read += batch.num_rows
@@ -114,7 +114,7 @@ def _images(table: pa.Table, label_table: np.ndarray, classes: int) -> Iterator[
 
 
 def map_id(label_table: np.ndarray, value: int, classes: int, image_id: str) -> int:
-    """One class id by way of the table. Raises EvaluationError where it is out of range."""
+    """Map one class id by the table. Raises EvaluationError where the id is out of range."""
     mapped = int(label_table[value]) if 0 <= value < label_table.size else classes + 1
     if mapped > classes:
         raise EvaluationError(

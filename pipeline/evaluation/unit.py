@@ -1,4 +1,4 @@
-"""Evaluates one unit of ground truth: reads, counts, and leaves its sums behind for whoever asks again."""
+"""Evaluates one unit of ground truth: reads and counts it, and writes its sums, which a later call can read again."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from maskmill.pipeline.output.folder import Output
 PARTS = "_parts"
 IMAGES = "images"
 _QUARTERS = {"right": 3, "left": 1, "resize": 0}
-"""Quarters of a circle against the clock."""
+"""By how many quarters of a circle ground truth is turned counterclockwise."""
 _CHUNK = 32
-"""Images whose RLEs are parsed together: enough to amortise numpy's calls, small enough for the cache."""
+"""How many images' RLEs are parsed together: enough to amortise numpy's calls, few enough for the cache."""
 _CHUNK_PIXELS = 2**24
-"""... and fewer of them where they are large, so that memory is bounded by the largest image."""
+"""The most pixels of a chunk of several images, so that memory is bounded by the largest image."""
 
 IMAGES_SCHEMA = pa.schema(
     [
@@ -53,12 +53,12 @@ IMAGES_SCHEMA = pa.schema(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
-    """What is compared with what, in plain values for remote tasks.
+    """What is compared with what, in plain values that can be sent to workers.
 
     things: (C,) bool. boundary_tolerance: share of the diagonal, None for no boundary figures. swapped_sides: what is
-    done with ground truth that lies on its side. shared: positions of predictions that several ground truth images
-    match, which are left out. fingerprint: of all that can change a figure, except the unit of ground truth and
-    ``shared``.
+    done with ground truth whose width and height are swapped. shared: positions of predictions that several ground
+    truth images match, which are left out. fingerprint: a hash of all that can change a figure, except the unit of
+    ground truth and ``shared``.
     """
 
     results: Output
@@ -73,7 +73,7 @@ class Comparison:
 
 
 class UnitEvaluator:
-    """Evaluates units one after the other; one per process, since it keeps the index of the predictions."""
+    """Evaluates units one after the other; make one per process, since it keeps the index of the predictions."""
 
     def __init__(self, comparison: Comparison) -> None:
         self._comparison = comparison
@@ -98,7 +98,7 @@ class UnitEvaluator:
                 yield truth
 
     def _compare(self, truths: Sequence[GroundTruth], tally: _Tally) -> None:
-        """Count some images, or say why they are left out."""
+        """Count some images, or note why they are left out."""
         positions = self._predictions.find([truth.wanted for truth in truths])
         kept = []
         for truth, position in zip(truths, positions.tolist(), strict=True):
@@ -172,7 +172,7 @@ class _Tally:
         self.borders.append(float(f_measure(present).mean()) if present.size else np.nan)
 
     def finish(self) -> tuple[Part, pa.Table]:
-        """Add everything up."""
+        """Return the part and the image table of the unit."""
         overlaps = self.overlaps.finish()
         images = image_counts(overlaps, self.comparison.things.size)
         borders = np.array(self.borders, dtype=np.float64)
@@ -185,7 +185,7 @@ class _Tally:
                 things=self.comparison.things,
                 with_panoptic=self.comparison.with_panoptic,
             )
-        except ValueError as error:  # scores that are no probabilities
+        except ValueError as error:  # raised for scores outside 0..1
             raise EvaluationError(f"predictions: {error}") from error
         part = Part(sums=sums, matched=self.matched, shared=self.shared, left_out=self.left_out)
         return part, _image_table(self.rows, images, borders)
@@ -214,17 +214,17 @@ def _image_table(rows: list[dict[str, Any]], images: ImageCounts, borders: np.nd
 
 
 def part_name(unit: TruthShard) -> str:
-    """The file whose existence, with the right fingerprint, means that the unit is done."""
+    """Return the name of the unit's part; the unit is done if the part exists and has the right fingerprint."""
     return f"{PARTS}/{unit.part_id}.json"
 
 
 def part_fingerprint(comparison: Comparison, unit: TruthShard) -> str:
-    """What the part depends on."""
+    """Return a hash of what the part depends on."""
     return f"{comparison.fingerprint}-{unit.part_id}-{unit.version}"
 
 
 def read_part(comparison: Comparison, unit: TruthShard) -> Part | None:
-    """The unit's part, None if it is not there or was made from something else."""
+    """Return the unit's part, None if it is missing or was made from other inputs."""
     plain = comparison.results.read_json(part_name(unit))
     if plain is None or plain["fingerprint"] != part_fingerprint(comparison, unit):
         return None

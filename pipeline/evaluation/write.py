@@ -1,4 +1,4 @@
-"""Writes what an evaluation found: figures, tables per class and of confusions, and a summary to paste."""
+"""Writes the results of an evaluation: the figures, tables of classes and of confusions, and a summary in Markdown."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from maskmill.pipeline.evaluation import panoptic, proposals
 from maskmill.pipeline.evaluation.boundary import f_measure
-from maskmill.pipeline.evaluation.metrics import ClassPixels
+from maskmill.pipeline.evaluation.class_pixels import ClassPixels
 from maskmill.pipeline.evaluation.protocol import Protocol
 from maskmill.pipeline.evaluation.sums import Sums
 from maskmill.pipeline.output.folder import Output
@@ -44,7 +44,7 @@ PER_CLASS_SCHEMA = pa.schema(
         pa.field("rq", pa.float64()),
     ]
 )
-"""One row per class of the protocol, absent ones included. Figures in percent, null where undefined or not measured."""
+"""One row per class of the protocol, also absent ones. Figures are in percent, null where undefined or not measured."""
 
 CONFUSION_SCHEMA = pa.schema(
     [
@@ -57,7 +57,7 @@ CONFUSION_SCHEMA = pa.schema(
         pa.field("gt_share", pa.float64(), nullable=False),
     ]
 )
-"""One row per pair of classes that met, most pixels first; the predicted class is null for unlabelled pixels.
+"""One row per pair of classes that share pixels, most pixels first; unlabelled pixels have a null predicted class.
 
 gt_share: percent of the true class's pixels.
 """
@@ -135,7 +135,7 @@ def per_class_table(sums: Sums, protocol: Protocol) -> pa.Table:
 
 
 def confusion_table(confusion: np.ndarray, protocol: Protocol) -> pa.Table:
-    """The cells that are not empty, schema CONFUSION_SCHEMA; ignored pixels are left out."""
+    """Return the cells that are not zero, schema CONFUSION_SCHEMA; ignored pixels are left out."""
     classes = len(protocol)
     compared = confusion[:-1]
     gt, pred = np.nonzero(compared)
@@ -156,13 +156,13 @@ def confusion_table(confusion: np.ndarray, protocol: Protocol) -> pa.Table:
 
 
 def top_confusions(confusion: pa.Table, count: int = TOP_CONFUSIONS) -> list[dict[str, Any]]:
-    """The most frequent mistakes between classes."""
+    """Return the confusions between two classes that cost the most pixels."""
     rows = confusion.to_pylist()
     return [row for row in rows if not row["correct"] and row["pred_class_id"] is not None][:count]
 
 
 def markdown(document: Mapping[str, Any], confusion: pa.Table) -> str:
-    """A summary to paste into a paper, a report or a pull request."""
+    """Return a summary in Markdown, to paste into a paper, a report or a pull request."""
     protocol, counts = document["protocol"], document["counts"]
     lines = [
         f"### {protocol['title']}, {protocol['setting'].upper()}",
@@ -189,7 +189,7 @@ def markdown(document: Mapping[str, Any], confusion: pa.Table) -> str:
 
 
 def summary_rows(document: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Title and key of every figure to show: those that are defined, mIoU of the protocol's own groups included."""
+    """Return title and key of every defined figure, also of the mIoU of the protocol's groups."""
     fixed = {key for _, key in SUMMARY_ROWS}
     groups = [
         (f"mIoU, {key.removeprefix('miou_')}", key) for key in document if key.startswith("miou_") and key not in fixed

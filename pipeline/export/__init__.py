@@ -1,1 +1,1 @@
-"""Labels in the formats other tools read, streamed: memory does not grow with the run."""
+"""Exports labels in the formats that other tools read, streamed, so that memory does not grow with the run."""

@@ -1,4 +1,4 @@
-"""COCO: object or stuff annotations, panoptic annotations, and the results file of semantic segmentation."""
+"""Exports COCO files: object or stuff annotations, panoptic annotations, and results of semantic segmentation."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from maskmill.pipeline.masks.maps import value_map
 from maskmill.pipeline.results.reader import Results
 
 FIRST_CATEGORY = 1
-"""Category ids are class ids plus this: many readers take category 0 for background."""
+"""Category ids are class ids plus this, because many readers take category 0 for background."""
 QUALITY = ("stability", "agreement", "objectness", "margin")
 
 
 def export_coco(target: Target, images: Iterator[LabelledImage]) -> None:
     """Write ``instances.json`` (--segments query) or ``stuff.json``: one annotation per segment, RLE masks.
 
-    Beside COCO's own keys an image has ``image_id`` (text), ``uri``, ``shard`` and ``row``, and an annotation ``score``
-    and the quality figures of the labels.
+    In addition to COCO's keys, an image has ``image_id`` (text), ``uri``, ``shard`` and ``row``, and an annotation has
+    ``score`` and the quality figures of the labels.
     """
     name = "instances.json" if target.results.has_instances else "stuff.json"
     annotation_id = 0
@@ -44,8 +44,8 @@ def export_panoptic(target: Target, images: Iterator[LabelledImage]) -> None:
     """Write ``panoptic.json`` and a PNG of segment ids (R + 256 G + 65536 B) per image below ``panoptic/``.
 
     ``file_name`` of an annotation is relative to that folder. In runs with --segments query a class is a thing unless
-    the class list says ``thing: false``, and all segments of one class of stuff are one segment, as the format asks.
-    In other runs a segment is all of a class in an image, so every class is stuff. Pixels of no segment have id 0.
+    the class list says ``thing: false``, and all segments of one stuff class are joined to one, as the format requires.
+    In other runs a segment is all of a class in an image, so every class is stuff. Pixels without a segment have id 0.
     """
     things = [target.results.has_instances and entry.thing is not False for entry in target.results.classes]
     categories = [
@@ -70,7 +70,7 @@ def export_panoptic(target: Target, images: Iterator[LabelledImage]) -> None:
 
 
 def _segment_ids(class_ids: Sequence[int], things: Sequence[bool]) -> list[int]:
-    """The segment id from 1 of each segment of a row; segments of one class of stuff share theirs."""
+    """Return the segment id, from 1 on, of each segment of a row; segments of one stuff class share an id."""
     ids: list[int] = []
     of_stuff: dict[int, int] = {}
     following = 1
@@ -82,7 +82,7 @@ def _segment_ids(class_ids: Sequence[int], things: Sequence[bool]) -> list[int]:
 
 
 def _segments_info(row: Mapping[str, Any], segment_ids: Sequence[int]) -> list[dict[str, Any]]:
-    """What ``segments_info`` says of a row's segments: areas add up, and boxes include each other, where ids agree."""
+    """Return ``segments_info`` of a row; for segments with the same id, areas are added and boxes joined."""
     found: dict[int, dict[str, Any]] = {}
     for position, segment_id in enumerate(segment_ids):
         area, box = row["areas"][position], list(row["boxes"][position])
@@ -95,7 +95,7 @@ def _segments_info(row: Mapping[str, Any], segment_ids: Sequence[int]) -> list[d
 
 
 def _around(one: Sequence[int], other: Sequence[int]) -> list[int]:
-    """The smallest box (x, y, width, height) that holds both."""
+    """Return the smallest box (x, y, width, height) that holds both."""
     left, top = min(one[0], other[0]), min(one[1], other[1])
     right, bottom = max(one[0] + one[2], other[0] + other[2]), max(one[1] + one[3], other[1] + other[3])
     return [left, top, right - left, bottom - top]
@@ -104,7 +104,7 @@ def _around(one: Sequence[int], other: Sequence[int]) -> list[int]:
 def export_results(target: Target, images: Iterator[LabelledImage]) -> None:
     """Write ``sem_seg_predictions.json``: a list of file name, category id and RLE, as detectron2 writes it.
 
-    Category ids are class ids. ``maskmill evaluate`` reads the file back. ``index.csv`` says which image each file name
+    Category ids are class ids. ``maskmill evaluate`` can read the file. ``index.csv`` says which image each file name
     stands for.
     """
     with index_file(target) as index:
@@ -166,7 +166,7 @@ def _image_entry(image: LabelledImage) -> dict[str, Any]:
 
 
 def _annotations(image: LabelledImage) -> Iterator[dict[str, Any]]:
-    """The annotations of an image, without ids."""
+    """Yield the annotations of an image, without ids."""
     row = image.row
     for position, class_id in enumerate(row["class_ids"]):
         yield {
@@ -183,7 +183,7 @@ def _annotations(image: LabelledImage) -> Iterator[dict[str, Any]]:
 
 def _segment_id_png(row: Mapping[str, Any], segment_ids: Sequence[int]) -> bytes:
     ids = value_map(row["rles"], segment_ids, 0, row["height"], row["width"])
-    # Ids are at most the number of segments, which fits into 16 bits, so that blue is never used.
+    # Ids are at most the number of segments, which fits into 16 bits, so the blue channel is always zero.
     channels = np.stack([ids & 255, ids >> 8, np.zeros_like(ids)], axis=-1).astype(np.uint8)
     sink = io.BytesIO()
     Image.fromarray(channels).save(sink, "PNG")

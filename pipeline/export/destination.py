@@ -1,4 +1,4 @@
-"""Where an export goes: a place apart from the run, in which nothing of other origin is replaced."""
+"""Checks and marks the place an export is written to: apart from the run, and without replacing other files."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def claim_destination(
 ) -> frozenset[str]:
     """Check the destination, mark it as an export's, and return the names of the files there that must not be replaced.
 
-    Raises UsageError if it lies among the run's files or images, cannot be written to, or holds something and
-    ``overwrite`` is not given. With it, what earlier exports wrote is replaced, and nothing else.
+    Raises UsageError if it is inside the run's files or images, cannot be written to, or is not empty and ``overwrite``
+    is False. With ``overwrite``, files that earlier exports wrote are replaced, and no others.
     """
     check_beside_run(results, destination, what="the export", is_folder=True)
     check_writable(destination, storage_options, what="the export")

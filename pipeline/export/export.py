@@ -1,4 +1,4 @@
-"""Exports a run: streams its labels, with the images where the format wants them, through one of the formats."""
+"""Exports a run: streams its labels, and the images where they are exported, through one of the formats."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ from maskmill.pipeline.storage.files import StorageOptions
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """One format. with_images: whether images are exported unless told otherwise.
+    """One format. with_images: whether images are exported by default.
 
-    image_folder: where they go, None if into the format's own files. images_per_file: None for a single file.
-    image_suffixes: kinds of image files its readers take; others are stored as PNG. by_stem: whether its
-    readers take two images whose names differ in their ending only for one.
+    image_folder: where images go, None if they are part of the format's files. images_per_file: None for a single
+    file. is_split: whether the labels can be written in several files. image_suffixes: the kinds of image files that
+    its readers take; others are stored as PNG. by_stem: whether its readers cannot distinguish two images whose names
+    differ in their ending only.
     """
 
     export: Callable[[Target, Iterator[LabelledImage]], None]
@@ -59,7 +60,7 @@ FORMATS: Mapping[str, Format] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExportSettings:
-    """What can be told. images, images_per_file: None for what the format does by default."""
+    """The settings of an export. images, images_per_file: None for the format's default."""
 
     file_format: str
     images: bool | None = None
@@ -70,11 +71,11 @@ class ExportSettings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExportResult:
-    """What came of an export.
+    """The outcome of an export.
 
-    images: how many were exported. left_out: how many were not, because their image cannot be had; the destination's
-    left_out.csv has them all, examples a few as (uri, reason). renamed: how many got another name than their id gives,
-    because an earlier image has that.
+    images: how many were exported. left_out: how many were not, because their image cannot be read; left_out.csv in the
+    destination lists them all, ``examples`` a few as (uri, reason). renamed: how many got another name than their id
+    gives, because an earlier image has that name.
     """
 
     images: int
@@ -89,18 +90,13 @@ def export_run(
     settings: ExportSettings,
     on_shard: Callable[[int, int], None] = lambda done, shards: None,
 ) -> ExportResult:
-    """Export all finished shards. on_shard: called with shards done and in all.
+    """Export all finished shards. on_shard: called with the number of shards done and of all shards.
 
     Images that are to be exported and cannot be read are left out, with their labels, and counted. Raises UsageError
-    where there is no run, the format is unknown or the destination holds something, and ExportError where the store
-    of the images answers for shard after shard with errors only.
+    where there is no run, the format is unknown or the destination is not empty, and ExportError where no image of
+    several shards in sequence can be read.
     """
-    if settings.file_format not in FORMATS:
-        raise UsageError(f"unknown format {settings.file_format!r}; choose from: {', '.join(FORMATS)}")
-    file_format = FORMATS[settings.file_format]
-    if settings.images_per_file is not None and not file_format.is_split:
-        splittable = ", ".join(name for name, one in FORMATS.items() if one.is_split)
-        raise UsageError(f"images-per-file does not apply to {settings.file_format!r}, only to: {splittable}")
+    file_format = _format_of(settings)
     results = open_results(output_uri, settings.storage_options)
     per_file = settings.images_per_file or file_format.images_per_file
     with_images = file_format.with_images if settings.images is None else settings.images
@@ -127,8 +123,19 @@ def export_run(
     )
 
 
+def _format_of(settings: ExportSettings) -> Format:
+    """Return the chosen format. Raises UsageError for an unknown one, and for settings that it does not take."""
+    if settings.file_format not in FORMATS:
+        raise UsageError(f"unknown format {settings.file_format!r}; choose from: {', '.join(FORMATS)}")
+    file_format = FORMATS[settings.file_format]
+    if settings.images_per_file is not None and not file_format.is_split:
+        splittable = ", ".join(name for name, one in FORMATS.items() if one.is_split)
+        raise UsageError(f"images-per-file does not apply to {settings.file_format!r}, only to: {splittable}")
+    return file_format
+
+
 def _with_files(images: Iterator[LabelledImage], target: Target, folder: str) -> Iterator[LabelledImage]:
-    """Write the images that pass into a folder, and let go of their bytes."""
+    """Write each image that has data into a folder, and pass it on."""
     for image in images:
         if image.data is not None:
             target.write(f"{folder}/{image.file_name}", image.data)

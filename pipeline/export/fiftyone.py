@@ -1,4 +1,4 @@
-"""A folder in the layout of FiftyOneDataset, which ``fiftyone.Dataset.from_dir`` imports."""
+"""Exports a folder in the layout of FiftyOneDataset, which ``fiftyone.Dataset.from_dir`` imports."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from maskmill.pipeline.masks.maps import segment_map
 from maskmill.pipeline.results.reader import Results
 
 VERSION = "1.0.0"
-"""The release whose document layout this is; later ones migrate it when they import it."""
+"""The release of FiftyOne whose document layout is written; later releases migrate it on import."""
 FIRST_VALUE = 1
-"""In label maps class c has value c + 1, for FiftyOne takes 0 for background."""
+"""The value of class 0 in label maps; class c has value c + 1, because FiftyOne takes 0 for background."""
 
 _FIELDS = "fiftyone.core.fields."
 _LABELS = "fiftyone.core.labels."
@@ -86,14 +86,14 @@ def _detections(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _packed(mask: np.ndarray) -> str:
-    """A mask as FiftyOne stores arrays: an .npy file, zlib-compressed, in base64."""
+    """Return a mask as FiftyOne stores arrays: an .npy file, zlib-compressed, in base64."""
     sink = io.BytesIO()
     np.save(sink, mask, allow_pickle=False)
     return base64.b64encode(zlib.compress(sink.getvalue())).decode("ascii")
 
 
 def _object_id(*parts: object) -> dict[str, str]:
-    """A stable id of 12 bytes, so that exporting again gives the same documents."""
+    """Return a stable id of 12 bytes, so that exporting again gives the same documents."""
     text = "\0".join(map(str, parts)).encode("utf-8", "surrogateescape")
     return {"$oid": hashlib.sha256(text).hexdigest()[:24]}
 

@@ -1,4 +1,4 @@
-"""A folder of Parquet files that ``datasets.load_dataset`` opens with images, label maps and class names."""
+"""Exports a folder of Parquet files that ``datasets.load_dataset`` opens with images, label maps and class names."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from maskmill.pipeline.output.schema import BOX
 from maskmill.pipeline.results.reader import Results
 
 MOST_GROUP_ROWS, MOST_GROUP_BYTES = 64, 32 * 2**20
-"""Rows and bytes of a row group, which readers take whole."""
+"""The most rows and bytes of a row group; they are limited because readers load a whole group at once."""
 MOST_FILE_BYTES = 512 * 2**20
-"""Readers may take a file as a whole, and Arrow's arrays of bytes end at 2 GiB."""
+"""The most bytes of a file; limited because readers may load a whole file, and Arrow's arrays of bytes end at 2 GiB."""
 _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 _CARD = """---
@@ -46,10 +46,10 @@ def export_hugging_face(target: Target, images: Iterator[LabelledImage]) -> None
     for _, part in target.parts(images):
         groups = _row_groups(_row(image, encode) for image in part)
         group = next(groups, None)
-        while group is not None or files == 0:  # a file at least, if an empty one
+        while group is not None or files == 0:  # write at least one file, even if it is empty
             with (
                 target.open(f"data/train-{files:05d}.parquet") as stream,
-                # Of images a dictionary would hold every one.
+                # Images are not encoded by a dictionary, which would hold every one of them.
                 pq.ParquetWriter(stream, schema, use_dictionary=False) as writer,
             ):
                 size = 0
@@ -74,7 +74,7 @@ def _row_groups(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]
     for row in rows:
         group.append(row)
         size += _size(row)
-        # `datasets` keeps groups of one row back and joins up to 100 of them, beyond what its arrays can hold.
+        # `datasets` joins up to 100 groups of a single row, which can be more bytes than its arrays can hold.
         if len(group) >= MOST_GROUP_ROWS or (len(group) > 1 and size >= MOST_GROUP_BYTES):
             yield group
             group, size = [], 0
@@ -83,7 +83,7 @@ def _row_groups(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]
 
 
 def _size(row: dict[str, Any]) -> int:
-    """Bytes of what may be large in a row."""
+    """Return the bytes of the large columns of a row."""
     image = 0 if row["image"] is None else len(row["image"]["bytes"])
     return image + len(row["label_map"]["bytes"]) + sum(map(len, row["rles"]))
 
@@ -122,7 +122,7 @@ def _schema(results: Results) -> pa.Schema:
 
 
 def _features(results: Results) -> dict[str, Any]:
-    """The columns in the words of ``datasets``; "Sequence" is what all its releases understand."""
+    """Return the columns as features of ``datasets``; all its releases understand "Sequence"."""
 
     def value(dtype: str) -> dict[str, Any]:
         return {"dtype": dtype, "_type": "Value"}

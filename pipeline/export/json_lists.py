@@ -1,4 +1,4 @@
-"""Streams JSON documents whose lists are longer than memory, one element a line."""
+"""Streams JSON documents whose lists are larger than memory, one element per line."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from typing import IO, Any
 
 
 class JsonLists:
-    """Writes one JSON object: ``head``, then lists that are filled side by side.
+    """Writes one JSON object: ``head``, then lists that are filled at the same time.
 
-    The first list goes straight to ``stream``, the others through temporary files until :meth:`close`.
+    The first list is written directly to ``stream``; the others go to temporary files, which are appended when the
+    block ends.
     """
 
     def __init__(self, stream: IO[bytes], head: Mapping[str, Any], lists: Sequence[str]) -> None:
@@ -56,10 +57,10 @@ class JsonLists:
 
 
 def encode(value: Any) -> bytes:
-    """Compact JSON in UTF-8. Raises ValueError for NaN and infinity, which JSON does not know."""
+    """Return compact JSON in UTF-8. Raises ValueError for NaN and infinity, which JSON does not have."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
 
 
 def finite(value: float) -> float | None:
-    """``value`` rounded to what a float32 holds, None where it is no number."""
+    """Return ``value`` rounded to the digits of a float32, None for NaN and infinity."""
     return float(f"{value:.7g}") if math.isfinite(value) else None

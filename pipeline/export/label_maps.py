@@ -1,4 +1,4 @@
-"""PNG label maps: every pixel is a class id, and viewers show it in the colour of the class."""
+"""Exports PNG label maps: every pixel is a class id, which viewers show in the colour of the class."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class LabelMapEncoder:
     """Makes the PNG of a labels row.
 
     first: value of class 0. unlabelled: value of pixels without a class; by default 255 or, for many classes, 65535.
-    coloured: with a palette where 8 bits do; some readers take the colours of a palette for the values.
+    coloured: whether 8-bit maps get a palette; some readers take the colours of a palette for the values.
     """
 
     def __init__(

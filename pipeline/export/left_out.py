@@ -1,4 +1,4 @@
-"""The images that an export had to do without: counted, named in a file beside it, a few kept for the last lines."""
+"""Collects the images that an export leaves out: their number, a file that lists them, and a few for the summary."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EXAMPLES = 5
 
 
 class LeftOut:
-    """Takes in the images of one export that cannot be had. The list lies in a temporary file, not in memory."""
+    """Collects the images of one export that cannot be read. The list is kept in a temporary file, not in memory."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -45,7 +45,7 @@ class LeftOut:
         self._writer.writerow([*(row[name] for name in COLUMNS), error.error_class, error.message])
 
     def write(self, target: Target) -> None:
-        """Write left_out.csv, if there is anything to say or an earlier export said something."""
+        """Write left_out.csv, if images were left out or an earlier export wrote such a file."""
         if self.count or target.has(FILE_NAME):
             with target.open(FILE_NAME) as stream:
                 self._file.seek(0)

@@ -1,4 +1,4 @@
-"""Names of images in an export: unique, the same every time, and such that file systems and readers take them."""
+"""Names of images in an export: unique, the same every time, and valid for file systems and readers."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from maskmill.pipeline.sources.finder import place_of
 from maskmill.pipeline.storage.files import without_query
 
 _MOST_PART_BYTES = 200
-"""File systems take 255 bytes, of which the ending, a number and a digest need some."""
+"""The longest part of a path. File systems take 255 bytes, including the ending, a number and a digest."""
 _MOST_NAME_BYTES = 600
-"""Object stores take keys of 1,024 bytes, in which the destination, the format's folder and the shard stand as well."""
+"""The longest name. Object stores take keys of 1,024 bytes, including the destination, the folder and the shard."""
 _WRITTEN_SUFFIXES = re.compile(r"\.(png|txt|jpg|jpeg|tif|tiff|webp|bmp|gif)$", re.IGNORECASE)
 _IMAGE_SUFFIX = re.compile(r"\.(jpe?g|png|webp|tiff?|bmp|gif)$", re.IGNORECASE)
 
 
 class Namer:
-    """Gives every image a name of its own, safe in paths, which stays as close to its id as that allows.
+    """Gives every image a unique name that is safe in paths and as close to the image's id as possible.
 
-    renamed: how many images got another name because an earlier one had theirs.
+    renamed: how many images got another name because an earlier image had their name.
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class Namer:
         self._used: set[str] = set()
 
     def stem(self, row: Mapping[str, Any]) -> str:
-        """``shard/name``; images must come shard by shard. Names that differ in case or form of accents are equal."""
+        """Return ``shard/name``; shard by shard. Names that differ in case or in the form of accents count as equal."""
         if row["shard"] != self._shard:
             self._shard, self._used = row["shard"], set()
         image_id = unicodedata.normalize("NFC", row["image_id"].removeprefix(f"{row['shard']}/"))
@@ -48,7 +48,7 @@ class Namer:
 
 
 def _safe(part: str) -> str:
-    """One part of a path without characters that some file system refuses; no dots or spaces at its ends."""
+    """Return one part of a path without characters that some file systems refuse, and no dots or spaces at its ends."""
     # A run of unsafe characters becomes one underscore.
     text = re.sub("\0+", "_", "".join(c if _is_safe(c) else "\0" for c in part))
     return text.strip(" .")
@@ -59,15 +59,15 @@ def _is_safe(character: str) -> bool:
 
 
 def _folder(part: str) -> str:
-    """The name of a folder, which may be neither what trainers look for nor that of a file that is written.
+    """Return the name of a folder, changed where it is the name of a written file or a word that trainers look for.
 
-    Trainers of YOLO look for labels where the last "/images/" of a path is "/labels/".
+    YOLO trainers find labels by replacing the last "/images/" of a path by "/labels/".
     """
     return f"{part}_" if part.casefold() == "images" or _WRITTEN_SUFFIXES.search(part) else part
 
 
 def _shortened(name: str, image_id: str) -> str:
-    """``name`` with parts that are too long, or as a whole, cut; a digest of the id keeps what is cut apart."""
+    """Return ``name`` with too long parts, or as a whole, cut; a digest of the id keeps cut names unique."""
     digest = hashlib.sha256(image_id.encode("utf-8", "surrogateescape")).hexdigest()[:12]
     parts = [
         part if len(part.encode()) <= _MOST_PART_BYTES else f"{_cut(part, _MOST_PART_BYTES - 13)}-{digest}"
@@ -86,10 +86,10 @@ def _key(name: str) -> str:
 
 
 class SourceNames:
-    """The names that images have in their source, for exports without images, made unique where several have one.
+    """The names that images have in their source, for exports without images, made unique where they repeat.
 
-    by_stem: names that differ in their ending only count as equal, as for readers that go by the rest. Takes 8 to 32
-    bytes an image. renamed: as in Namer.
+    by_stem: names that differ in their ending only count as equal, for readers that ignore the ending. renamed: as in
+    Namer. The names take 8 to 32 bytes of memory per image.
     """
 
     def __init__(self, *, by_stem: bool) -> None:
@@ -98,7 +98,7 @@ class SourceNames:
         self._used = _Hashes()
 
     def name(self, row: Mapping[str, Any]) -> str:
-        """The image's id with the ending that the URI shows; shard and row in it where that is taken."""
+        """Return the image's id with the ending of its URI, and with shard and row added where that name is taken."""
         name = source_name(row)
         if self._add(name):
             return name
@@ -113,14 +113,14 @@ class SourceNames:
 
 
 def source_name(row: Mapping[str, Any]) -> str:
-    """The name of an image in its source: its id with the extension that the URI shows, if it shows one."""
+    """Return the name of an image in its source: its id with the ending of its URI, if it has one."""
     return row["image_id"] + source_suffix(row["uri"])
 
 
 def source_suffix(uri: str) -> str:
-    """The ending of the image's file or archive member, "" where there is none.
+    """Return the ending of the image's file or archive member, "" where there is none.
 
-    Only a web address has a query: elsewhere "?" and "#" are part of the name.
+    Only a web address has a query; in other URIs "?" and "#" are part of the name.
     """
     place = place_of(uri)
     if place.kind == "table":
@@ -129,14 +129,14 @@ def source_suffix(uri: str) -> str:
 
 
 class _Hashes:
-    """A set of texts by 64-bit hashes in 8 to 32 bytes each: a table that is filled to a half at most."""
+    """A set of texts, kept as 64-bit hashes in a table that is at most half full: 8 to 32 bytes per text."""
 
     def __init__(self) -> None:
         self._table = array("Q", bytes(8 * 1024))
         self._count = 0
 
     def add(self, text: str) -> bool:
-        """Add a text and say whether it was new."""
+        """Add a text and return whether it is new."""
         digest = hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest()
         new = self._insert(int.from_bytes(digest, "little") or 1)
         self._count += new

@@ -1,4 +1,4 @@
-"""The labelled images of a run one after the other, with their files where these are exported."""
+"""Streams the labelled images of a run one after the other, with their files where images are exported."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from maskmill.pipeline.sources.files import Fetched
 from maskmill.pipeline.sources.finder import FORBIDDEN, UNREACHABLE
 
 MOST_SILENT_SHARDS = 3
-"""After so many shards of which the store gave no single image, the export ends: it would try the others as long."""
+"""The export ends after so many shards without a readable image, instead of waiting for the store at every shard."""
 READABLE_SUFFIXES = frozenset({".bmp", ".gif", ".jpg", ".png", ".tif", ".webp"})
-"""Kinds of image files that the readers of exports can be expected to know; HEIC, AVIF and JPEG XL are not."""
+"""The kinds of image files that readers of exports usually know; HEIC, AVIF and JPEG XL are not among them."""
 _JPEG_QUALITY = 95
 _SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif"}
 
 
 class ExportError(Exception):
-    """The images of a run cannot be read, for a reason that lies in their store."""
+    """The images of a run cannot be read, for a reason that concerns their store."""
 
 
 class ImageStream:
-    """The labelled images of a run in order; counts those it has given and those that it had to give another name.
+    """Yields the labelled images of a run in order, and counts the images and those that got another name.
 
-    suffixes: kinds of image files that are exported as they are. by_stem: see Format. left_out: takes
-    the images that cannot be had.
+    suffixes: the kinds of image files that are exported as they are. by_stem: see Format. left_out: collects the
+    images that cannot be read.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class ImageStream:
 
     @property
     def renamed(self) -> int:
-        """Images that got another name because an earlier one has theirs."""
+        """How many images got another name because an earlier image has their name."""
         return self._namer.renamed if self._finder is not None else self._source_names.renamed
 
     def __iter__(self) -> Iterator[LabelledImage]:
@@ -77,7 +77,7 @@ class ImageStream:
         self._on_shard(shards, shards)
 
     def _rows(self, shard_id: str) -> Iterator[tuple[dict[str, Any], tuple[bytes, str] | None]]:
-        """Yield every row of a shard with its image file and that one's ending."""
+        """Yield every row of a shard with its image file and the ending of that file."""
         if self._finder is None:
             yield from ((row, None) for row in self._results.rows(shard_id))
             return
@@ -112,10 +112,10 @@ class ImageStream:
 def exported_file(
     data: bytes, header: ImageHeader, how: Decoding, suffixes: frozenset[str] = READABLE_SUFFIXES
 ) -> tuple[bytes, str]:
-    """The image file and its extension; stored anew where EXIF says that it is to be turned, as the labels are.
+    """Return the image file and its ending; an image that EXIF rotates is decoded and encoded upright, as the labels.
 
-    Many readers of these formats ignore EXIF and would lay the labels over an image that lies on its side. What is not
-    among ``suffixes`` is stored as PNG. Raises BadImageError where an image to be stored anew cannot be decoded.
+    Many readers of these formats ignore EXIF and would show the labels over a rotated image. Files with endings that
+    are not among ``suffixes`` are encoded as PNG. Raises BadImageError where an image to encode cannot be decoded.
     """
     suffix = _SUFFIXES.get(header.file_format, f".{header.file_format.lower()}")
     if header.is_upright and suffix in suffixes:

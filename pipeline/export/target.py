@@ -1,4 +1,4 @@
-"""What every format is given: the labelled images one after the other, and a place to write to."""
+"""What every format gets: the labelled images one after the other, and a place to write to."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ WAITING_BYTES = 64 * 2**20
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LabelledImage:
-    """One row of the labels on its way out.
+    """One row of the labels to export.
 
-    row: schema LABELS. number: counts from 1 over the whole export. stem: its name in the export, without extension:
-    unique, safe in paths, "shard/name". file_name: of its image: "stem.ext" where images are exported, else the name in
-    the source. data: encoded image, upright, None where images are not exported.
+    row: schema LABELS. number: counts from 1 over the whole export. stem: its name in the export without the ending,
+    "shard/name", which is unique and safe in paths. file_name: the name of its image: "stem.ext" where images are
+    exported, else the name in the source. data: the encoded upright image, None where images are not exported.
     """
 
     row: dict[str, Any]
@@ -51,8 +51,8 @@ class LabelledImage:
 class Target:
     """The folder or bucket prefix of one export.
 
-    Small files are written by a few threads; ``with`` waits for them. images_per_file: of formats that put many images
-    into one file, None for a single file. protected: names of files there that are not replaced.
+    Small files are written by a few threads; the ``with`` block waits for them. images_per_file: for formats that put
+    many images into one file, None for a single file. protected: names of existing files that are not replaced.
     """
 
     def __init__(
@@ -84,11 +84,11 @@ class Target:
         self._pool.shutdown(cancel_futures=True)
 
     def path(self, name: str) -> str:
-        """The file system path of ``name`` below the target."""
+        """Return the file system path of ``name`` below the target."""
         return f"{self._root.rstrip('/')}/{name}"
 
     def _free_path(self, name: str) -> str:
-        """The path of a file to be written. Raises UsageError where a file of other origin has its name."""
+        """Return the path of a file to write. Raises UsageError where a file of other origin has this name."""
         if name in self.protected:
             raise UsageError(
                 f"{public_uri(self.uri)}/{name} is there and was not written by `maskmill export`; it is not replaced. "
@@ -97,11 +97,11 @@ class Target:
         return self.path(name)
 
     def has(self, name: str) -> bool:
-        """Whether an earlier export has written such a file."""
+        """Return whether an earlier export has written a file of this name."""
         return name not in self.protected and bool(self._fs.exists(self.path(name)))
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a small file soon. Raises what an earlier such write raised."""
+        """Queue a small file to be written by a thread. Raises the error of an earlier queued write."""
         while self._waiting and (self._waiting[0][0].done() or self._is_full(len(data))):
             self._finish_one()
         self._waiting.append((self._pool.submit(self._write, self._free_path(name), data), len(data)))
@@ -116,25 +116,25 @@ class Target:
         future.result()
 
     def _write(self, path: str, data: bytes) -> None:
-        # Without the synchronising of a run's own files: an export that was cut short is simply made again.
+        # Do not synchronise with the disk, as the files of a run are: an interrupted export is made again.
         if is_local(self._fs):
             self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
         with_retries(lambda: self._fs.pipe_file(path, data))
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
-        """Write a small JSON file soon."""
+        """Queue a small JSON file to be written by a thread."""
         self.write(name, (json.dumps(value, ensure_ascii=False, indent=1) + "\n").encode())
 
     @contextmanager
     def open(self, name: str) -> Iterator[IO[bytes]]:
-        """A large file to be streamed; it appears when the block ends without an error."""
+        """Open a large file to stream to; it appears when the block ends without an error."""
         with open_atomic(self._fs, self._free_path(name)) as stream:
             yield stream
 
     def parts(self, images: Iterator[LabelledImage]) -> Iterator[tuple[int, Iterator[LabelledImage]]]:
-        """Cut the images into files: yield (0, images), (1, images), ...; each must be used up before the next.
+        """Divide the images into files: yield (0, images), (1, images), ...; each must be used up before the next.
 
-        At least one part, which may be empty.
+        There is at least one part, which may be empty.
         """
         if self.images_per_file is None:
             yield 0, images
@@ -148,7 +148,7 @@ class Target:
             number, first = number + 1, next(images, None)
 
     def part_name(self, name: str, number: int) -> str:
-        """``name`` ("a.json"), numbered ("a-00001.json") where there may be several."""
+        """Return ``name`` ("a.json"), numbered ("a-00001.json") where there may be several files."""
         if self.images_per_file is None:
             return name
         stem, _, suffix = name.rpartition(".")
@@ -156,7 +156,7 @@ class Target:
 
 
 class IndexFile:
-    """A CSV that says which exported file belongs to which image; to be filled while images pass."""
+    """A CSV that says which exported file belongs to which image; it is filled while images are exported."""
 
     COLUMNS = ("file", "image_id", "uri", "shard", "row")
 
@@ -170,13 +170,13 @@ class IndexFile:
         self._writer.writerow([file, *(image.row[name] for name in self.COLUMNS[1:])])
 
     def close(self) -> None:
-        """Leave the stream to its owner."""
+        """Flush the text and detach from the stream, which stays open."""
         self._text.detach()
 
 
 @contextmanager
 def index_file(target: Target, name: str = "index.csv") -> Iterator[IndexFile]:
-    """The export's index, written as a whole when the block ends."""
+    """Open the export's index, which appears when the block ends without an error."""
     with target.open(name) as stream:
         index = IndexFile(stream)
         yield index

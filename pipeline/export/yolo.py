@@ -1,4 +1,4 @@
-"""YOLO segmentation: one text file per image, one polygon a line."""
+"""Exports YOLO segmentation: one text file per image, one polygon per line."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from maskmill.pipeline.masks.maps import segment_map
 from maskmill.pipeline.masks.outlines import polygons
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpg", ".png", ".tif", ".webp"})
-"""What trainers take for an image; GIF is not among it."""
+"""The kinds of files that trainers take for images; GIF is not among them."""
 
 
 def export_yolo(target: Target, images: Iterator[LabelledImage]) -> None:
     """Write ``labels/<shard>/<name>.txt`` (class id and polygon, 0..1), ``data.yaml`` and ``index.csv``.
 
-    Polygons follow the edges of the pixels and enclose exactly the area of the mask; a hole hangs on by a line run
-    forth and back. Every connected part of a semantic segment is a line of its own; the parts of an object
-    (--segments query) are joined.
+    Polygons follow the edges of the pixels and enclose exactly the area of the mask; a hole is connected by a line that
+    is followed in both directions. Every connected part of a semantic segment is a separate line; the parts of an
+    object (--segments query) are joined.
     """
     with index_file(target) as index:
         for image in images:
@@ -44,5 +44,5 @@ def _lines(row: Mapping[str, Any], *, join: bool) -> Iterator[str]:
 
 
 def _decimals(points: np.ndarray) -> Iterator[str]:
-    # Seven digits place a corner to a hundredth of a pixel in an image 100,000 pixels wide.
+    # With seven digits a corner is exact to a hundredth of a pixel in an image 100,000 pixels wide.
     return (f"{value:.7f}".rstrip("0").rstrip(".") for value in points.ravel().tolist())

@@ -1,1 +1,1 @@
-"""The report: one HTML file that shows what a run found, works without a network and costs the same for any run."""
+"""The report: one HTML file with the results of a run, which works offline and takes the same time for any run size."""

@@ -1,4 +1,4 @@
-"""Builds the report of a run: reads what it needs, bounded, and writes one self-contained HTML file."""
+"""Builds the report of a run: reads a bounded amount of data, and writes one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ from maskmill.pipeline.storage.writable import check_writable
 EXAMPLES_PER_ERROR = 3
 PAGE_NAME = "index.html"
 GENERATOR = b'<p class="brand">maskmill report</p>'
-"""What every report has had in it, so that one can be told from other pages."""
+"""A line of every report, by which a report is distinguished from other pages."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReportSettings:
-    """What can be told. to: folder of the page, by default OUTPUT/report. price_per_hour: of all machines together."""
+    """The settings of a report. to: folder of the page, by default OUTPUT/report. price_per_hour: of all machines."""
 
     to: str | None = None
     price_per_hour: float | None = None
@@ -45,7 +45,7 @@ class ReportSettings:
 
 
 def write_report(output_uri: str, settings: ReportSettings = ReportSettings()) -> str:
-    """Write the report and return where it is. Raises UsageError where there is no run."""
+    """Write the report and return its address. Raises UsageError where there is no run."""
     results = open_results(output_uri, settings.storage_options)
     _check_place(results, settings)
     html = render_page(collect(results, settings.price_per_hour))
@@ -55,7 +55,7 @@ def write_report(output_uri: str, settings: ReportSettings = ReportSettings()) -
 
 
 def _check_place(results: Results, settings: ReportSettings) -> None:
-    """Raise UsageError where the page would replace a file of other origin, lie among images, or cannot be written."""
+    """Raise UsageError where the page would replace a file of other origin or be among images, or cannot be written."""
     folder = settings.to or f"{results.output.uri}/report"
     check_beside_run(results, folder, what="the report")
     check_writable(folder, settings.storage_options, what="the report")
@@ -67,7 +67,7 @@ def _check_place(results: Results, settings: ReportSettings) -> None:
 
 
 def collect(results: Results, price_per_hour: float | None = None) -> Page:
-    """Gather all that the page shows."""
+    """Gather everything that the page shows."""
     figures = read_figures(results)
     sample = read_sample(results)
     gallery = choose_gallery(sample, results.run["run_id"])
@@ -101,7 +101,7 @@ def _cards(results: Results, sample: Sample, keys: Iterable[Key]) -> dict[Key, C
 
 
 def _errors(results: Results, figures: Figures) -> list[dict[str, Any]]:
-    """Every kind of error with its count, and examples from the errors tables of the sampled shards."""
+    """Return every kind of error with its count, and examples from the errors tables of the sampled shards."""
     examples: dict[str, list[dict[str, Any]]] = {}
     if figures.totals["failed"]:
         for shard_id in results.sample(SHARDS):
@@ -120,7 +120,8 @@ def _write_page(folder: str, html: bytes, storage_options: StorageOptions) -> No
     if is_local(fs):
         write_atomic(fs, path, html)
         return
-    # Object stores take the content type from the name of the uploaded file; without it a browser would download.
+    # Upload a file with the page's name: object stores derive the content type from the name, and a browser downloads
+    # a page without the right type instead of showing it.
     with tempfile.TemporaryDirectory(prefix="maskmill-") as temporary:
         local = Path(temporary, PAGE_NAME)
         local.write_bytes(html)

@@ -1,4 +1,4 @@
-"""Makes what the report shows of one image: a thumbnail inside the page and the outlines of its segments over it."""
+"""Makes the report's card of one image: a thumbnail embedded in the page, with the outlines of its segments over it."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from maskmill.pipeline.sources.finder import ImageFinder, path_on_disk, place_of
 
 THUMBNAIL_PX = 384
 OUTLINE_PX = 256
-"""Long sides of the thumbnail, and of the grid on which segments are outlined."""
+"""The long sides, in pixels, of the thumbnail and of the grid on which segments are outlined."""
 THUMBNAIL_QUALITY = 82
 MOST_SHARD_BYTES = 256 * 2**20
-"""Image bytes read of one tar or table; images behind that are shown without their pixels."""
+"""How many image bytes are read of one tar or table; images after that are shown without their pixels."""
 READERS = 4
 
 _NOT_REACHED = f"not shown: it lies behind the first {MOST_SHARD_BYTES // 2**20} MiB of its shard"
@@ -36,7 +36,7 @@ _NOT_REACHED = f"not shown: it lies behind the first {MOST_SHARD_BYTES // 2**20}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CardSegment:
-    """One segment. share: of the image's pixels. path: SVG path data on the card's grid, empty if too small for it."""
+    """One segment. share: of the image's pixels. path: SVG path data on the card's grid, "" for a too small segment."""
 
     position: int
     class_id: int
@@ -52,10 +52,10 @@ class CardSegment:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Card:
-    """One image. thumbnail: a data URI, "" if there is none, for the reason in ``note``.
+    """One image. thumbnail: a data URI, or "" for the reason in ``note``.
 
-    link: an address a browser opens, "" if there is none. command: shows the image. grid: (width, height) of the
-    outlines' coordinates. segments: largest first.
+    link: an address that a browser can open, "" if there is none. command: the command that shows the image. grid:
+    (width, height) of the outlines' coordinates. segments: largest first.
     """
 
     key: Key
@@ -75,7 +75,7 @@ class Card:
 def make_cards(
     rows: Mapping[Key, Mapping[str, Any]], finder: ImageFinder, colours: Sequence[Colour], output_uri: str
 ) -> dict[Key, Card]:
-    """Fetch the images and make their cards; shards are read a few at a time."""
+    """Fetch the images and make their cards; a few shards are read at a time."""
     by_shard: dict[str, list[Key]] = {}
     for key in rows:
         by_shard.setdefault(key[0], []).append(key)
@@ -89,7 +89,7 @@ def make_cards(
 
 
 def _pictures(finder: ImageFinder, rows: Mapping[int, Mapping[str, Any]]) -> Iterator[tuple[int, tuple[str, str]]]:
-    """Yield (row, (thumbnail, note)); images that are out of reach have a note instead of a thumbnail."""
+    """Yield (row, (thumbnail, note)); images that cannot be read have a note instead of a thumbnail."""
     for row, fetched in finder.read({row: labels["uri"] for row, labels in rows.items()}, MOST_SHARD_BYTES):
         try:
             picture = _thumbnail(finder, fetched, rows[row]), ""
@@ -143,7 +143,7 @@ def _card(
 
 
 def path_data(mask: np.ndarray) -> str:
-    """SVG path data of a mask's outlines, for ``fill-rule: evenodd``."""
+    """Return SVG path data of a mask's outlines, for ``fill-rule: evenodd``."""
     parts = []
     for ring in trace_rings(mask):
         steps = np.diff(ring, axis=0)
@@ -153,15 +153,15 @@ def path_data(mask: np.ndarray) -> str:
 
 
 def show_command(output_uri: str, row: Mapping[str, Any]) -> str:
-    """The command that shows the image: id, shard and row, since several images may have one id."""
+    """Return the command that shows the image, with id, shard and row, since several images may have the same id."""
     options = ["--shard", row["shard"], "--row", str(row["row"])]
-    # An id that begins with a hyphen would be taken for an option.
+    # Put "--" before the id, since an id that begins with a hyphen would be taken for an option.
     separator = ["--"] if row["image_id"].startswith("-") else []
     return shlex.join(["maskmill", "show", *options, *separator, output_uri, row["image_id"]])
 
 
 def browser_link(uri: str) -> str:
-    """An address under which a browser shows the image, "" if there is none (members of archives, buckets)."""
+    """Return an address at which a browser shows the image, "" if there is none (members of archives, buckets)."""
     scheme = urlsplit(uri).scheme.lower()
     if scheme in ("http", "https"):
         return "" if "#" in uri else uri

@@ -1,4 +1,4 @@
-"""Which plots the report has, and what they say."""
+"""Chooses the plots of the report, with their titles, captions and data."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from maskmill.pipeline.results.totals import Figures
 MOST_BARS = 20
 MOST_CO_OCCURRING = 12
 LONG_TAIL_CLASSES = 40
-"""With more classes than this the frequencies of all are drawn too, by rank."""
+"""With more classes than this, the frequencies of all classes are drawn too, by rank."""
 AREA_MARGIN_BINS = 7
 LEAST_SEGMENTS = 20
-"""Agreement is a share; over fewer segments it says little."""
+"""The fewest segments of a class for which agreement is shown; a share of fewer segments says little."""
 
 
 def run_plots(figures: Figures, classes: Sequence[RunClass]) -> list[Plot]:
-    """The plots of a run, without those that have nothing to show."""
+    """Return the plots of a run, without those that have nothing to show."""
     found = [
         _frequency(figures, classes),
         _long_tail(figures, classes),
@@ -38,7 +38,7 @@ def run_plots(figures: Figures, classes: Sequence[RunClass]) -> list[Plot]:
 
 
 class Kinds:
-    """Colours and names of the kinds of class: seen in training, unseen, or nobody said."""
+    """Colours and names of the kinds of class: seen in training, unseen, or unknown."""
 
     _ORDER = (True, False, None)
 
@@ -48,27 +48,27 @@ class Kinds:
         self._is_known = bool(present - {None})
 
     def colour(self, seen: bool | None) -> str:
-        """FIRST for seen, SECOND for unseen, THIRD for classes of which nobody said so while others are known."""
+        """Return FIRST for seen, SECOND for unseen, and THIRD for unknown classes where other classes are known."""
         if not self._is_known:
             return FIRST
         return {True: FIRST, False: SECOND, None: THIRD}[seen]
 
     def name(self, seen: bool | None) -> str:
-        """The kind in words."""
+        """Return the kind in words."""
         return {True: "seen in training", False: "unseen", None: "not said" if self._is_known else "all classes"}[seen]
 
     def key(self) -> tuple[tuple[str, str], ...]:
-        """The key of a plot in these colours."""
+        """Return the key of a plot in these colours."""
         return key_of([Series(name=self.name(kind), values=(), colour=self.colour(kind)) for kind in self.kinds])
 
 
 def kinds_of(classes: Sequence[RunClass]) -> Kinds:
-    """The kinds of class in a vocabulary."""
+    """Return the kinds of class in a vocabulary."""
     return Kinds(entry.seen for entry in classes)
 
 
 def _by_kind(figures: Figures, classes: Sequence[RunClass], bins: str, count: int) -> list[Series]:
-    """A histogram over all classes, one series for each kind of class."""
+    """Return a histogram over all classes, with one series for each kind of class."""
     totals: dict[bool | None, Counter[int]] = {}
     for class_id, sums in figures.sums.classes.items():
         own: Counter[int] = getattr(sums, bins)
@@ -146,7 +146,7 @@ def _areas(figures: Figures, classes: Sequence[RunClass]) -> Plot | None:
     if not series:
         return None
     filled = np.flatnonzero(np.sum([one.values for one in series], axis=0))
-    # Some room on both sides: a few bins alone would have no power of ten on their axis, and so no number.
+    # Leave room on both sides: the axis of a few bins might have no power of ten on it, and therefore no number.
     first, last = (
         max(0, int(filled[0]) - AREA_MARGIN_BINS),
         min(len(AREA_EDGES) - 1, int(filled[-1]) + AREA_MARGIN_BINS),

@@ -1,4 +1,4 @@
-"""What the report shows of an evaluation, where there is one."""
+"""Reads what the report shows of an evaluation, if there is one."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ HEADLINES = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluationView:
-    """An evaluation for the page. figures: title and percent. confusions: rows of confusion.parquet.
+    """An evaluation for the page. figures: titles and percent. confusions: rows of confusion.parquet.
 
-    iou_by_name: percent by class name. best, worst: sampled images and their mIoU (0..1), extremes first.
+    iou_by_name: percent by class name. best, worst: sampled images and their mIoU (0..1), the extremes first.
     """
 
     title: str
@@ -50,7 +50,7 @@ class EvaluationView:
 
 
 def read_evaluation(output: Output, sample: Sample) -> EvaluationView | None:
-    """Read OUTPUT/evaluation; None if there is none."""
+    """Read OUTPUT/evaluation, and return None if it does not exist."""
     document = output.read_json(f"{FOLDER}/evaluation.json")
     if document is None:
         return None
@@ -71,15 +71,15 @@ def read_evaluation(output: Output, sample: Sample) -> EvaluationView | None:
 
 
 def _confusions(table: pa.Table) -> list[dict[str, Any]]:
-    """The mistakes that cost most pixels; the table comes sorted by them."""
+    """Return the mistakes that cost the most pixels; the table is sorted by pixels."""
     is_mistake = pc.and_(pc.invert(table["correct"]), pc.is_valid(table["pred_class_id"]))
     return table.filter(is_mistake).slice(0, MOST_CONFUSIONS).to_pylist()
 
 
 def _ranked_images(output: Output, sample: Sample) -> list[tuple[Key, float]]:
-    """Sampled images and their mIoU, worst first; of a bounded number of the evaluation's image tables.
+    """Return sampled images and their mIoU, worst first, from a bounded number of the evaluation's image tables.
 
-    Ids that several images have are passed over: the evaluation's tables do not say which of them is meant.
+    Ids that several images have are skipped, since the evaluation's tables do not say which of them is meant.
     """
     names = output.names(f"{FOLDER}/images", ".parquet")[:MOST_IMAGE_TABLES]
     miou: dict[str, float] = {}
@@ -100,12 +100,12 @@ def _ranked_images(output: Output, sample: Sample) -> list[tuple[Key, float]]:
 
 
 def _find(miou: Mapping[str, float | None], image_id: str) -> float | None:
-    """By the id itself, else by its last part, as the evaluation matches them."""
+    """Look up an image by its id, else by the id's last part, as the evaluation matches images."""
     return miou.get(image_id, miou.get(image_id.rpartition("/")[2]))
 
 
 def _plots(per_class: Sequence[Mapping[str, Any]], bins: Sequence[Mapping[str, Any]]) -> list[Plot]:
-    """IoU of every class by rank, and scores against correctness. per_class: rows of per_class.parquet."""
+    """Plot the IoU of every class by rank, and scores against correctness. per_class: rows of per_class.parquet."""
     found = []
     rows = sorted((row for row in per_class if row["iou"] is not None), key=lambda row: -row["iou"])
     if rows:

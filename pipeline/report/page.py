@@ -1,4 +1,4 @@
-"""Turns what was collected into HTML: the figures in words, and the templates."""
+"""Renders the collected data as HTML: puts the figures in words, and fills the templates."""
 
 from __future__ import annotations
 
@@ -32,9 +32,10 @@ REASON_TITLES = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Page:
-    """All that the page shows. cards: by image, for gallery, review and evaluation. errors: by kind, most first.
+    """Everything that the page shows. cards: by image, for gallery, review and evaluation. errors: by kind, the most
+    frequent first.
 
-    skipped: the files of the input that were not taken, in words.
+    skipped: the files of the input that were not read, in words.
     """
 
     results: Results
@@ -61,7 +62,7 @@ class Tile:
 
 
 def render_page(page: Page) -> str:
-    """The whole report as one HTML document."""
+    """Return the whole report as one HTML document."""
     environment = Environment(
         loader=PackageLoader("maskmill.pipeline.report", "templates"),
         autoescape=True,
@@ -97,16 +98,16 @@ def render_page(page: Page) -> str:
 
 
 def _asset(name: str) -> Markup:
-    return Markup(files("maskmill.pipeline.report").joinpath("templates", name).read_text(encoding="utf-8"))  # noqa: S704 (ours)
+    return Markup(files("maskmill.pipeline.report").joinpath("templates", name).read_text(encoding="utf-8"))  # noqa: S704 (a file of this package)
 
 
 def _hash(script: str) -> str:
-    """Names the one script that the page's own policy lets run."""
+    """Return the hash by which the page's content security policy allows this one script."""
     return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
 
 
 def tiles(page: Page) -> list[Tile]:
-    """The figures on top of the page."""
+    """Return the figures at the top of the page."""
     figures, totals = page.figures, page.figures.totals
     images, failed, labelled = totals["images"], totals["failed"], totals["labelled"]
     found = sum(1 for row in figures.class_rows if row["images"])
@@ -124,7 +125,7 @@ def tiles(page: Page) -> list[Tile]:
 
 
 def _speed_tiles(finished: dict[str, Any] | None, price_per_hour: float | None) -> list[Tile]:
-    """Rate and cost of the last attempt, if it labelled anything."""
+    """Return rate and cost of the last attempt, if it labelled anything."""
     if finished is None or not finished["attempt_images"] or not finished["attempt_seconds"]:
         return []
     rate = finished["attempt_images"] / finished["attempt_seconds"]
@@ -152,7 +153,7 @@ def _duration(seconds: float) -> str:
 
 
 def notes(page: Page) -> list[str]:
-    """What a reader must know of where the figures come from."""
+    """Return what a reader must know about the origin of the figures."""
     figures = page.figures
     shards = page.results.run["shards"]
     found = []
@@ -176,7 +177,7 @@ def notes(page: Page) -> list[str]:
 
 
 def _class_rows(page: Page) -> list[dict[str, Any]]:
-    """Rows of the table of classes, most pixels first, with colour, IoU and whether the gallery shows the class."""
+    """Return rows of the table of classes, most pixels first, with colour, IoU and whether the gallery shows them."""
     shown = {entry["class_id"] for entry in _gallery_classes(page)}
     iou = page.evaluation.iou_by_name if page.evaluation is not None else {}
     rows = []
@@ -195,12 +196,12 @@ def _class_rows(page: Page) -> list[dict[str, Any]]:
 
 
 def hex_colour(entry: RunClass) -> str:
-    """The class's colour as CSS writes it."""
+    """Return the class's colour in CSS notation."""
     return "#{:02x}{:02x}{:02x}".format(*entry.colour)
 
 
 def _gallery_classes(page: Page) -> list[dict[str, Any]]:
-    """The classes in the gallery by name, with how many of its images show each."""
+    """Return the classes in the gallery by name, with the number of gallery images that show each."""
     counts: dict[int, int] = {}
     for key in page.gallery:
         for class_id in {segment.class_id for segment in page.cards[key].segments}:
@@ -213,5 +214,5 @@ def _gallery_classes(page: Page) -> list[dict[str, Any]]:
 
 
 def _settings(config: dict[str, Any]) -> Sequence[tuple[str, str]]:
-    """The run's settings in words, without those that were not given."""
+    """Return the run's settings as texts, without those that were not given."""
     return [(name.replace("_", "-"), str(value)) for name, value in config.items() if value not in (None, [], {})]

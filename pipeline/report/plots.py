@@ -17,10 +17,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 WIDTH_INCHES = 4.6
-"""Narrow, so that the text stays readable when a phone scales the plot down."""
+"""The width of a plot; it is narrow, so that text stays readable when a phone scales the plot down."""
 NAME_CHARACTERS = 24
 
-# Colours that stand for the page's own: written into the SVG and then replaced by its CSS variables.
+# These colours are placeholders in the SVG, which are then replaced by the page's CSS variables.
 INK, MUTED, LINE = "#010203", "#020304", "#030405"
 FIRST, SECOND, THIRD = "#040506", "#050607", "#060708"
 _VARIABLES = {
@@ -55,9 +55,9 @@ _STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plot:
-    """One plot. svg: markup, safe to put into the page. description: what it shows, for those who do not see it.
+    """One plot. svg: markup that is safe in the page. description: what it shows, for readers who cannot see it.
 
-    key: (colour variable, meaning) of every colour that needs one.
+    key: (colour variable, meaning) of every colour that needs an explanation.
     """
 
     title: str
@@ -77,20 +77,20 @@ class Series:
 
 
 def key_of(series: Sequence[Series]) -> tuple[tuple[str, str], ...]:
-    """The key that a plot of several series needs."""
+    """Return the key of a plot with several series."""
     return tuple((_VARIABLES[one.colour], one.name) for one in series) if len(series) > 1 else ()
 
 
 def shortened(name: str, characters: int = NAME_CHARACTERS) -> str:
-    """``name`` on one line, cut where it is too long for an axis."""
+    """Return ``name`` on one line, cut where it is too long for an axis."""
     line = " ".join(name.split())
     return line if len(line) <= characters else line[: characters - 1] + "…"
 
 
 def render(height_inches: float, draw: Callable[[Axes], None], *, salt: str) -> str:
-    """Call ``draw`` on fresh axes and return the SVG. salt: makes the ids inside differ from other plots' ids."""
+    """Call ``draw`` on new axes and return the SVG. salt: makes the ids in the SVG differ from those of other plots."""
     with mpl.rc_context({**_STYLE, "svg.hashsalt": salt}), warnings.catch_warnings():
-        # The browser draws the text, with fonts that matplotlib need not have.
+        # Keep text as text: the browser draws it, with fonts that matplotlib need not have.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure = Figure(figsize=(WIDTH_INCHES, height_inches), layout="constrained")
         figure.patch.set_alpha(0)
@@ -124,7 +124,7 @@ def bars_by_name(
     salt: str,
     top: float | None = None,
 ) -> str:
-    """Horizontal bars, the first one on top. top: end of the axis, None to fit."""
+    """Draw horizontal bars, the first one on top. top: end of the axis, None to fit the values."""
 
     def draw(axes: Axes) -> None:
         positions = np.arange(len(names))
@@ -140,7 +140,7 @@ def bars_by_name(
 def histogram(
     edges: np.ndarray, series: Sequence[Series], *, axis: str, counted: str, salt: str, octaves: bool = False
 ) -> str:
-    """Stacked bars between ``edges`` (N + 1); every series has N values. octaves: the axis is logarithmic."""
+    """Draw stacked bars between ``edges`` (N + 1); every series has N values. octaves: the axis is logarithmic."""
 
     def draw(axes: Axes) -> None:
         below = np.zeros(len(edges) - 1)
@@ -160,7 +160,7 @@ def histogram(
 
 
 def heat_map(names: Sequence[str], shares: np.ndarray, *, salt: str) -> str:
-    """Squares of a share (0..1, NaN for none) for every pair; rows and columns are ``names``."""
+    """Draw a square coloured by its share (0..1, NaN for none) for every pair; rows and columns are ``names``."""
 
     def draw(axes: Axes) -> None:
         count = len(names)
@@ -185,7 +185,7 @@ def heat_map(names: Sequence[str], shares: np.ndarray, *, salt: str) -> str:
 
 
 def ranked_curve(series: Sequence[Series], *, axis: str, counted: str, salt: str) -> str:
-    """One falling curve per series over rank, with a logarithmic axis of counts."""
+    """Draw one falling curve per series over rank, with a logarithmic axis of counts."""
 
     def draw(axes: Axes) -> None:
         for one in series:
@@ -201,7 +201,7 @@ def ranked_curve(series: Sequence[Series], *, axis: str, counted: str, salt: str
 
 
 def columns(values: Sequence[float], colours: Sequence[str], *, axis: str, counted: str, salt: str) -> str:
-    """Upright bars without names, in the order given."""
+    """Draw upright bars without names, in the given order."""
 
     def draw(axes: Axes) -> None:
         axes.bar(np.arange(len(values)), values, 0.86 if len(values) < 200 else 1.0, color=list(colours), linewidth=0)
@@ -214,7 +214,7 @@ def columns(values: Sequence[float], colours: Sequence[str], *, axis: str, count
 
 
 def reliability(scores: Sequence[float], accuracies: Sequence[float], *, salt: str) -> str:
-    """Accuracy over score, with the line that a calibrated model would follow."""
+    """Draw accuracy over score, with the line that a calibrated model would follow."""
 
     def draw(axes: Axes) -> None:
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=(0, (3, 3)))
@@ -228,7 +228,7 @@ def reliability(scores: Sequence[float], accuracies: Sequence[float], *, salt: s
 
 
 def _count_axis(axes: Axes, which: str, label: str, *, by_count: bool = True) -> None:
-    """Name the axis of the values, number it shortly and draw its grid."""
+    """Label the axis of the values, with short numbers, and draw its grid."""
     axis = axes.xaxis if which == "x" else axes.yaxis
     axis.set_label_text(label)
     axes.grid(axis="x" if which == "x" else "y")
@@ -239,7 +239,7 @@ def _count_axis(axes: Axes, which: str, label: str, *, by_count: bool = True) ->
 
 
 def compact(value: float) -> str:
-    """A number in at most five characters or so: 950, 1.2k, 35M; small shares keep two digits."""
+    """Return a number in about five characters: 950, 1.2k, 35M; small shares keep two digits."""
     for limit, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= limit:
             return f"{value / limit:.3g}{unit}"

@@ -1,4 +1,4 @@
-"""Chooses the images that the report shows: from a bounded number of shards and rows, whatever the size of the run."""
+"""Chooses the images that the report shows, from a number of shards and rows that does not grow with the run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GALLERY_IMAGES = 48
 REVIEWED_PER_REASON = 8
 
 Key = tuple[str, int]
-"""Shard id and row of an image."""
+"""The shard id and the row of an image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +31,11 @@ class Sample:
 
     @property
     def images(self) -> int:
-        """How many labelled images were looked at."""
+        """The number of labelled images in the sample."""
         return sum(table.num_rows for table in self.tables.values())
 
     def rows(self, keys: Iterable[Key]) -> dict[Key, dict[str, Any]]:
-        """The labels rows of some images."""
+        """Return the labels rows of some images."""
         wanted: dict[str, set[int]] = {}
         for shard, row in keys:
             wanted.setdefault(shard, set()).add(row)
@@ -64,7 +64,7 @@ def read_sample(results: Results) -> Sample:
 
 
 def choose_gallery(sample: Sample, seed: str, most: int = GALLERY_IMAGES) -> list[Key]:
-    """Choose images: half at random, half so that as many classes as possible are shown, the rarest first."""
+    """Choose images: half at random, half to show as many classes as possible, the rarest first."""
     keys = [(shard, row) for shard, table in sample.tables.items() for row in table["row"].to_pylist()]
     rng = np.random.default_rng(zlib.crc32(seed.encode()))
     drawn = rng.permutation(len(keys)).tolist()
@@ -75,7 +75,7 @@ def choose_gallery(sample: Sample, seed: str, most: int = GALLERY_IMAGES) -> lis
 
 
 def _covering(sample: Sample, chosen: Sequence[int], most: int) -> list[int]:
-    """Images for the classes that ``chosen`` does not show, each where its class takes the largest share."""
+    """Return an image for each class that ``chosen`` does not show: the one where the class has the largest share."""
     image, class_id, share = _segments(sample)
     shown = set(class_id[np.isin(image, chosen)].tolist())
     classes, counts = np.unique(class_id, return_counts=True)
@@ -92,7 +92,7 @@ def _covering(sample: Sample, chosen: Sequence[int], most: int) -> list[int]:
 
 
 def _segments(sample: Sample) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Image (counted over all tables), class and share of the image's pixels of every segment."""
+    """Return image (counted over all tables), class and share of the image's pixels of every segment."""
     if not sample.tables:
         return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)
     columns = ["width", "height", "class_ids", "areas"]
@@ -106,7 +106,7 @@ def _segments(sample: Sample) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def choose_review(
     sample: Sample, class_rows: Sequence[dict[str, Any]], per_reason: int = REVIEWED_PER_REASON
 ) -> dict[str, list[dict[str, Any]]]:
-    """The head of the review queue of the sample: for each reason rows of schema REVIEW."""
+    """Return the head of the sample's review queue: for each reason, rows of schema REVIEW."""
     queue = ReviewQueue(class_rows, per_reason)
     for table in sample.tables.values():
         for batch in table.to_batches():

@@ -1,4 +1,4 @@
-"""A drawn world of coloured shapes on textured ground, with exact ground truth: the data the bundled model knows."""
+"""Draws a world of coloured shapes on textured ground, with exact ground truth: the data of the bundled model."""
 
 from __future__ import annotations
 

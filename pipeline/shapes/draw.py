@@ -1,7 +1,8 @@
-"""One drawing and its exact label map, from a seed and an index.
+"""Makes one drawing and its exact label map from a seed and an index.
 
-A scene is first decided (`compose`, plain numbers), then painted (`paint`): ground, then each object from back to
-front with its shadow. A pixel belongs to the object that covers at least half of it, so labels have no unsure edge.
+A scene is first decided as plain numbers (`compose`), then painted (`paint`): the ground, then each object with its
+shadow, from back to front. A pixel belongs to the object that covers at least half of it, so labels are certain at
+edges too.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from maskmill.pipeline.shapes.textures import CANVAS_SIZE, canvas, grain
 from maskmill.pipeline.shapes.world import COLOUR_RGB, COLOURS, PATTERNS, SHAPES, allowed_class_ids, stuff_id
 
 IMAGE_SIZE = 128
-"""Side of every drawing in pixels."""
+"""The side of every drawing in pixels."""
 _SHADOW_REACH = 8
 _THINGS = len(SHAPES) * len(COLOURS)
 _PLACING_TRIES = 8
@@ -50,7 +51,7 @@ class Ground:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scene:
-    """Everything a drawing shows. ``border``: (normal angle, offset, two amplitudes, two wavelengths, two phases)."""
+    """Everything a drawing shows. border: (normal angle, offset, two amplitudes, two wavelengths, two phases)."""
 
     grounds: tuple[Ground, ...]
     border: tuple[float, ...]
@@ -64,8 +65,8 @@ class Scene:
 def draw(seed: int, index: int, allowed: str = "all") -> tuple[np.ndarray, np.ndarray]:
     """Return image ``index`` of the world ``seed``: (128, 128, 3) uint8 RGB and (128, 128) uint8 class ids.
 
-    The same pair of numbers gives the same drawing whatever else is drawn. With ``allowed="seen"`` no unseen class
-    occurs. Raises ValueError for negative numbers.
+    The same pair of numbers always gives the same drawing. With ``allowed="seen"`` no unseen class occurs. Raises
+    ValueError for negative numbers.
     """
     return paint(compose(seed, index, allowed))
 
@@ -109,7 +110,7 @@ def _ground(rng: np.random.Generator, stuff: int) -> Ground:
 
 
 def _place_things(rng: np.random.Generator, thing_ids: list[int]) -> tuple[Thing, ...]:
-    """Return 1 to 5 objects, which may overlap but never hide each other; one that finds no room is left out."""
+    """Return 1 to 5 objects, which may overlap but never hide each other; an object without room is left out."""
     count = int(rng.integers(1, 6))
     largest = 34 - 2.6 * count
     placed: list[Thing] = []
@@ -128,7 +129,7 @@ def _thing(rng: np.random.Generator, class_id: int, centre: tuple[float, float],
     name = COLOURS[class_id % len(COLOURS)]
     base = np.array(COLOUR_RGB[name], dtype=np.float32) * np.float32(rng.uniform(0.9, 1.05))
     base = np.clip(base + rng.uniform(-10, 10, 3), 0, 255).astype(np.float32)
-    # The second shade stays in the same colour family; white can only get darker.
+    # The second shade has the same colour name, lighter or darker; white can only get darker.
     if name == "white" or rng.random() < 0.5:
         second = base * np.float32(rng.uniform(0.5, 0.68))
     else:
@@ -215,7 +216,7 @@ def _paint_thing(image: np.ndarray, label: np.ndarray, thing: Thing, shadow: tup
     if thing.pattern != "plain":
         weight = pattern_weight(thing.pattern, u, v, thing.frequency, thing.phase)
         colour = colour + weight[..., None] * (thing.shades[1] - thing.shades[0])
-    # Light falls against the shadow, and the rim is a little darker: enough to look solid.
+    # The side away from the shadow is lighter, and the rim a little darker, so that the object looks solid.
     towards = (x * np.float32(shadow[0]) + y * np.float32(shadow[1])) * np.float32(-0.025)
     shading = np.float32(1) + towards - np.float32(0.28) * np.clip(distance * np.float32(0.4) + np.float32(1), 0, 1)
     region += cover[..., None] * (colour * shading[..., None] - region)

@@ -1,7 +1,7 @@
-"""Signed distances of the eight figures and the patterns painted on them, as numpy expressions over a pixel grid.
+"""The outlines of the eight shapes, as signed distances over a pixel grid, and the patterns painted on them.
 
-Coordinates (u, v) are the figure's own: rotated with it and divided by its radius, v pointing down. Distances are in
-the same unit, negative inside; they are exact near the outline of the straight edges, which is all that painting needs.
+Coordinates (u, v) rotate with the shape and are divided by its radius; v points down. Distances are in the same unit
+and negative inside. They are exact near straight edges, which is enough for painting.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 Grid = np.ndarray
-"""(h, w) float32."""
+"""An array (h, w) float32."""
 
 
 def _box(u: Grid, v: Grid, half_width: float, half_height: float) -> Grid:
@@ -39,7 +39,7 @@ def triangle(u: Grid, v: Grid) -> Grid:
 
 def star(u: Grid, v: Grid) -> Grid:
     """A five-pointed star, one point up."""
-    # Fold the plane into one tenth: half a point, from its tip on the axis to the notch beside it.
+    # Fold the plane into one tenth, which holds half a point: from the tip on the axis to the notch beside it.
     tip, notch, sector = 1.05, 0.46, np.float32(2 * np.pi / 5)
     angle = np.arctan2(u, -v)
     angle = np.abs(angle - sector * np.round(angle / sector))
@@ -63,7 +63,7 @@ def ring(u: Grid, v: Grid) -> Grid:
 
 def heart(u: Grid, v: Grid) -> Grid:
     """A heart, its point down."""
-    # A square on its corner with a disc on each of its two upper edges.
+    # The heart is a square on its corner with a disc on each of its two upper edges.
     side = 0.58
     v = v - 0.12
     diagonal = (np.abs(u) + np.abs(v)) * 0.70710678 - side

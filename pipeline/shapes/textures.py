@@ -1,4 +1,4 @@
-"""Eight ground textures, computed once per process on large canvases from which drawings take random windows."""
+"""Computes eight ground textures, once per process, on large canvases from which drawings take random windows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scipy.spatial import cKDTree
 from maskmill.pipeline.shapes.world import STUFF_RGB, STUFFS
 
 CANVAS_SIZE = 512
-"""Side of a texture canvas in pixels; a window of 128 has 147,000 places on it, before flips and zoom."""
+"""The side of a texture canvas in pixels; a window of 128 fits in 147,000 places, before flips and zoom."""
 _CANVAS_SEED = 7
 Canvas = np.ndarray
 
@@ -117,7 +117,7 @@ _PAINTERS = {
 
 @cache
 def canvas(stuff: int) -> np.ndarray:
-    """Return the (512, 512, 3) uint8 canvas of ``STUFFS[stuff]``; the same in every process."""
+    """Return the (512, 512, 3) uint8 canvas of ``STUFFS[stuff]``, which is the same in every process."""
     rng = np.random.default_rng((_CANVAS_SEED, stuff))
     painted = np.clip(_PAINTERS[STUFFS[stuff]](rng), 0, 255).astype(np.uint8)
     painted.setflags(write=False)

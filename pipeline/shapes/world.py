@@ -1,4 +1,4 @@
-"""The classes of the shapes world and which of them are never seen in training."""
+"""The classes of the shapes world, and which of them are never seen in training."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ STUFF_RGB: dict[str, tuple[int, int, int]] = {
 NEW_SHAPES = ("heart", "moon")
 NEW_STUFFS = ("gravel",)
 IGNORE_LABEL = 255
-"""Value of a label map where the truth is unknown. Our drawings are exact, so it never occurs in them."""
+"""The value of a label map where the truth is unknown. Drawings are exact, so the value never occurs in them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShapeClass:
-    """One class: its name, which kind of seen or unseen it is, thing or stuff, and its RGB display colour (0..255)."""
+    """One class: its name, its group of seen or unseen classes, thing or stuff, and its RGB display colour (0..255)."""
 
     name: str
     group: Group
@@ -52,11 +52,6 @@ class ShapeClass:
     def seen(self) -> bool:
         """Whether the class belongs to the training vocabulary."""
         return self.group == "seen"
-
-
-def thing_id(shape: int, colour: int) -> int:
-    """Return the class id of ``SHAPES[shape]`` in ``COLOURS[colour]``."""
-    return shape * len(COLOURS) + colour
 
 
 def stuff_id(stuff: int) -> int:
@@ -71,7 +66,7 @@ def _thing_group(shape: int, colour: int) -> Group:
 
 
 def _display_colour(shape: int, colour: int) -> tuple[int, int, int]:
-    # Eight shapes share a colour name: spread them a little in hue and brightness so that overlays tell them apart.
+    # Eight shapes share a colour name, so vary their hue and brightness a little to make overlays distinguish them.
     red, green, blue = (value / 255 for value in COLOUR_RGB[COLOURS[colour]])
     hue, saturation, brightness = colorsys.rgb_to_hsv(red, green, blue)
     step = (shape - (len(SHAPES) - 1) / 2) / len(SHAPES)

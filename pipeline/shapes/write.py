@@ -1,4 +1,4 @@
-"""Writes drawings with their ground truth as WebDataset tars, Parquet files or a folder, byte for byte repeatable."""
+"""Writes drawings with their ground truth as WebDataset tars, Parquet files or a folder, always with the same bytes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ CLASSES_FILE, COMMAND = "classes.json", "shapes"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sample:
-    """One drawing as files: its key ("000123"), the JPEG, and the PNG label map (8-bit grey, values are class ids)."""
+    """One drawing as files: its key ("000123"), the JPEG, and the PNG label map of class ids (8-bit grey)."""
 
     key: str
     jpeg: bytes
@@ -101,9 +101,9 @@ def write_shapes(
 ) -> None:
     """Write the data set and its ``classes.json`` under ``destination``, any fsspec URI.
 
-    on_progress is called with the number of images written so far. Raises UsageError where ``destination`` cannot be
-    written to, or already holds files that this call would not write again, since they would be taken for part of the
-    data, or files of the same names that no call of this function has written.
+    on_progress: called with the number of images written so far. Raises UsageError where ``destination`` cannot be
+    written to, where it holds files that this call would not write again, since they would be read as part of the data,
+    or files of the same names that no call of this function has written.
     """
     fs, root = open_filesystem(destination, storage_options)
     root = root.rstrip("/")
@@ -134,7 +134,7 @@ def _refuse_strangers(output: Output, settings: ShapesSettings) -> None:
             f"{public_uri(output.uri)} already holds {len(strangers)} other files ({some_names(strangers)}); choose an "
             "empty place"
         )
-    # Data sets of earlier versions have no claim; their classes.json, which comes last, tells.
+    # Data sets of earlier versions have no mark; they are recognised by classes.json, which is written last.
     if present and not is_claimed(output, COMMAND) and not _is_our_classes_file(output):
         raise UsageError(
             f"{public_uri(output.uri)} holds files of names that would be written ({some_names(sorted(present))}), and "
@@ -165,7 +165,7 @@ def _write_tars(
 
 
 def _add_member(archive: tarfile.TarFile, name: str, data: bytes) -> None:
-    # A fresh TarInfo has time, owner and mode of its own: nothing of this machine gets in.
+    # A new TarInfo has a fixed time, owner and mode, so that the archive does not depend on this machine.
     member = tarfile.TarInfo(name)
     member.size = len(data)
     archive.addfile(member, io.BytesIO(data))
@@ -181,7 +181,7 @@ def _write_parquet(
 
 
 def _write_parquet_file(stream: IO[bytes], settings: ShapesSettings, indices: range) -> None:
-    # JPEG and PNG do not compress further.
+    # Parquet does not compress these columns, since JPEG and PNG do not compress further.
     with pq.ParquetWriter(stream, PARQUET_SCHEMA, compression="none", use_dictionary=False) as writer:
         for start in range(indices.start, indices.stop, _ROW_GROUP_ROWS):
             samples = list(settings.samples(range(start, min(start + _ROW_GROUP_ROWS, indices.stop))))
@@ -200,7 +200,7 @@ def _write_folder(
         fs.makedirs(root, exist_ok=True)
     for indices in settings.shards():
         for sample in settings.samples(indices):
-            # Many small files that the same command writes again: not worth a disk sync each.
+            # Do not synchronise each small file with the disk, since the same command can write them again.
             fs.pipe_file(posixpath.join(root, f"{sample.key}.jpg"), sample.jpeg)
             fs.pipe_file(posixpath.join(root, f"{sample.key}.seg.png"), sample.segmentation_png)
         on_progress(indices.stop)

@@ -1,1 +1,1 @@
-"""Training of grouping, of the small CLIP and of the per-pixel baseline, from the readers the labelling job uses."""
+"""Trains grouping, the small CLIP and the per-pixel baseline on data that the labelling job's readers read."""

@@ -1,4 +1,4 @@
-"""Random views of a training image with its label map: scale, crop, flip, colour."""
+"""Random views of a training image with its label map: scaled, cropped, flipped, and changed in colour."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from maskmill.model.images.resize import output_size
 
 PAD_VALUE = 128
-"""Grey that images are padded with in training (the release's value; at inference it is the mean colour)."""
+"""The grey that images are padded with in training, as in the release; at inference it is the mean colour."""
 
 
 class AugmentSettings(BaseModel):
-    """How images are varied. The defaults are the released recipe's."""
+    """How images are varied. The defaults are those of the release."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -31,7 +31,7 @@ class AugmentSettings(BaseModel):
 
 
 def is_recoloured(settings: AugmentSettings, seed: int) -> bool:
-    """Return whether the view of this seed is in wrong colours."""
+    """Return whether the view of this seed is recoloured."""
     return bool(np.random.default_rng((seed, 1)).random() < settings.recoloured_share)
 
 
@@ -75,13 +75,14 @@ def _coloured(picture: Image.Image, settings: AugmentSettings, rng: np.random.Ge
 
 
 def _recoloured(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Turn the hues of an image by a random angle and make it more or less colourful, down to grey, or a negative.
+    """Turn the hues of an image by a random angle and change its saturation, down to grey or to a negative.
 
-    What is one segment stays one, whatever its class was: grouping must not depend on the colours of seen classes.
+    Every segment stays one segment while its colour changes, so that grouping does not learn the colours of seen
+    classes.
     """
     grey = image.astype(np.float32).mean(axis=2, keepdims=True)
     angle, colourfulness = rng.uniform(0, 2 * np.pi), max(0.0, rng.uniform(-0.4, 1.6))
-    # A turn about the grey axis mixes the channels by three weights, shifted from channel to channel.
+    # A rotation about the grey axis mixes the channels by three weights, shifted from channel to channel.
     thirds = angle + np.array([0, 2, 4]) * np.pi / 3
     weights = 2 / 3 * np.cos(thirds)
     turn = np.stack([np.roll(weights, shift) for shift in range(3)]).astype(np.float32)

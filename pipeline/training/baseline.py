@@ -15,7 +15,7 @@ from maskmill.model.zegformer.checkpoint import save_baseline
 from maskmill.model.zegformer.losses import per_pixel_loss
 from maskmill.pipeline.training.classes import TrainingClasses
 from maskmill.pipeline.training.grouping import backbone_and_rest, load_backbone, seen_text
-from maskmill.pipeline.training.records import RecordStore
+from maskmill.pipeline.training.record_store import RecordStore
 from maskmill.pipeline.training.segmentation import (
     IGNORED,
     SegmentationBatch,
@@ -45,7 +45,7 @@ class PerPixelConfig(BaseModel):
 
 
 class BaselineModule(nn.Module):
-    """The baseline with its cross-entropy against the seen classes."""
+    """The baseline with its loss, the cross-entropy against the seen classes."""
 
     text_SD: Tensor
 
@@ -84,11 +84,11 @@ class BaselineTraining:
         return collate(items)
 
     def parameter_groups(self) -> list[tuple[float, list[nn.Parameter]]]:
-        """Return the backbone at its own learning rate, and the rest."""
+        """Return the backbone with its factor on the learning rate, and the rest."""
         return backbone_and_rest(self.module, self._factor)
 
     def evaluate(self) -> dict[str, float]:
-        """Return nothing: a trained model is measured by ``maskmill evaluate``, on any data."""
+        """Return no figure: ``maskmill evaluate`` measures a trained model, on any data."""
         return {}
 
     def export(self, directory: Path) -> None:

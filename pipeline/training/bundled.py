@@ -1,4 +1,4 @@
-"""Makes the bundled model from nothing: draws the data, trains CLIP, then grouping, then CLIP on predicted masks."""
+"""Makes the bundled model from scratch: draws the data, trains CLIP, then grouping, then CLIP on predicted masks."""
 
 from __future__ import annotations
 
@@ -18,40 +18,40 @@ from maskmill.pipeline.training.recipes import load_config
 from maskmill.pipeline.training.train import CONFIGS, TrainRequest, run_training
 
 CLIP_SEED = 101
-"""World of CLIP's training images, which show all classes: CLIP plays the part of the one trained on the web."""
+"""The world of CLIP's training images, which show all classes, since this CLIP stands for one trained on the web."""
 GROUPING_SEED = 102
-"""World of the grouping model's training images, which show seen classes only."""
+"""The world of the grouping model's training images, which show seen classes only."""
 VALIDATION_SEED = 103
-"""World in which fusion and calibration were chosen. Figures are reported on another one (see MODEL_CARD.md)."""
+"""The world in which fusion and calibration were chosen. Figures are reported on another world (see MODEL_CARD.md)."""
 TEST_SEED = 104
-"""World the figures are measured in, used for nothing else."""
+"""The world in which the figures are measured; it is used for nothing else."""
 CLIP_IMAGES_SHARE = 0.8
 VALIDATION_IMAGES = 200
 SHIPPED_SEED = 1
-"""Training seed of the model that is shipped."""
+"""The training seed of the shipped model."""
 
 SHORT_SIDE = 128
-"""Size the bundled model works at, in training and at inference."""
+"""The short side, in pixels, of the bundled model's images in training and at inference."""
 
 DEFAULTS = {"region": "cropmask", "fusion": "clip", "calibration": 0.0, "short_side": SHORT_SIDE, "prompts": "single"}
-"""How the bundled model is best used, measured on the validation world; written into zegformer.json."""
+"""The best settings of the bundled model, measured on the validation world; they are written into zegformer.json."""
 
 log = logging.getLogger(__name__)
 
 
 def train_bundled(out: Path, images: int) -> Path:
-    """Return the folder with the finished model. Resumes where an earlier call stopped."""
+    """Train the bundled model, resuming where an earlier call stopped, and return the folder with the model."""
     course = Course(out, images)
     return assemble(out / "bundled", course.grouping(SHIPPED_SEED), course.clip())
 
 
 @dataclass(frozen=True)
 class Course:
-    """The trainings in the folder ``out``. Each method returns a finished training's folder, training it first if
-    need be and resuming one that was stopped.
+    """The trainings in the folder ``out``. Each method returns the folder of a finished training, and trains or resumes
+    it first where it is not finished.
 
-    images: training images of grouping; CLIP has a fifth less. validation_images: how many settings are chosen on.
-    settings: `key=value` by kind of training, on top of the named configurations.
+    images: number of training images of grouping; CLIP has a fifth less. validation_images: number of images on which
+    settings are chosen. settings: `key=value` by kind of training, which override the named configurations.
     """
 
     out: Path
@@ -64,15 +64,15 @@ class Course:
         return drawn(self.out / "data-clip", round(self.images * CLIP_IMAGES_SHARE), CLIP_SEED)
 
     def validation_data(self) -> Path:
-        """Return the images settings are chosen on."""
+        """Return the images on which settings are chosen."""
         return drawn(self.out / "data-validation", self.validation_images, VALIDATION_SEED)
 
     def words(self) -> Path:
-        """Return a CLIP that knows the words; its text side is final."""
+        """Return a CLIP that has learned the words; its text tower is not trained further."""
         return self._clip("clip-1", "bundled", [])
 
     def clip(self) -> Path:
-        """Return the CLIP that is shipped: trained further on true masks, then on predicted ones."""
+        """Return the shipped CLIP: trained further on true masks, then on predicted ones."""
         images = self._clip("clip-2", "bundled-image", [f"init={self.words()}"])
         settings = [f"init={images}", f"proposals={self.grouping(SHIPPED_SEED)}"]
         return self._clip("clip-3", "bundled-predicted", settings)
@@ -113,12 +113,12 @@ class Course:
 
 
 def assemble(destination: Path, grouping: Path, clip: Path) -> Path:
-    """Gather the weights of both parts in ``destination`` and note there how they are best used."""
+    """Copy the weights of both parts into ``destination``, and write the best settings beside them."""
     destination.mkdir(parents=True, exist_ok=True)
     for name in ("zegformer.safetensors", "zegformer.json"):
         shutil.copyfile(grouping / name, destination / name)
     describe(destination / "zegformer.json", {"defaults": DEFAULTS})
-    # Half precision halves the package; the largest change of a similarity is far below the gap between two names.
+    # Half precision halves the package. The largest change of a similarity is far below the gap between two names.
     half = load_clip(clip)
     half.model.half()
     save_clip(half, destination)
@@ -126,8 +126,8 @@ def assemble(destination: Path, grouping: Path, clip: Path) -> Path:
 
 
 def drawn(directory: Path, images: int, seed: int, allowed: str = "all") -> Path:
-    """Return ``directory``, filled with drawings unless it is already."""
-    if not (directory / "classes.json").exists():  # written last
+    """Fill ``directory`` with drawings unless that is done already, and return it."""
+    if not (directory / "classes.json").exists():  # this file is written last
         log.info("drawing %d images in %s", images, directory)
         write_shapes(str(directory), ShapesSettings(images=images, seed=seed, allowed=allowed))
     return directory

@@ -1,4 +1,4 @@
-"""The classes of a training set: the vocabulary, which ids are unseen, and the ignore label."""
+"""The classes of a training set: the vocabulary, the ids of unseen classes, and the ignore label."""
 
 from __future__ import annotations
 
@@ -18,7 +18,11 @@ DEFAULT_IGNORE = 255
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingClasses:
-    """vocabulary: every class, the position is the id in label maps. ignore: the value of unlabelled pixels."""
+    """The classes of a training set.
+
+    vocabulary: every class; its position is its id in label maps. ignore: the value of unlabelled pixels. Raises
+    UsageError where ``ignore`` is also the id of a class.
+    """
 
     vocabulary: Vocabulary
     ignore: int
@@ -29,7 +33,7 @@ class TrainingClasses:
 
     @property
     def seen_ids(self) -> list[int]:
-        """Ids that segmentation training may use, ascending."""
+        """The ids of the classes that segmentation training may use, ascending."""
         return [class_id for class_id, entry in enumerate(self.vocabulary) if entry.seen is not False]
 
     def seen_labels(self, label: np.ndarray) -> np.ndarray:
@@ -39,7 +43,7 @@ class TrainingClasses:
         return table[label]
 
     def holds_unseen(self, label: np.ndarray) -> bool:
-        """Whether an unseen class occurs in a label map (H, W)."""
+        """Return whether an unseen class occurs in a label map (H, W)."""
         seen = np.zeros(max(int(label.max(initial=0)), self.ignore, len(self.vocabulary)) + 1, dtype=bool)
         seen[self.seen_ids] = True
         seen[self.ignore] = True
@@ -47,9 +51,10 @@ class TrainingClasses:
 
 
 def read_classes(uri: str, storage_options: Mapping[str, Any] | None = None) -> TrainingClasses:
-    """Read a JSON or YAML class file (``classes.json`` of `maskmill shapes`; key "ignore_label", else 255).
+    """Read a JSON or YAML class file, such as ``classes.json`` of `maskmill shapes`.
 
-    A class without a "seen" flag may be trained on. Raises UsageError for a file that is not one.
+    The ignore label is the value of the key "ignore_label", else 255. A class without a "seen" flag may be trained on.
+    Raises UsageError for a file that is no class file.
     """
     shown = public_uri(uri)
     text = read_text(uri, storage_options)

@@ -1,4 +1,4 @@
-"""Trains a small CLIP on regions of labelled images: each region against a sentence for every class name.
+"""Trains a small CLIP on regions of labelled images; each region is compared with a sentence for every class name.
 
 Legend for shapes: N regions of a batch, C captions (one per class), D embedding size, L context length.
 """
@@ -23,8 +23,8 @@ from maskmill.model.vocabulary import Vocabulary
 from maskmill.pipeline.training.classes import TrainingClasses
 from maskmill.pipeline.training.crops import CropSettings, RegionCrops, padded_pixels, show, true_crops
 from maskmill.pipeline.training.loop import TrainingData
-from maskmill.pipeline.training.predictions import LabelledMasks, MaskPredictor
-from maskmill.pipeline.training.records import RecordStore
+from maskmill.pipeline.training.predicted_masks import LabelledMasks, MaskPredictor
+from maskmill.pipeline.training.record_store import RecordStore
 from maskmill.pipeline.training.settings import LoopSettings
 from maskmill.pipeline.training.tokens import learn_merges, words_of, write_merges
 
@@ -35,9 +35,9 @@ TEMPLATE_SETS: tuple[tuple[tuple[str, ...], float], ...] = (
     (IMAGENET, 0.1),
     (("{}",), 0.05),
 )
-"""Sentences of the captions, with shares: all that inference may ask with, most often those of the image branch."""
+"""The sentences of the captions, with their shares: all that inference may use, most often the image branch's."""
 LARGEST_LOGIT_SCALE = 100.0
-"""CLIP's own limit on the factor of the similarities."""
+"""The limit that CLIP sets on the factor of the similarities."""
 
 
 class ClipConfig(BaseModel):
@@ -65,7 +65,10 @@ class ClipConfig(BaseModel):
 
 
 class ClipBatch(NamedTuple):
-    """images (N, 3, S, S); labels (N,) int64; no_object_logits (N,), -inf where the mask was not predicted."""
+    """Regions of a batch.
+
+    images: (N, 3, S, S). labels: (N,) int64. no_object_logits: (N,), -inf where the mask was not predicted.
+    """
 
     images: Tensor
     labels: Tensor
@@ -73,7 +76,7 @@ class ClipBatch(NamedTuple):
 
 
 class RegionDataset(TrainingData):
-    """Regions of one image per item, keyed by (position, seed)."""
+    """Regions of training images, one image per item, indexed by (position, seed)."""
 
     def __init__(
         self,
@@ -112,7 +115,7 @@ class RegionDataset(TrainingData):
             return ClipBatch(torch.empty(0, 3, self._settings.side, self._settings.side), chosen, torch.empty(0))
         pixels = padded_pixels(image, self._settings.short_side)
         logits = F.interpolate(masks.mask_logits[chosen][None].float(), size=pixels.shape[-2:], mode="bilinear")[0]
-        # Rows travel through `show` as labels do, so that both come back for the masks that are shown.
+        # Pass row numbers to `show` as labels, to get back which masks were shown; some are left out.
         crops = show(pixels, logits, chosen, self._settings, rng)
         rows = crops.labels
         return ClipBatch(crops.images, masks.labels[rows], masks.no_object_logits[rows])
@@ -136,7 +139,7 @@ class ContrastiveModule(nn.Module):
         self._precision = getattr(torch, config.loop.precision)
 
     def forward(self, batch: ClipBatch) -> dict[str, Tensor]:
-        """Return the loss, its two directions and the share of regions whose best caption is right."""
+        """Return the loss, its two directions, and the share of regions whose best caption is right."""
         device = self.model.logit_scale.device
         chooser = random.Random(int(torch.randint(2**31, ()).item()))  # noqa: S311 (chooses captions, keeps no secret)
         class_ids = self._captioned_classes(batch.labels, chooser)
@@ -178,10 +181,10 @@ class ContrastiveModule(nn.Module):
 
 
 def several_positives_loss(logits_CN: Tensor, expected: Tensor) -> Tensor:
-    """Contrastive loss of each caption against all regions, of which several may be right.
+    """Return the contrastive loss of each caption against all regions, of which several may be right.
 
-    Every right region's log-probability counts, averaged over a caption's right regions, then over the captions that
-    have any. expected: (N,) the caption of each region.
+    The log-probabilities of the right regions are averaged over each caption's right regions, then over the captions
+    that have any. expected: (N,) the caption of each region.
     """
     right_CN = expected[None] == torch.arange(len(logits_CN), device=expected.device)[:, None]
     counts_C = right_CN.sum(1)
@@ -227,12 +230,12 @@ class ClipTraining:
         return _joined(items)
 
     def parameter_groups(self) -> list[tuple[float, list[nn.Parameter]]]:
-        """Return one group: everything that is trained."""
+        """Return one group with all trained parameters."""
         return [(1.0, [p for p in self.module.parameters() if p.requires_grad])]
 
     @torch.inference_mode()
     def evaluate(self) -> dict[str, float]:
-        """Zero-shot top-1 of regions shown as ``cropmask``, on roughened true masks and on predicted ones."""
+        """Return zero-shot top-1 of regions shown as ``cropmask``, on roughened true masks and on predicted ones."""
         if self._validation is None:
             return {}
         text = text_features(self.clip, self._classes.vocabulary, IMAGE_BRANCH)

@@ -1,4 +1,4 @@
-"""Right and wrong pixels of a method on every test image, and figures from them with bootstrap intervals.
+"""Counts a method's right and wrong pixels on every test image, and computes figures with bootstrap intervals.
 
 Legend for shapes: N images, C classes, R resamples of the images (the first is the images themselves).
 """
@@ -11,16 +11,16 @@ import numpy as np
 
 from maskmill.model.vocabulary import Vocabulary
 from maskmill.pipeline.errors import UsageError
-from maskmill.pipeline.evaluation.metrics import ClassPixels, row_means
+from maskmill.pipeline.evaluation.class_pixels import ClassPixels, row_means
 
 RESAMPLES = 1000
 LEVEL = 0.95
-"""Of the intervals."""
+"""The confidence level of the intervals."""
 _SEED = 20220301
 
 
 def pixel_counts(label: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """Return (3, C) int64: pixels right, pixels of the ground truth and pixels of the prediction, of every class.
+    """Return (3, C) int64 for every class: right pixels, pixels of the ground truth, pixels of the prediction.
 
     label, predicted: (H, W) class ids below C.
     """
@@ -30,7 +30,10 @@ def pixel_counts(label: np.ndarray, predicted: np.ndarray, classes: int) -> np.n
 
 
 def resample_weights(images: int) -> np.ndarray:
-    """Return (R, N): how often each image is drawn; ones first. The same weights for every method pair them."""
+    """Return (R, N): how often each image is drawn; the first row is ones.
+
+    All methods get the same weights, so that their differences are paired.
+    """
     rng = np.random.default_rng(_SEED)
     drawn = rng.multinomial(images, np.full(images, 1 / images), size=RESAMPLES)
     return np.concatenate([np.ones((1, images)), drawn])
@@ -39,8 +42,8 @@ def resample_weights(images: int) -> np.ndarray:
 def figures(counts: np.ndarray, weights: np.ndarray, groups: Mapping[str, Sequence[int]]) -> dict[str, np.ndarray]:
     """Return (R,) arrays in percent: mIoU of each group by its name, "harmonic" of seen and unseen, "pixel_accuracy".
 
-    counts: (N, 3, C). weights: (R, N). groups: class ids by name, with "seen" and "unseen" among them. A resample that
-    shows no class of a group has NaN there; UsageError where the images themselves show none.
+    counts: (N, 3, C). weights: (R, N). groups: class ids by name, with "seen" and "unseen" among them. A group of which
+    a resample shows no class is NaN there. Raises UsageError where all images together show no class of a group.
     """
     sums = (weights @ counts.reshape(len(counts), -1)).reshape(len(weights), *counts.shape[1:])
     right, gt, pred = sums[:, 0], sums[:, 1], sums[:, 2]
@@ -56,13 +59,13 @@ def figures(counts: np.ndarray, weights: np.ndarray, groups: Mapping[str, Sequen
 
 
 def interval(values: np.ndarray) -> tuple[float, float, float]:
-    """Return the figure on the images themselves and the ends of its interval, from (R,) resampled values."""
+    """Return the figure on the images themselves, and the ends of its interval, from (R,) resampled values."""
     low, high = np.nanquantile(values[1:], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(values[0]), float(low), float(high)
 
 
 def class_groups(vocabulary: Vocabulary, kinds: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:
-    """Return the ids of seen and of unseen classes, and of ``kinds`` of unseen ones."""
+    """Return the ids of seen classes, of unseen classes, and of the ``kinds`` of unseen classes."""
     flags = vocabulary.seen_flags
     seen = [class_id for class_id, flag in enumerate(flags) if flag]
     unseen = [class_id for class_id, flag in enumerate(flags) if not flag]

@@ -1,4 +1,4 @@
-"""What CLIP is trained to look at: regions of training images, shown as the labelling job's region modes show them.
+"""Cuts the regions that CLIP is trained on out of training images, as the labelling job's region modes show them.
 
 Legend for shapes: N regions, H x W padded pixels, S input side of CLIP.
 """
@@ -31,10 +31,11 @@ class RegionCrops:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CropSettings:
-    """short_side: size images are resized to, as at inference. side: CLIP's input side S in pixels.
+    """How regions are cut.
 
-    regions: largest number of regions taken of one image. component_share: how often a single connected part of a
-    class's region is taken. modes: share of each region mode.
+    short_side: pixels that images are resized to, as at inference. side: CLIP's input side S in pixels. regions: the
+    most regions taken of one image. component_share: how often only one connected part of a class's region is taken.
+    modes: share of each region mode.
     """
 
     short_side: int
@@ -45,7 +46,7 @@ class CropSettings:
 
 
 def true_crops(image: np.ndarray, label: np.ndarray, ignore: int, settings: CropSettings, seed: int) -> RegionCrops:
-    """Show some regions of the ground truth, their masks roughened like predicted ones.
+    """Cut some regions of the ground truth, with masks roughened like predicted ones.
 
     image: (H, W, 3) uint8. label: (H, W) class ids, ``ignore`` where unknown. An image without any class gives N = 0.
     """
@@ -111,7 +112,7 @@ def rough_logits(mask: np.ndarray, scale: float, size: tuple[int, int], rng: np.
     )
     soft = F.interpolate(torch.from_numpy(mask)[None, None].float(), size=coarse, mode="area")
     logits = 2 * soft - 1 + rng.uniform(-0.4, 0.4)
-    # Waves only where the edge is: a predicted mask is sure of its middle and of what is far away.
+    # Add waves only near the edge, since a predicted mask is certain in its middle and far outside.
     near_edge = 1 - (2 * F.avg_pool2d(soft, 5, stride=1, padding=2, count_include_pad=False) - 1) ** 2
     waves = torch.from_numpy(rng.standard_normal((1, 1, 17, 17))).float()
     logits = logits + rng.uniform(0, 0.8) * near_edge * F.interpolate(waves, size=coarse, mode="bilinear")
@@ -123,7 +124,7 @@ def rough_logits(mask: np.ndarray, scale: float, size: tuple[int, int], rng: np.
 
 
 def _blob(mask: np.ndarray, size: tuple[int, int], rng: np.random.Generator) -> Tensor:
-    """A disc at a point of the mask's edge or inside, of up to a third of its extent, that adds or takes away."""
+    """Return a disc around a random pixel of the mask, up to a third of its extent, that adds or removes pixels."""
     rows, columns = np.nonzero(mask)
     pick = rng.integers(len(rows))
     centre = (rows[pick] / mask.shape[0] * size[0], columns[pick] / mask.shape[1] * size[1])
@@ -140,7 +141,7 @@ def _one_component(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     if count < 2:
         return mask
     sizes = np.bincount(parts.ravel())[1:]
-    # Parts in proportion to their area: specks are rarely what a query proposes.
+    # Choose parts in proportion to their area, since queries rarely propose specks.
     return parts == 1 + rng.choice(count, p=sizes / sizes.sum())
 
 

@@ -1,4 +1,4 @@
-"""Trains class-agnostic grouping: ZegFormer's own network, on seen classes only (paper section 3.4; release section 8).
+"""Trains class-agnostic grouping: ZegFormer's network, on seen classes only (paper section 3.4; release section 8).
 
 Legend for shapes: B images, Q queries, S seen classes, D embedding size, M mask features, h x w mask cells.
 """
@@ -30,7 +30,7 @@ from maskmill.model.zegformer.network import ZegFormer
 from maskmill.model.zegformer.training_classes import SEEN_CLASSES_KEY
 from maskmill.pipeline.errors import UsageError
 from maskmill.pipeline.training.classes import TrainingClasses
-from maskmill.pipeline.training.records import RecordStore
+from maskmill.pipeline.training.record_store import RecordStore
 from maskmill.pipeline.training.segmentation import (
     IGNORED,
     SegmentationBatch,
@@ -41,11 +41,11 @@ from maskmill.pipeline.training.segmentation import (
 from maskmill.pipeline.training.settings import LoopSettings
 
 AUXILIARY_TEMPERATURE = 0.05
-"""Softer than the queries' 0.01: pixels need only be pulled apart, not named."""
+"""Softer than the queries' 0.01, because pixels only have to be separated, not named."""
 
 
 class LossSettings(BaseModel):
-    """Weights of the losses; the defaults are the release's."""
+    """The weights of the losses; the defaults are those of the release."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -60,7 +60,7 @@ class LossSettings(BaseModel):
     )
 
     def weights(self) -> LossWeights:
-        """Return what the matcher and the losses take."""
+        """Return the weights in the form that the matcher and the losses take."""
         return LossWeights(**self.model_dump(exclude={"ignored_as_background", "per_pixel"}))
 
 
@@ -124,7 +124,7 @@ class GroupingModule(nn.Module):
             pixels = output.features["p2"]
             at_cells = F.interpolate(labels[:, None].double(), size=pixels.shape[-2:], mode="nearest")[:, 0].long()
             at_cells[~batch.named.to(device)] = IGNORED
-            # Every second cell each way: with many classes all of them would cost as much as the network.
+            # Take every second cell in both directions: with many classes, all cells would cost as much as the network.
             embeddings = F.normalize(self.pixel_projection(pixels[..., ::2, ::2].float()), dim=1)
             logits = torch.einsum("bdhw,sd->bshw", embeddings, self.text_SD) / AUXILIARY_TEMPERATURE
             shown["loss_pixel"] = segment_pixel_loss(logits, at_cells[:, ::2, ::2], IGNORED)
@@ -133,7 +133,7 @@ class GroupingModule(nn.Module):
 
 
 def targets_of(label: Tensor, ignored_as_background: bool, named: bool = True) -> Target:
-    """Make one target per class of a label map (H, W) that holds class ids or IGNORED; ``named``: with its class."""
+    """Make one target per class of a label map (H, W) of class ids or IGNORED. named: whether targets get a class."""
     classes = label.unique()
     classes = classes[classes != IGNORED]
     known = label != IGNORED
@@ -143,7 +143,7 @@ def targets_of(label: Tensor, ignored_as_background: bool, named: bool = True) -
 
 
 def _targets_per_worker(targets: list[Target], device: torch.device) -> float:
-    """Mean number of targets of a worker, so that the gradient is the same however the batch is divided."""
+    """Return the mean number of targets per worker, so that the gradient does not depend on the number of workers."""
     count = torch.tensor(float(sum(len(target.labels) for target in targets)), device=device)
     if dist.is_initialized():
         dist.all_reduce(count)
@@ -174,15 +174,15 @@ class GroupingTraining:
         return collate(items)
 
     def parameter_groups(self) -> list[tuple[float, list[nn.Parameter]]]:
-        """Return the backbone at its own learning rate, and the rest."""
+        """Return the backbone with its factor on the learning rate, and the rest."""
         return backbone_and_rest(self.module, self._factor)
 
     def evaluate(self) -> dict[str, float]:
-        """Return nothing: a trained model is measured by ``maskmill evaluate``, on any data."""
+        """Return no figure: ``maskmill evaluate`` measures a trained model, on any data."""
         return {}
 
     def export(self, directory: Path) -> None:
-        """Write zegformer.safetensors and zegformer.json, with the names of the classes trained on."""
+        """Write zegformer.safetensors, and zegformer.json with the names of the classes trained on."""
         save_zegformer(self.module.network, directory)
         describe(directory / "zegformer.json", {SEEN_CLASSES_KEY: list(self._seen_names)})
 
@@ -196,7 +196,7 @@ def describe(path: Path, entries: Mapping[str, Any]) -> None:
 def seen_text(clip: Clip, classes: TrainingClasses, prompts: str) -> Tensor:
     """Return the (S, D) text embeddings of the seen classes, in the order of ``seen_ids``."""
     seen = Vocabulary([classes.vocabulary.entries[class_id] for class_id in classes.seen_ids])
-    # A copy, because tensors made in inference mode cannot take part in training.
+    # Return a copy, because tensors made in inference mode cannot be used in training.
     return text_features(clip, seen, prompt_set(prompts)).clone()
 
 
@@ -216,7 +216,7 @@ def load_backbone(backbone: Backbone, path: Path) -> None:
         name = f"stages.res{int(stage[-1]) + 1}.{rest}" if stage.startswith("layer") else key
         renamed[name] = value
     expected = set(backbone.state_dict())
-    # Frozen batch norm keeps no count of the batches it has seen.
+    # Leave out the batch counts, which a frozen batch norm does not have.
     given = {key: value for key, value in renamed.items() if key in expected or not key.endswith("num_batches_tracked")}
     if set(given) != expected:
         missing, unexpected = sorted(expected - set(given)), sorted(set(given) - expected)

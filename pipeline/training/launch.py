@@ -1,4 +1,4 @@
-"""Runs a training on Ray Train: the same run on 1..N workers, CPUs or GPUs, restarted where a worker dies."""
+"""Runs a training on Ray Train: on one worker or many, on CPUs or GPUs, restarted when a worker dies."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from maskmill.pipeline.training.metrics_log import last_metrics
 from maskmill.pipeline.training.train import TrainRequest, run_training
 
 RESTARTS = 3
-"""How often a dead worker's run is started again from its last checkpoint before it fails."""
+"""How often a run whose worker died is restarted from the last checkpoint before it fails."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Workers:
-    """How many workers train, and what each is given. address: a running cluster; None for a local Ray."""
+    """The number of workers and the resources of each. address: a running cluster; None for a local Ray."""
 
     count: int = 1
     cpus: float = 1.0
@@ -30,7 +30,7 @@ class Workers:
 
 
 def train_on_ray(request: TrainRequest, workers: Workers) -> dict[str, float]:
-    """Train on Ray and return the last metrics. Raises what ``run_training`` raises in a worker, as Ray wraps it."""
+    """Train on Ray and return the last metrics. Raises what ``run_training`` raises in a worker, wrapped by Ray."""
     own_ray = not joins_running(workers.address)
     connect(workers.address, log_to_driver=True)
     check_workers({"num_cpus": workers.cpus}, own_ray=own_ray, timeout_s=CONNECT_S)

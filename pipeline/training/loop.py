@@ -1,7 +1,7 @@
-"""The training loop: the same for every task, for one process or many, for a fresh start or a resumed one.
+"""The training loop of every task, for one process or many, started or resumed.
 
-Everything random at a step follows from (seed, step, position in the batch), so a run that was killed and resumed
-takes exactly the steps it would have taken.
+Everything random at a step is computed from (seed, step, position in the batch), so a run that was killed and resumed
+takes the same steps as an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ CHECKPOINT_FILE = "checkpoint.pt"
 
 
 class TrainingData(Dataset[Any]):
-    """A data set keyed by (position, seed); the seed decides the augmentation."""
+    """A data set indexed by (position, seed); the seed decides the augmentation."""
 
     def __len__(self) -> int:
         raise NotImplementedError
 
 
 class Task(Protocol):
-    """What is trained."""
+    """One kind of training, as the loop sees it."""
 
     @property
     def module(self) -> nn.Module:
-        """What learns: ``module(batch)`` returns named losses; "loss" is minimised, others are only recorded."""
+        """The trained module: ``module(batch)`` returns named losses; "loss" is minimised, others are only recorded."""
 
     @property
     def dataset(self) -> TrainingData:
@@ -48,7 +48,7 @@ class Task(Protocol):
 
     @property
     def config(self) -> dict[str, Any]:
-        """Plain values that a resumed run must share."""
+        """Plain values that must be the same when a run is resumed."""
 
     def collate(self, items: list[Any]) -> Any:
         """Make a batch of dataset items."""
@@ -57,14 +57,14 @@ class Task(Protocol):
         """Return (factor on the learning rate, parameters) groups."""
 
     def evaluate(self) -> dict[str, float]:
-        """Measure the module on held-out data; empty where there is none."""
+        """Return figures of the module on held-out data; empty where there is none."""
 
     def export(self, directory: Path) -> None:
-        """Write the trained weights in the form inference loads."""
+        """Write the trained weights in the format that inference loads."""
 
 
 class StepSampler(Sampler[list[tuple[int, int]]]):
-    """Batches of (position, seed) of one worker, from ``first_step`` on; every epoch is a new permutation."""
+    """Yields one worker's batches of (position, seed) from ``first_step`` on; every epoch is a new permutation."""
 
     def __init__(self, records: int, settings: LoopSettings, first_step: int) -> None:
         self._records, self._settings, self._first_step = records, settings, first_step
@@ -100,10 +100,9 @@ def workers() -> int:
 def train(task: Task, settings: LoopSettings, out: Path, device: torch.device) -> dict[str, float]:
     """Train to the last step, resuming from ``out`` if it holds a checkpoint; return the last metrics.
 
-    A finished run is not touched again.
-
-    Worker 0 writes checkpoint.pt, metrics.jsonl and the exported weights to ``out``, which all workers must reach.
-    Raises UsageError when ``out`` holds another configuration's checkpoint or a batch does not divide by the workers.
+    The files of a finished run are not changed. Worker 0 writes checkpoint.pt, metrics.jsonl and the exported weights
+    to ``out``, which all workers must be able to read. Raises UsageError when ``out`` holds a checkpoint of another
+    configuration, or when the batch size is no multiple of the number of workers.
     """
     if settings.batch_size % workers():
         raise UsageError(f"batch_size {settings.batch_size} must be a multiple of the {workers()} workers")
@@ -116,35 +115,47 @@ def train(task: Task, settings: LoopSettings, out: Path, device: torch.device) -
     if progress["step"] and rank() == 0:
         warn_of_changes(out / CHECKPOINT_FILE, progress.get(CONDITIONS, {}), now)
     model = DistributedDataParallel(task.module) if workers() > 1 else task.module
-    loader = DataLoader(
-        task.dataset,
-        batch_sampler=StepSampler(len(task.dataset), settings, progress["step"]),
-        collate_fn=task.collate,
-        num_workers=settings.loader_processes,
-    )
     log = MetricsLog(out, progress["step"]) if rank() == 0 else None
     metrics: dict[str, float] = {}
-    started, started_cpu = time.perf_counter() - progress["seconds"], time.process_time() - progress["cpu_seconds"]
-    for step, batch in enumerate(loader, start=progress["step"]):
+    clock = _Clock(progress)
+    for step, batch in enumerate(_loader(task, settings, progress["step"]), start=progress["step"]):
         torch.manual_seed(int(np.random.SeedSequence((settings.seed, step, rank())).generate_state(1)[0]))
         losses = _step(model, batch, optimiser, settings, step)
         done = step + 1
-        if done % settings.log_every_steps == 0 or done == settings.last_step:
-            metrics = _averaged(losses)
+        is_last = done == settings.last_step
+        if is_last or done % settings.log_every_steps == 0:
+            metrics = _averaged(losses)  # every worker takes part in the sum
             if log is not None:
-                log.write(
-                    {
-                        "step": done,
-                        "seconds": round(time.perf_counter() - started, 2),
-                        "cpu_seconds": round(time.process_time() - started_cpu, 2),
-                        "lr": optimiser.param_groups[0]["lr"],
-                        **metrics,
-                    }
-                )
-        if rank() == 0 and (done % settings.checkpoint_every_steps == 0 or done == settings.last_step):
-            spent = {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - started_cpu}
-            _save(task, optimiser, out, {"step": done, **spent, CONDITIONS: now})
+                spent = {name: round(seconds, 2) for name, seconds in clock.spent().items()}
+                log.write({"step": done, **spent, "lr": optimiser.param_groups[0]["lr"], **metrics})
+        if rank() == 0 and (is_last or done % settings.checkpoint_every_steps == 0):
+            _save(task, optimiser, out, {"step": done, **clock.spent(), CONDITIONS: now})
     return _finish(task, settings, out, log, metrics)
+
+
+class _Clock:
+    """Measures the time a run has taken, including the time before the checkpoint that it was resumed from."""
+
+    def __init__(self, progress: dict[str, Any]) -> None:
+        self._started = time.perf_counter() - progress["seconds"]
+        self._started_cpu = time.process_time() - progress["cpu_seconds"]
+
+    def spent(self) -> dict[str, float]:
+        """Return "seconds" of wall time and "cpu_seconds" of this process."""
+        return {
+            "seconds": time.perf_counter() - self._started,
+            "cpu_seconds": time.process_time() - self._started_cpu,
+        }
+
+
+def _loader(task: Task, settings: LoopSettings, first_step: int) -> DataLoader[Any]:
+    """Return this worker's share of every batch from ``first_step`` on."""
+    return DataLoader(
+        task.dataset,
+        batch_sampler=StepSampler(len(task.dataset), settings, first_step),
+        collate_fn=task.collate,
+        num_workers=settings.loader_processes,
+    )
 
 
 def _finish(
@@ -164,7 +175,7 @@ def _finish(
 def _optimiser(task: Task, settings: LoopSettings) -> torch.optim.AdamW:
     groups = []
     for factor, parameters in task.parameter_groups():
-        # Norms, biases and single vectors are not decayed.
+        # Weight decay applies to matrices only, not to norms, biases and single vectors.
         for decayed in (True, False):
             chosen = [p for p in parameters if p.requires_grad and (p.ndim > 1) == decayed]
             if chosen:
@@ -209,7 +220,7 @@ def _save(task: Task, optimiser: torch.optim.AdamW, out: Path, progress: dict[st
 
 
 def _resume(task: Task, optimiser: torch.optim.AdamW, out: Path) -> dict[str, Any]:
-    """Load the checkpoint in ``out`` if there is one; return its progress: steps, seconds, conditions."""
+    """Load the checkpoint in ``out`` if there is one, and return its progress: steps, seconds, conditions."""
     out.mkdir(parents=True, exist_ok=True)
     path = out / CHECKPOINT_FILE
     if not path.exists():

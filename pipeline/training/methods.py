@@ -1,4 +1,4 @@
-"""The ways of segmenting that the study compares, each as: image -> class scores of every pixel.
+"""The segmentation methods that the study compares, each a function from an image to class scores of every pixel.
 
 Legend for shapes: C classes, H x W pixels.
 """
@@ -23,10 +23,10 @@ from maskmill.model.zegformer.checkpoint import load_baseline, load_zegformer
 from maskmill.model.zegformer.proposer import Proposer
 
 Scores = Callable[[np.ndarray], np.ndarray]
-"""From an image (H, W, 3) uint8 to (C, H, W) float32 scores, before calibration."""
+"""A function from an image (H, W, 3) uint8 to (C, H, W) float32 scores, before calibration."""
 
 CALIBRATIONS = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8)
-"""Amounts tried on the validation images."""
+"""The amounts of calibration that are tried on the validation images."""
 
 
 def decoupled(
@@ -64,5 +64,5 @@ def per_pixel(baseline: Path, clip: Clip, vocabulary: Vocabulary, short_side: in
 
 
 def label_map(scores: np.ndarray, seen: np.ndarray, calibration: float) -> np.ndarray:
-    """Return the (H, W) class of highest score after ``calibration`` is taken from seen classes. seen: (C,) bool."""
+    """Return the (H, W) class of highest score, with ``calibration`` subtracted from seen classes. seen: (C,) bool."""
     return (scores - calibration * seen[:, None, None]).argmax(axis=0)

@@ -1,4 +1,4 @@
-"""The record of a training run: one JSON object per line, and TensorBoard where it is installed."""
+"""Writes and reads the metrics of a training run: one JSON object per line, and TensorBoard where it is installed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ METRICS_FILE = "metrics.jsonl"
 
 
 class MetricsLog:
-    """Appends to metrics.jsonl in ``out``; lines after ``first_step`` are from steps that will be taken again."""
+    """Appends to metrics.jsonl in ``out``, after removing lines after ``first_step``, whose steps are taken again."""
 
     def __init__(self, out: Path, first_step: int) -> None:
         path = out / METRICS_FILE
@@ -23,7 +23,7 @@ class MetricsLog:
         self._board = _board(out)
 
     def write(self, metrics: dict[str, Any]) -> None:
-        """Append one line, also to standard error."""
+        """Append one line, and print it to standard error."""
         line = json.dumps(metrics)
         with open(self._path, "a", encoding="utf-8") as stream:
             stream.write(f"{line}\n")
@@ -34,7 +34,7 @@ class MetricsLog:
                     self._board.add_scalar(name, value, metrics["step"])
 
     def close(self) -> None:
-        """Finish what is still to be written."""
+        """Flush and close the files."""
         if self._board is not None:
             self._board.close()
 
@@ -45,12 +45,12 @@ def last_metrics(out: Path) -> dict[str, float]:
 
 
 def is_finished(out: Path) -> bool:
-    """Whether a run got as far as its final line, which comes after the exported weights."""
+    """Return whether a run has written its final line, which is written after the exported weights."""
     if not (out / METRICS_FILE).exists():
         return False
     try:
         return bool(_last_line(out).get("final", False))
-    except (json.JSONDecodeError, IndexError):  # cut off by a kill
+    except (json.JSONDecodeError, IndexError):  # the run was killed while it wrote the line
         return False
 
 
@@ -59,7 +59,7 @@ def _last_line(out: Path) -> dict[str, Any]:
 
 
 def _is_before(line: str, first_step: int) -> bool:
-    """Whether ``line`` belongs to a step that is kept; a line cut off by a kill does not."""
+    """Return whether ``line`` belongs to a step that is kept; a line that was cut off does not."""
     try:
         metrics = json.loads(line)
     except json.JSONDecodeError:

@@ -1,4 +1,4 @@
-"""Label maps of several methods beside each other and the truth."""
+"""Draws the label maps of several methods beside each other and the truth."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def comparison(
     label_maps: Mapping[str, Sequence[np.ndarray]],
     vocabulary: Vocabulary,
 ) -> Image.Image:
-    """One row an image: the image, the truth, each method's labels under its name, and the classes that are there.
+    """Draw one row per image: the image, the truth, each method's labels under its name, and the true classes.
 
     images: (H, W, 3) uint8, all of one size. truths, label_maps: (H, W) class ids; ids beyond the vocabulary are black.
     """
@@ -55,5 +55,5 @@ def comparison(
 
 
 def _painted(label_map: np.ndarray, colours: Sequence[Colour]) -> np.ndarray:
-    """(H, W, 3) uint8: every class in its colour, ids beyond the vocabulary black."""
+    """Return (H, W, 3) uint8 with every class in its colour; ids beyond the vocabulary are black."""
     return np.array([*colours, (0, 0, 0)], np.uint8)[np.minimum(label_map, len(colours))]

@@ -1,4 +1,4 @@
-"""Where a training writes: a folder apart from its data, in which no file of other origin is replaced."""
+"""Checks and marks the folder a training writes to: apart from its data, and without replacing other files."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from maskmill.pipeline.training.train import TrainRequest
 
 COMMAND = "train"
 _STEMS = ("zegformer", "baseline", "clip", "bpe")
-"""How the names of exported weights begin, up to the first dot."""
+"""The names of exported weights up to the first dot."""
 
 
 def claim_training(request: TrainRequest) -> None:
-    """Mark ``request.out`` as a training's, after checking that it can be.
+    """Check ``request.out``, and mark it as a training's.
 
-    Raises UsageError if it lies among the training data, cannot be written to, or holds files of other origin under the
+    Raises UsageError if it is inside the training data, cannot be written to, or holds files of other origin under the
     names that a training writes.
     """
     for name, data in (("--data", request.data), ("--validation", request.validation)):
@@ -46,7 +46,7 @@ def claim_training(request: TrainRequest) -> None:
 
 
 def _holds_a_training(out: Path) -> bool:
-    """Whether a training of an earlier version, which left no claim, wrote here."""
+    """Return whether a training of an earlier version, which left no mark, wrote here."""
     checkpoint, metrics = out / CHECKPOINT_FILE, out / METRICS_FILE
     try:
         if checkpoint.exists():

@@ -1,4 +1,4 @@
-"""Named configurations of the trainings, and how settings from a command change them."""
+"""Reads named configurations of the trainings, and applies settings from the command line to them."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def recipe_names(kind: str) -> list[str]:
 
 
 def load_config(kind: str, name: str, model: type[ConfigT], settings: Iterable[str] = ()) -> ConfigT:
-    """Return the configuration ``name``, a named one or a YAML file, with ``KEY.KEY=VALUE`` settings on top.
+    """Return the configuration ``name``, a named one or a YAML file, with ``KEY.KEY=VALUE`` settings applied.
 
-    Raises UsageError for an unknown name, key or value, saying what would be valid.
+    Raises UsageError for an unknown name, key or value, saying what is valid.
     """
     values = _read(kind, name)
     for setting in settings:
@@ -59,7 +59,7 @@ def _apply(values: dict[str, Any], setting: str) -> None:
     for name in sections:
         section = section.setdefault(name, {})
         if not isinstance(section, dict):
-            raise UsageError(f"--set {key}: {name} is a single value, it has no keys of its own")
+            raise UsageError(f"--set {key}: {name} is a single value, it has no keys")
     try:
         section[last] = yaml.safe_load(text)
     except yaml.YAMLError as error:

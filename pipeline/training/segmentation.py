@@ -1,4 +1,4 @@
-"""Batches of augmented images and label maps for segmentation training, by grouping or per pixel alike."""
+"""Batches of augmented images and label maps, for training of grouping and of the per-pixel baseline."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from maskmill.pipeline.errors import UsageError
 from maskmill.pipeline.training.augment import AugmentSettings, augment, is_recoloured
 from maskmill.pipeline.training.classes import TrainingClasses
 from maskmill.pipeline.training.loop import TrainingData
-from maskmill.pipeline.training.records import RecordStore
+from maskmill.pipeline.training.record_store import RecordStore
 
 IGNORED = -1
-"""Value of training labels where nothing is known or nothing may be learned."""
+"""The value of training labels where the class is unknown or may not be learned."""
 
 
 class SegmentationData(AugmentSettings):
@@ -30,9 +30,10 @@ class SegmentationData(AugmentSettings):
 
 
 class SegmentationBatch(NamedTuple):
-    """images (B, 3, S, S) float32 normalised; labels (B, S / stride, S / stride) int64, seen classes or IGNORED.
+    """A batch of training views.
 
-    named: (B,) bool, False where the labels tell segments apart but are no names, because the colours are wrong.
+    images: (B, 3, S, S) float32, normalised. labels: (B, S / stride, S / stride) int64, seen classes or IGNORED.
+    named: (B,) bool, False for recoloured images, whose labels separate segments but are no names.
     """
 
     images: Tensor
@@ -41,7 +42,7 @@ class SegmentationBatch(NamedTuple):
 
 
 class SegmentationDataset(TrainingData):
-    """Views of the training images, keyed by (position, seed); labels are positions in ``classes.seen_ids``."""
+    """Views of the training images, indexed by (position, seed); labels are positions in ``classes.seen_ids``."""
 
     def __init__(self, records: RecordStore, classes: TrainingClasses, data: SegmentationData) -> None:
         self._records, self._classes, self._data = records, classes, data
@@ -70,5 +71,5 @@ class SegmentationDataset(TrainingData):
 
 
 def collate(items: list[SegmentationBatch]) -> SegmentationBatch:
-    """Stack items to one batch."""
+    """Stack items into one batch."""
     return SegmentationBatch(*(torch.stack(parts) for parts in zip(*items, strict=True)))

@@ -1,4 +1,4 @@
-"""What every training can be told about its course: optimiser, schedule, precision, records kept."""
+"""The settings of the training loop that all trainings share: optimiser, schedule, precision, logging."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class LoopSettings(BaseModel):
-    """Course of a training run. Batches are counted over all workers."""
+    """Settings of the training loop. The batch size counts the images of all workers."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -31,14 +31,14 @@ class LoopSettings(BaseModel):
 
     @property
     def last_step(self) -> int:
-        """Steps that are really taken."""
+        """The number of steps that are taken."""
         return self.steps if self.stop_after_steps is None else min(self.steps, self.stop_after_steps)
 
 
 def learning_rate_factor(settings: LoopSettings, step: int) -> float:
-    """Share of the highest learning rate at ``step``, counted from 0.
+    """Return the share of the highest learning rate at ``step``, counted from 0.
 
-    "poly": linear rise, then (1 - t) ** 0.9 as in the release. "one-cycle": cosine from 1/25 up, cosine down to 0.
+    "poly": linear rise, then (1 - t) ** 0.9 as in the release. "one-cycle": cosine rise from 1/25, cosine fall to 0.
     """
     rise = settings.warmup * settings.steps
     if step < rise:

@@ -1,7 +1,7 @@
-"""What decoupling brings and what the image branch adds, on drawings used for nothing else (section 4.3).
+"""Measures what decoupling and the image branch contribute, on drawings used for nothing else (paper section 4.3).
 
-Trains grouping and the per-pixel baseline for several seeds with one CLIP, chooses every method's calibration on the
-validation images, and writes study.json, study.md and, for the eye, study.png.
+The study trains grouping and the per-pixel baseline for several seeds with one CLIP, chooses every method's calibration
+on the validation images, and writes study.json, study.md and a picture, study.png.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from maskmill.pipeline.training.classes import read_classes
 from maskmill.pipeline.training.counts import class_groups, figures, interval, pixel_counts, resample_weights
 from maskmill.pipeline.training.methods import CALIBRATIONS, Scores, decoupled, label_map, per_pixel
 from maskmill.pipeline.training.pictures import comparison
-from maskmill.pipeline.training.records import RecordStore, open_records
-from maskmill.pipeline.training.regions import PHRASINGS, measure_phrases, measure_regions
+from maskmill.pipeline.training.record_store import RecordStore, open_records
+from maskmill.pipeline.training.region_scores import PHRASINGS, measure_phrases, measure_regions
 
 METHODS = {
     "per-pixel": None,
@@ -40,7 +40,7 @@ METHODS = {
     "ensembling-all, cropmask": ("ensembling-all", "cropmask"),
     "clip, cropmask": ("clip", "cropmask"),
 }
-"""Name of a row of the table: fusion and region, None for the baseline."""
+"""The fusion and the region of each row of the table, by its name; None for the baseline."""
 ENSEMBLING = "ensembling, cropmask"
 DIFFERENCES = (
     (ENSEMBLING, "decoupled, no image branch", "unseen"),
@@ -49,10 +49,10 @@ DIFFERENCES = (
     ("decoupled, no image branch", "per-pixel", "seen"),
     ("decoupled, no image branch", "per-pixel", "unseen"),
 )
-"""Pairs that are compared, and by which figure."""
+"""The pairs of methods that are compared, and the figure they are compared by."""
 PICTURED = ("per-pixel", "decoupled, no image branch", ENSEMBLING, "clip, cropmask")
 PICTURED_IMAGES = 5
-"""The first test images that show a shape never annotated."""
+"""How many test images are drawn: the first ones that show a shape that is never annotated."""
 FIGURES = ("seen", "unseen", "harmonic", "new_shape", "new_combination", "new_stuff", "pixel_accuracy")
 
 log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class StudySettings:
-    """seeds: of training. images, settings: as in ``Course``. validation_images, test_images: how many are used."""
+    """What to study. seeds: of training. images, settings: as in ``Course``. validation_images, test_images: counts."""
 
     seeds: tuple[int, ...] = (1, 2, 3)
     images: int = 10_000
@@ -71,7 +71,7 @@ class StudySettings:
 
 @dataclass(frozen=True)
 class _Bench:
-    """What all methods are measured with."""
+    """The data and the CLIP that all methods are measured with."""
 
     clip: Clip
     vocabulary: Vocabulary
@@ -84,7 +84,7 @@ class _Bench:
 
 
 def run_study(out: Path, settings: StudySettings) -> Path:
-    """Train whatever is missing in ``out``, measure, and return the path of study.md.
+    """Train the models that are missing in ``out``, measure all methods, and return the path of study.md.
 
     Methods measured by an earlier call of the same study are not measured again.
     """
@@ -144,7 +144,7 @@ def _measured_methods(course: Course, bench: _Bench, seed: int) -> Iterator[tupl
 
 
 def _scores(name: str, directory: Path, bench: _Bench) -> Scores:
-    """The method called ``name`` with the model that was trained in ``directory``."""
+    """Return the method called ``name`` with the model that was trained in ``directory``."""
     way = METHODS[name]
     if way is None:
         return per_pixel(directory, bench.clip, bench.vocabulary, SHORT_SIDE)
@@ -152,7 +152,7 @@ def _scores(name: str, directory: Path, bench: _Bench) -> Scores:
 
 
 def _picture(course: Course, bench: _Bench, measured: Mapping[int, Any], classes: Sequence[int]) -> Image.Image:
-    """Some test images as the first seed's models label them."""
+    """Draw some test images with the labels of the first seed's models."""
     seed = min(measured)
     shown = list(islice((pair for pair in bench.test if np.isin(pair[1], classes).any()), PICTURED_IMAGES))
     label_maps = {}
@@ -171,7 +171,7 @@ def _count(scores: Scores, bench: _Bench, pairs: list[tuple[np.ndarray, np.ndarr
 
 
 def _best_calibration(scores: Scores, bench: _Bench) -> float:
-    """Return the amount with the highest harmonic mean on the validation images."""
+    """Return the calibration with the highest harmonic mean on the validation images."""
     classes = len(bench.vocabulary)
     sums = {amount: np.zeros((3, classes), dtype=np.int64) for amount in CALIBRATIONS}
     for image, label in bench.validation:
@@ -183,7 +183,7 @@ def _best_calibration(scores: Scores, bench: _Bench) -> float:
 
 
 def _row(name: str, measured: Mapping[int, Any], values: Mapping[int, Any]) -> dict[str, Any]:
-    """Mean and standard deviation over training seeds, and the interval of each over test images."""
+    """Return mean and standard deviation over training seeds, and the interval of each seed over test images."""
     row: dict[str, Any] = {
         "calibrations": [float(methods[name]["calibration"]) for methods in measured.values()],
         "cpu_ms_per_image": float(np.mean([methods[name]["seconds"] for methods in measured.values()])) * 1000,
@@ -217,7 +217,7 @@ def _training_seconds(course: Course, seeds: tuple[int, ...]) -> dict[str, float
 
 
 def _markdown(document: Mapping[str, Any]) -> str:
-    """The tables of the study, to paste into a page."""
+    """Return the tables of the study as Markdown."""
     seeds, test = document["settings"]["training_seeds"], document["test"]
     lines = [
         f"{test['images']} drawings of world {test['world_seed']}; mean ± standard deviation over training seeds "

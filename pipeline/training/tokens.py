@@ -1,4 +1,4 @@
-"""A small byte-pair vocabulary for a small CLIP: just enough merges to make every given word one token."""
+"""Makes a small byte-pair vocabulary for a small CLIP: just enough merges to make every given word one token."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def words_of(texts: Iterable[str]) -> list[str]:
 def learn_merges(words: Iterable[str]) -> list[tuple[str, str]]:
     """Return byte-pair merges, most frequent pair first, after which every word is a single token.
 
-    Ties go to the alphabetically first pair, so the same words always give the same vocabulary. Words must be plain
-    ASCII letters: others keep CLIP's byte tokens.
+    The alphabetically first pair wins a tie, so the same words always give the same vocabulary. Words must be plain
+    ASCII letters; other words keep CLIP's byte tokens.
     """
     symbols = [[*word[:-1], word[-1] + _END] for word in words if word.isascii()]
     merges = []
@@ -47,6 +47,6 @@ def _merged(word: list[str], pair: tuple[str, str]) -> list[str]:
 
 
 def write_merges(merges: list[tuple[str, str]], path: Path) -> None:
-    """Write ``merges`` in the form of CLIP's own vocabulary file (gzip), byte for byte repeatable."""
+    """Write ``merges`` in the format of CLIP's vocabulary file (gzip), with the same bytes each time."""
     text = "\n".join([_HEADER, *(" ".join(pair) for pair in merges)])
     path.write_bytes(gzip.compress(text.encode(), mtime=0))

@@ -1,4 +1,4 @@
-"""One training run as one worker sees it: from names of data and settings to trained weights."""
+"""Runs one training in one worker: from the names of data and settings to trained weights."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from maskmill.pipeline.training.clip import ClipConfig, ClipTraining
 from maskmill.pipeline.training.conditions import threads_of
 from maskmill.pipeline.training.grouping import GroupingConfig, GroupingTraining
 from maskmill.pipeline.training.loop import CHECKPOINT_FILE, Task, train
-from maskmill.pipeline.training.records import RecordStore, open_records
+from maskmill.pipeline.training.record_store import RecordStore, open_records
 from maskmill.pipeline.training.settings import LoopSettings
 
 CONFIGS: dict[str, type[BaseModel]] = {"grouping": GroupingConfig, "clip": ClipConfig, "baseline": PerPixelConfig}
@@ -29,11 +29,11 @@ CONFIGS: dict[str, type[BaseModel]] = {"grouping": GroupingConfig, "clip": ClipC
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainRequest:
-    """What to train, in plain values that travel to workers.
+    """What to train, in plain values that can be sent to workers.
 
     kind: a key of CONFIGS. data, validation: inputs with label maps, any that ``maskmill label`` reads.
-    classes: a class file. out: a folder all workers reach. cache: where data is copied to; None for ``out``/cache.
-    config: values of the kind's configuration.
+    classes: a class file. out: a folder that all workers can read and write. cache: where data is copied to; None for
+    ``out``/cache. config: values of the kind's configuration.
     """
 
     kind: str
@@ -48,7 +48,7 @@ class TrainRequest:
     def __post_init__(self) -> None:
         if "://" in self.out:
             raise UsageError(f"--out {self.out}: checkpoints go to a folder of a mounted file system, not to a URI")
-        # Workers have a current folder of their own.
+        # Make the paths absolute, because the current folder of a worker differs from that of this process.
         for name in ("data", "out", "validation", "cache"):
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, absolute(value))
@@ -56,7 +56,7 @@ class TrainRequest:
 
 
 def run_training(request: TrainRequest, device: torch.device) -> dict[str, float]:
-    """Train, resuming what ``request.out`` holds, and return the last metrics. Every worker calls this.
+    """Train, resuming from ``request.out``, and return the last metrics. Every worker calls this.
 
     Raises UsageError for wrong data or settings.
     """
@@ -64,7 +64,7 @@ def run_training(request: TrainRequest, device: torch.device) -> dict[str, float
     cache = Path(request.cache) if request.cache else out / "cache"
     records = _open_once(request.data, cache, request.storage_options)
     validation = _open_once(request.validation, cache, request.storage_options) if request.validation else None
-    # Making the task already computes: the names' embeddings are sums as well.
+    # Set the threads before the task is made, because it already computes the embeddings of the names.
     with threads_of(out / CHECKPOINT_FILE):
         torch.manual_seed(request.config["loop"]["seed"])
         task, settings = _task(request, records, validation, out)

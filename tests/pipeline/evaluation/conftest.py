@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from maskmill.pipeline.evaluation.config import EvaluationConfig
-from maskmill.pipeline.evaluation.evaluate import Evaluation, evaluate, evaluate_here
+from maskmill.pipeline.evaluation.evaluate import Evaluation, evaluate
 from tests.pipeline.evaluation.handmade import THREE, Run
+from tests.pipeline.evaluation.here import evaluate_here
 
 
 @pytest.fixture

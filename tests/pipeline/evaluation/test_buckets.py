@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from maskmill.pipeline.evaluation.config import EvaluationConfig
-from maskmill.pipeline.evaluation.evaluate import evaluate, evaluate_here
+from maskmill.pipeline.evaluation.evaluate import evaluate
 from tests.conftest import Bucket
 from tests.pipeline.evaluation.handmade import PAIRS, Run, panoptic_json, write_folder, write_tar
+from tests.pipeline.evaluation.here import evaluate_here
 
 TRUTH = {name: gt for name, (gt, _) in PAIRS.items()}
 

@@ -17,12 +17,13 @@ from maskmill.pipeline.cluster.attended import WorkersBrokenError
 from maskmill.pipeline.evaluation import distribute
 from maskmill.pipeline.evaluation.config import EvaluationConfig
 from maskmill.pipeline.evaluation.distribute import evaluate_units
-from maskmill.pipeline.evaluation.evaluate import Progress, evaluate, evaluate_here
+from maskmill.pipeline.evaluation.evaluate import Progress, evaluate
 from maskmill.pipeline.evaluation.ground_truth import TruthShard
 from maskmill.pipeline.evaluation.protocol import EvaluationError
 from maskmill.pipeline.evaluation.unit import UnitEvaluator
 from maskmill.pipeline.interruption import InterruptedRunError
 from tests.pipeline.evaluation.handmade import THREE, Run, blobs, write_folder
+from tests.pipeline.evaluation.here import evaluate_here
 
 
 @pytest.fixture(scope="module")

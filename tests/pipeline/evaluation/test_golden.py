@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from maskmill.pipeline.evaluation.class_pixels import ClassPixels
 from maskmill.pipeline.evaluation.confusion import confusion_matrix
-from maskmill.pipeline.evaluation.figures import pixel_figures
-from maskmill.pipeline.evaluation.metrics import ClassPixels
+from maskmill.pipeline.evaluation.document import pixel_figures
 from maskmill.pipeline.evaluation.overlaps import Overlaps, OverlapsBuilder, SegmentMap
 from maskmill.pipeline.evaluation.protocol import Protocol, protocol_from_data
 

@@ -15,7 +15,7 @@ from PIL import Image
 from maskmill.pipeline.errors import UsageError
 from maskmill.pipeline.evaluation.evaluate import Evaluation
 from maskmill.pipeline.evaluation.label_maps import decode_label_map
-from maskmill.pipeline.training.records import open_records
+from maskmill.pipeline.training.record_store import open_records
 from tests.pipeline.evaluation.handmade import Run, blobs, wide
 from tests.pipeline.evaluation.stored import bilevel_file, grey_png, grey_tiff, palette_file
 

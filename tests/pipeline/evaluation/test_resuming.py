@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from maskmill.pipeline.evaluation.config import EvaluationConfig
-from maskmill.pipeline.evaluation.evaluate import Evaluation, evaluate, evaluate_here
+from maskmill.pipeline.evaluation.evaluate import Evaluation, evaluate
 from maskmill.pipeline.evaluation.ground_truth import TruthShard
 from maskmill.pipeline.evaluation.unit import Comparison
 from tests.pipeline.evaluation.handmade import PAIRS, THREE, Run, panoptic_json, write_folder
+from tests.pipeline.evaluation.here import evaluate_here
 
 Evaluated = Callable[..., Evaluation]
 

@@ -12,8 +12,9 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from maskmill.pipeline.evaluation.config import EvaluationConfig
-from maskmill.pipeline.evaluation.evaluate import evaluate, evaluate_here
+from maskmill.pipeline.evaluation.evaluate import evaluate
 from maskmill.pipeline.shapes.world import CLASSES
+from tests.pipeline.evaluation.here import evaluate_here
 from tests.pipeline.export.conftest import Export
 from tests.pipeline.written_run import RunSettings, read_labels, write_run
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from maskmill.pipeline.evaluation.config import EvaluationConfig
-from maskmill.pipeline.evaluation.evaluate import evaluate, evaluate_here
+from maskmill.pipeline.evaluation.evaluate import evaluate
 from maskmill.pipeline.report.build import write_report
+from tests.pipeline.evaluation.here import evaluate_here
 from tests.pipeline.written_run import SHAPES_CLASSES, RunSettings, write_run
 
 HOSTILE = (
@@ -24,6 +25,7 @@ HOSTILE = (
     "'); document.title='broken'; ('",
     "]]> --> <svg onload=document.title='broken'>",
 )
+
 THOUSAND = [{"name": f"class {number}", "seen": number % 3 > 0} for number in range(1000)]
 
 

@@ -17,8 +17,8 @@ from maskmill.pipeline.training.augment import PAD_VALUE, AugmentSettings, augme
 from maskmill.pipeline.training.classes import read_classes
 from maskmill.pipeline.training.clip import several_positives_loss
 from maskmill.pipeline.training.crops import rough_logits
-from maskmill.pipeline.training.predictions import true_classes
-from maskmill.pipeline.training.records import open_records
+from maskmill.pipeline.training.predicted_masks import true_classes
+from maskmill.pipeline.training.record_store import open_records
 from maskmill.pipeline.training.segmentation import IGNORED, SegmentationData, SegmentationDataset
 from maskmill.pipeline.training.tokens import learn_merges, words_of, write_merges
 

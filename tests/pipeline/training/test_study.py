@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from maskmill.model.vocabulary import Vocabulary
-from maskmill.pipeline.evaluation.metrics import harmonic_mean
+from maskmill.pipeline.evaluation.class_pixels import harmonic_mean
 from maskmill.pipeline.training import pictures, study
 from maskmill.pipeline.training.counts import RESAMPLES, figures, interval, pixel_counts, resample_weights
 from maskmill.pipeline.training.methods import label_map

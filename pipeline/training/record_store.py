@@ -1,7 +1,7 @@
 """Training data on local disk: the encoded images and label maps of any input, in one file, by position.
 
-Tars, Parquet files and buckets are read in order; training needs any image at any step. So the encoded bytes are
-copied once to a local folder, shared by all workers of a machine, and decoded when they are needed.
+Tars, Parquet files and buckets are read in order, but training needs any image at any step. So the encoded bytes are
+copied once to a local folder, which all workers of a machine share, and are decoded when they are needed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class RecordStore:
     """Images with label maps, readable at any position from any process."""
 
     def __init__(self, directory: Path) -> None:
-        """Open what ``copy_records`` has written."""
+        """Open a folder that ``copy_records`` has written."""
         index = json.loads((directory / _INDEX_FILE).read_text())
         self.fingerprint: str = index["fingerprint"]
         self._image_ids: list[str] = index["image_ids"]
@@ -44,7 +44,10 @@ class RecordStore:
         return len(self._image_ids)
 
     def load(self, position: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the image (H, W, 3) uint8 RGB and its label map (H, W) int64."""
+        """Return the image (H, W, 3) uint8 RGB and its label map (H, W) int64.
+
+        Raises UsageError where the two have different sizes.
+        """
         start, middle, _ = self._bounds[position]
         image = decode_image(self._bytes[start:middle])
         label = self.label(position)
@@ -64,14 +67,14 @@ class RecordStore:
 
 @dataclass(slots=True)
 class _Misfits:
-    """Label maps of another size than their image, found before any training starts."""
+    """Finds label maps of another size than their image before training starts."""
 
     count: int = 0
     swapped: int = 0
     examples: list[str] = field(default_factory=list)
 
     def look_at(self, uri: str, image: bytes, label: bytes) -> None:
-        """Compare the sizes that the headers give. Raises UsageError where one cannot be read."""
+        """Compare the sizes in the headers. Raises UsageError where a header cannot be read."""
         try:
             header = read_header(image)
         except BadImageError as error:
@@ -85,7 +88,7 @@ class _Misfits:
             self.examples.append(f"{uri} (label map {own[1]}x{own[0]}, image {size[1]}x{size[0]})")
 
     def refuse(self, images: int) -> None:
-        """Raise UsageError if there were any, naming a few."""
+        """Raise UsageError if any label map had another size, naming a few."""
         if not self.count:
             return
         swapped = (
@@ -102,8 +105,8 @@ class _Misfits:
 def open_records(data: str, cache: Path, storage_options: Mapping[str, Any] | None = None) -> RecordStore:
     """Return the records of ``data`` (any input of ``maskmill label`` with label maps), copied under ``cache`` if new.
 
-    The copy is named after the shards with their sizes and dates, so changed data is copied again.
-    Raises UsageError when there is no such input an image has no label map or label maps have another size.
+    The copy is named after the shards with their sizes and dates, so changed data is copied again. Raises UsageError
+    when the input does not exist, an image has no label map, or a label map has another size than its image.
     """
     shards = list_shards(data, storage_options=storage_options)
     fingerprint = _fingerprint(shards)
@@ -123,7 +126,7 @@ def _fingerprint(shards: list[Shard]) -> str:
 def copy_records(
     shards: list[Shard], directory: Path, fingerprint: str, storage_options: Mapping[str, Any] | None
 ) -> None:
-    """Write the records of ``shards`` to ``directory``; the index comes last, so a killed copy is done again."""
+    """Write the records of ``shards`` to ``directory``; the index is written last, so a killed copy is done again."""
     directory.mkdir(parents=True, exist_ok=True)
     image_ids, bounds, offset = [], [], 0
     misfits = _Misfits()

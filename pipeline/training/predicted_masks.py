@@ -1,4 +1,4 @@
-"""Masks as a trained grouping model predicts them, with the class the ground truth gives each, for training CLIP."""
+"""Predicts masks with a trained grouping model, and labels each with its ground truth class, for training CLIP."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from maskmill.model.images.resize import resize_short_side
 from maskmill.model.zegformer.checkpoint import load_zegformer
 
 LEAST_PURITY = 0.6
-"""Share of a mask's pixels that must be of one class for the mask to count as that class."""
+"""The share of a mask's pixels that must be of one class for the mask to get that class."""
 LEAST_PIXELS = 24
-"""Masks with fewer pixels of the resized image teach nothing."""
+"""Masks with fewer pixels of the resized image are left out, since CLIP cannot learn from them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LabelledMasks:
-    """Predicted masks of one image that are mostly of one class.
+    """The predicted masks of one image that are mostly of one class.
 
     mask_logits: (N, h, w) float16 at stride 4 of the padded input. labels: (N,) int64 class ids.
     no_object_logits: (N,) float32 of the query branch.

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 from torchmetrics.segmentation import MeanIoU
 
+from maskmill.pipeline.evaluation.class_pixels import ClassPixels, harmonic_mean, mean
 from maskmill.pipeline.evaluation.confusion import confusion_matrix, image_counts, oracle_confusion
-from maskmill.pipeline.evaluation.metrics import ClassPixels, harmonic_mean, mean
 from maskmill.pipeline.evaluation.overlaps import Overlaps, OverlapsBuilder, SegmentMap
 from tests.pipeline.evaluation.handmade import blobs
 

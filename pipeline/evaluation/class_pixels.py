@@ -1,7 +1,7 @@
-"""Figures from confusion matrices: the one place where pixels are divided by pixels.
+"""Shares of pixels by class, from confusion matrices, and the means over classes.
 
-Conventions: a class absent from ground truth and prediction is left out of every mean; one that is predicted but absent
-from ground truth has IoU 0 and no accuracy; a mean over no class is None, not NaN.
+Conventions: a class absent from ground truth and prediction is left out of every mean. A class that is predicted but
+absent from ground truth has IoU 0 and no accuracy. A mean over no class is None, not NaN.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClassPixels:
-    """Pixels of every class, (C,) int64: on both sides, in ground truth, in the prediction; ignored pixels in none."""
+    """Pixels of every class, (C,) int64, without ignored pixels: on both sides, in ground truth, in the prediction."""
 
     intersection: np.ndarray
     gt: np.ndarray
@@ -54,21 +54,21 @@ class ClassPixels:
 
 
 def mean(values: np.ndarray, class_ids: np.ndarray | None = None) -> float | None:
-    """Mean of the values that are not NaN, over some classes or all of them; None if none is left."""
+    """Return the mean of the values that are not NaN, over some classes or all of them; None if no value is left."""
     chosen = values if class_ids is None else values[class_ids]
     known = chosen[~np.isnan(chosen)]
     return float(known.mean()) if known.size else None
 
 
 def row_means(values: np.ndarray) -> np.ndarray:
-    """Return (R,) means of each row of (R, N) over what is not NaN, NaN if nothing is left."""
+    """Return (R,) means of each row of (R, N) over the values that are not NaN; NaN if no value is left."""
     known = ~np.isnan(values)
     with np.errstate(invalid="ignore"):
         return np.where(known, values, 0.0).sum(axis=1) / known.sum(axis=1)
 
 
 def harmonic_mean(seen: float | None, unseen: float | None) -> float | None:
-    """2SU / (S + U); zero if both are, None if either is unknown."""
+    """Return 2SU / (S + U); zero if both are zero, None if either is unknown."""
     if seen is None or unseen is None:
         return None
     return 2 * seen * unseen / (seen + unseen) if seen + unseen > 0 else 0.0

@@ -1,4 +1,4 @@
-"""The contents of evaluation.json: every figure in percent, made from sums in one division each."""
+"""The contents of evaluation.json: every figure in percent, computed from sums with one division each."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy as np
 
 from maskmill.pipeline.evaluation import calibration, panoptic, proposals
 from maskmill.pipeline.evaluation.boundary import f_measure
+from maskmill.pipeline.evaluation.class_pixels import ClassPixels, harmonic_mean, mean
 from maskmill.pipeline.evaluation.inventory import Inventory
-from maskmill.pipeline.evaluation.metrics import ClassPixels, harmonic_mean, mean
 from maskmill.pipeline.evaluation.protocol import Protocol
 from maskmill.pipeline.evaluation.sums import COUNTS, SHARE_UNIT, Sums
 from maskmill.pipeline.evaluation.unit import Comparison
 
 SCHEMA_VERSION = 1
-"""Of evaluation.json; moves when a key changes meaning."""
+"""The version of evaluation.json; raised when a key changes its meaning."""
 
 CONVENTIONS = (
     "All figures are percentages. IoU, accuracies and boundary figures are sums over the pixels of all images, divided "
@@ -53,23 +53,13 @@ def figures(
     inventory: Inventory,
     left_out: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Divide everything. Keys of figures come first, then counts, bins and what they were made from.
+    """Return the document: the figures first, then counts and bins, then what the figures were computed from.
 
-    coverage: counts of what was left out, and left_out: a sentence about each kind that there is.
+    coverage: counts of what was left out. left_out: a sentence for each kind of image that was left out.
     """
-    document = {
-        **pixel_figures(sums.confusion, protocol),
-        **_image_figures(sums),
-        **_boundary_figures(sums, protocol, comparison.boundary_tolerance is not None),
-        **_proposal_figures(sums, protocol),
-        **_oracle_figures(sums, protocol),
-        **_panoptic_figures(sums, protocol, comparison.with_panoptic),
-        "ece_segments": _percent(calibration.expected_calibration_error(sums.calibration_segments)),
-        "ece_pixels": _percent(calibration.expected_calibration_error(sums.calibration_pixels)),
-    }
     counts = {name: sums.count(name) for name in COUNTS if not name.endswith("_sum")}
     return {
-        **document,
+        **_figures(sums, protocol, comparison),
         "counts": {**counts, **coverage, **_class_counts(sums, protocol)},
         "reliability": {
             "segments": calibration.reliability(sums.calibration_segments),
@@ -90,8 +80,21 @@ def figures(
     }
 
 
+def _figures(sums: Sums, protocol: Protocol, comparison: Comparison) -> dict[str, float | None]:
+    return {
+        **pixel_figures(sums.confusion, protocol),
+        **_image_figures(sums),
+        **_boundary_figures(sums, protocol, comparison.boundary_tolerance is not None),
+        **_proposal_figures(sums, protocol),
+        **_oracle_figures(sums, protocol),
+        **_panoptic_figures(sums, protocol, comparison.with_panoptic),
+        "ece_segments": _percent(calibration.expected_calibration_error(sums.calibration_segments)),
+        "ece_pixels": _percent(calibration.expected_calibration_error(sums.calibration_pixels)),
+    }
+
+
 def pixel_figures(confusion: np.ndarray, protocol: Protocol) -> dict[str, float | None]:
-    """Figures of a (C + 1, C + 1) confusion matrix, in percent."""
+    """Return the figures of a (C + 1, C + 1) confusion matrix, in percent."""
     pixels = ClassPixels.from_confusion(confusion)
     grouped = {f"miou_{name}": mean(pixels.iou, ids) for name, ids in protocol.groups().items()}
     accuracy = {f"mean_accuracy_{name}": mean(pixels.accuracy, ids) for name, ids in protocol.groups().items()}

@@ -1,4 +1,4 @@
-"""How good the masks are before anything is named, and how well CLIP names regions.
+"""Measures how good the masks are before they are named, and how well CLIP names regions.
 
 Legend for shapes: N regions, C classes, H x W pixels.
 """
@@ -24,14 +24,14 @@ from maskmill.model.zegformer.checkpoint import load_zegformer
 from maskmill.model.zegformer.proposer import Proposer
 from maskmill.pipeline.training.bundled import SHORT_SIDE
 from maskmill.pipeline.training.crops import padded_pixels
-from maskmill.pipeline.training.predictions import true_classes
+from maskmill.pipeline.training.predicted_masks import true_classes
 
 Pairs = Sequence[tuple[np.ndarray, np.ndarray]]
-"""(image (H, W, 3) uint8, label map (H, W) int64)."""
+"""Pairs of an image (H, W, 3) uint8 and its label map (H, W) int64."""
 
 SHOWN = ("crop", "mask", "cropmask")
 LEAST_OBJECTNESS = 0.5
-"""Segments that the query branch rather calls "no object" are not asked for their name."""
+"""Segments whose probability of being an object is lower than this in the query branch are not named."""
 
 PHRASINGS = {
     "trained phrase": "green circle",
@@ -40,7 +40,7 @@ PHRASINGS = {
     "unknown noun": "green disc",
     "unknown adjective": "emerald circle",
 }
-"""Ways to ask for a class, with an example; the last two hold words CLIP was never shown."""
+"""Ways to phrase a class name, with an example; the last two use words that CLIP was not trained on."""
 _NOUNS = {
     "circle": "disc",
     "square": "box",
@@ -67,9 +67,8 @@ def measure_regions(
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Return recall at IoU 0.5 and mean best IoU of the masks, and CLIP's top-1 by region mode.
 
-    Masks: {"seen" or "unseen": {"recall", "iou"}} over the class regions of the ground truth, each with the mask that
-    fits it best. Top-1: {mode: {"predicted", "true"}} over predicted masks that are mostly of one class, and over the
-    true ones.
+    "masks": {"seen" or "unseen": {"recall", "iou"}} over the class regions of the ground truth, each with its best
+    mask. "top1": {mode: {"predicted", "true"}} over predicted masks that are mostly of one class, and over true masks.
     """
     propose = Proposer(load_zegformer(grouping), short_side=SHORT_SIDE)
     text, query_text = (text_features(clip, vocabulary, templates) for templates in (IMAGE_BRANCH, SINGLE))
@@ -103,7 +102,7 @@ def measure_regions(
 
 @torch.inference_mode()
 def measure_phrases(clip: Clip, vocabulary: Vocabulary, pairs: Pairs) -> dict[str, float]:
-    """Return CLIP's top-1 on true regions of things, among things, for every way to ask for them."""
+    """Return CLIP's top-1 on true regions of things, among the names of things, for every way to phrase the names."""
     things = [class_id for class_id, name in enumerate(vocabulary.names) if name.partition(" ")[2] in _NOUNS]
     texts = {
         way: text_features(clip, Vocabulary([_phrase(vocabulary.names[i], way) for i in things]), IMAGE_BRANCH)
@@ -160,7 +159,7 @@ def _true_masks(label: np.ndarray, padded: tuple[int, int], resized: tuple[int, 
 
 
 def _is_object(proposals: Proposals, text: Tensor) -> Tensor:
-    """Return (Q,) bool: segments the query branch does not call "no object". text: (C, D) for the query branch."""
+    """Return (Q,) bool: segments that the query branch takes for objects. text: (C, D) for the query branch."""
     assert proposals.query_embeddings is not None
     assert proposals.no_object_logits is not None
     shares = query_probabilities(proposals.query_embeddings, proposals.no_object_logits, text)
@@ -170,7 +169,7 @@ def _is_object(proposals: Proposals, text: Tensor) -> Tensor:
 def _add(
     count: list[int], clip: Clip, text: Tensor, pixels: Tensor, logits: Tensor, expected: Tensor, mode: str
 ) -> None:
-    """Add the regions that CLIP names right, and all that it is shown, to ``count``."""
+    """Add to ``count`` the number of regions that CLIP names right, and the number of all regions."""
     if len(expected) == 0:
         return
     shown = region_images(pixels, logits, mode, clip.image_size)

@@ -52,15 +52,15 @@ format: setup  ## put the code into the one format and apply the safe lint fixes
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bundled: setup  ## train the bundled model anew (about two and a half hours on two cores); see model/bundled/MODEL_CARD.md
+bundled: setup  ## train the bundled model again (about two and a half hours on two cores); see model/bundled/MODEL_CARD.md
 	$(BIN)/maskmill train bundled
 
-picture: demo  ## paint the README's picture anew
+picture: demo  ## paint the README's picture again
 	mkdir -p docs
 	cp $(DEMO)/overlay.png docs/overlay.png
 
 # Torch and what it brings along stay out: their versions differ between CPU and CUDA builds, and TORCH_PIN decides.
-lock:  ## write constraints.txt anew: the latest versions that pyproject.toml allows
+lock:  ## write constraints.txt: the latest versions that pyproject.toml allows
 	$(PYTHON) -m venv build/lock
 	build/lock/bin/python -m pip install --quiet --upgrade pip
 	build/lock/bin/python -m pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH_PIN)

@@ -10,10 +10,12 @@ import pytest
 
 from maskmill.jobs import label
 from maskmill.jobs.main import COMMANDS
+from maskmill.pipeline.evaluation.protocol import load_protocol
 from maskmill.pipeline.output.schema import CLASS_STATS, ERRORS, LABELS
 from tests.docs.pages import GUIDES, PAGES, README, ROOT, blocks_of, commands_of, name_of, spans_of, text_of
 
 EVERY_PAGE = pytest.mark.parametrize("page", PAGES, ids=name_of)
+EVALUATION = ROOT / "docs" / "evaluation.md"
 OUTPUT = ROOT / "docs" / "output.md"
 OPTIONS = (ROOT / "tests" / "jobs" / "command_line.txt").read_text().splitlines()
 """Every argument and flag of every command; a test of the commands holds the list to them."""
@@ -126,3 +128,11 @@ def test_nothing_is_taken_for_html(page: Path) -> None:
 
 def test_guides_say_at_their_head_what_they_are_about() -> None:
     assert [name_of(page) for page in GUIDES if not text_of(page).startswith("# ")] == []
+
+
+def test_numbers_of_classes_are_those_of_the_protocols() -> None:
+    counted = re.findall(r"^- `(\S+)`: (\d+) seen(?: classes)?, (\d+) unseen", text_of(EVALUATION), flags=re.MULTILINE)
+    assert counted
+    for name, seen, unseen in counted:
+        flags = [entry.seen for entry in load_protocol(name).classes]
+        assert (flags.count(True), flags.count(False)) == (int(seen), int(unseen)), name

@@ -29,12 +29,13 @@ def demo(
 
     The same command again continues where it was interrupted; what is done is not done again.
     """
+    from maskmill.pipeline.output.folder import RUN_FILE
     from maskmill.pipeline.storage.writable import check_writable
 
     drawn, output = folder / "images", folder / "output"
     classes, picture = drawn / "classes.json", folder / "overlay.png"
     check_writable(str(folder), what="the folder")
-    if picture.exists() and not (output / "run.json").exists():
+    if picture.exists() and not (output / RUN_FILE).exists():
         raise UsageError(f"{picture} was not painted by this command and is not replaced; choose another folder")
     if not classes.exists():  # it is written last
         _run("shapes", drawn, "--images", images, "--seed", SEED, "--shard-size", SHARD_SIZE)

@@ -49,9 +49,9 @@ def run_retry(config: RetryConfig) -> int:
 
 def stored_config(config: RetryConfig) -> LabelConfig:
     """The configuration the run was started with, under what this call says on top."""
-    from maskmill.pipeline.output.folder import Output
+    from maskmill.pipeline.output.folder import RUN_FILE, Output
 
-    run = Output(config.output, config.storage_option).read_json("run.json")
+    run = Output(config.output, config.storage_option).read_json(RUN_FILE)
     if run is None:
         raise UsageError(f"{config.output} holds no run (no run.json there)")
     now = config.model_dump(exclude={"errors", "max_failed"} | ({"input"} if config.input is None else set()))

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from maskmill.pipeline.limits import MAX_IMAGE_BYTES, MAX_PIXELS
 from maskmill.pipeline.uris import public_uri
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -115,11 +116,11 @@ class LabelConfig(BaseModel):
     shard_size: int = Field(1000, ge=1, description="Images per virtual shard of folders and manifests.")
     image_column: str | None = Field(None, description="Parquet column with image bytes or URIs; default: detected.")
     limit: int | None = Field(None, ge=1, description="Only the first N shards.")
-    max_pixels: int = Field(178_000_000, ge=1, description="Images with more pixels become errors and are not decoded.")
+    max_pixels: int = Field(MAX_PIXELS, ge=1, description="Images with more pixels become errors and are not decoded.")
     sample_bits: int = Field(
         16, ge=8, le=16, description="Bits in use of 16-bit samples; 12 where a camera stored 12 bits in 16."
     )
-    max_image_bytes: int = Field(512 * 2**20, ge=1, description="Larger files become errors and are not read.")
+    max_image_bytes: int = Field(MAX_IMAGE_BYTES, ge=1, description="Larger files become errors and are not read.")
     storage_option: dict[str, Any] = Field(
         default_factory=dict, description="key=value for fsspec (client_kwargs.endpoint_url=...); never stored."
     )

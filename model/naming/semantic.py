@@ -136,13 +136,15 @@ def _best(values: Tensor) -> Tensor:
 
 
 def choose_resized(values: Tensor, choose: Callable[[Tensor], Tensor], frame: Frame, rows: Taps) -> Tensor:
-    """Return the (R, W) choices ``choose`` makes on ``values`` resized to the output, without resizing them.
+    """Return the (R, W) choices ``choose`` makes on ``values`` resized to the output, without resizing them all.
 
-    A resized pixel is a weighted mean of four neighbours. Where all four lead to the same choice, so does their mean;
-    only the others, along borders between choices, are interpolated. That holds for any choice whose regions are
-    convex, as those of an argmax.
+    The picture: every output pixel lies inside a square of four image pixels, and its K values are a weighted mean of
+    theirs. First each image pixel makes its choice. Where the four corners of a square have chosen alike, their mean
+    chooses the same, so the output pixel takes over that choice. Where they differ, the square lies across a border
+    between two choices; only there are the K values interpolated and ``choose`` asked about the mean. That is exact if
+    the values that lead to one choice form a convex set, as they do for an argmax.
 
-    values: (r * w, K), K values of each pixel of the image rows that ``rows`` spans. choose: (N, K) -> (N,) int64.
+    values: (r * w, K), K values of each pixel of the r image rows that ``rows`` spans. choose: (N, K) -> (N,) int64.
     """
     width = frame.image_size[1]
     choices = choose(values).view(-1, width)
@@ -150,6 +152,7 @@ def choose_resized(values: Tensor, choose: Callable[[Tensor], Tensor], frame: Fr
         return choices
     rows, columns = rows.from_start, taps(width, frame.output_size[1], values.device, 0, frame.output_size[1])
     upper, lower = choices.index_select(0, rows.low), choices.index_select(0, rows.high)
+    # The choice of the upper left corner is compared with those of the upper right and the two lower corners.
     resized = upper.index_select(1, columns.low)
     mixed = resized != upper.index_select(1, columns.high)
     for side in (columns.low, columns.high):

@@ -14,14 +14,14 @@ from maskmill.model import Vocabulary
 from maskmill.model.spec import ModelSpec
 from maskmill.pipeline.bench.result import environment
 from maskmill.pipeline.decoding.decode import Decoding
-from maskmill.pipeline.sources import ReadLimits, list_shards
+from maskmill.pipeline.sources import list_shards
+from maskmill.pipeline.sources.shard import DEFAULT_LIMITS
 from maskmill.pipeline.stages.decode import DecodeStage
 from maskmill.pipeline.stages.model import ClassifyStage, ProposeStage, StageModel
 from maskmill.pipeline.stages.read import ReadStage, ShardTask
 from maskmill.pipeline.stages.weights import local_spec
 from maskmill.pipeline.uris import public_uri
 
-MAX_IMAGE_BYTES = 512 * 2**20
 TRAVELLED_IMAGES = 32
 
 
@@ -82,7 +82,7 @@ def travelled_bytes(encoded: pa.Table, decode: DecodeStage, bench: IoBench, voca
 
 
 def _tables(bench: IoBench) -> Iterator[pa.Table]:
-    read = ReadStage(ReadLimits(max_image_bytes=MAX_IMAGE_BYTES), bench.storage_options)
+    read = ReadStage(DEFAULT_LIMITS, bench.storage_options)
     for index, shard in enumerate(list_shards(bench.input, storage_options=bench.storage_options)):
         yield from read(pa.table({"task": [pickle.dumps(ShardTask(index=index, shard=shard))]}))
 

@@ -22,9 +22,7 @@ from maskmill.pipeline.decoding.png_chunks import pixel_chunks
 from maskmill.pipeline.decoding.rgb import rgb_array
 from maskmill.pipeline.decoding.samples import FULL_BITS, with_fewer_bits
 from maskmill.pipeline.errors import BadImageError
-
-MAX_PIXELS = 178_000_000
-"""Default limit, a little below Pillow's own hard limit of 178,956,970 pixels."""
+from maskmill.pipeline.limits import MAX_PIXELS
 
 DECODE_VERSION = 2
 """Part of a run's fingerprint. It grows when the same bytes give other pixels, so that no run mixes the two."""

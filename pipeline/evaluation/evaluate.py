@@ -21,7 +21,7 @@ from maskmill.pipeline.evaluation.run_labels import run_inventory
 from maskmill.pipeline.evaluation.sums import Sums
 from maskmill.pipeline.evaluation.unit import Comparison, read_part
 from maskmill.pipeline.evaluation.write import FIGURES, write_results
-from maskmill.pipeline.output.folder import Output
+from maskmill.pipeline.output.folder import LABELS_FOLDER, RUN_FILE, Output
 from maskmill.pipeline.storage.addresses import absolute
 from maskmill.pipeline.storage.files import StorageOptions, public_uri
 
@@ -142,9 +142,9 @@ def _predictions(config: EvaluationConfig, protocol: Protocol) -> tuple[Output, 
     """Find out what ``config.output`` holds, and write its lists below the folder of the results."""
     is_json = config.output.lower().endswith(".json")
     output = Output(config.output, config.storage_option)
-    run = None if is_json else output.read_json("run.json")
-    if run is None and not is_json and output.names("labels", ".parquet"):
-        raise EvaluationError(f"{public_uri(config.output)} holds labels but no run.json: it is not a complete run")
+    run = None if is_json else output.read_json(RUN_FILE)
+    if run is None and not is_json and output.names(LABELS_FOLDER, ".parquet"):
+        raise EvaluationError(f"{public_uri(config.output)} holds labels but no {RUN_FILE}: it is not a complete run")
     results = Output(config.results or _default_results(config.output, run is not None), config.storage_option)
     claim_results(results, config, of_run=run is not None)
     if run is not None:

@@ -15,8 +15,8 @@ from maskmill.pipeline.evaluation.namesakes import without_suffix
 from maskmill.pipeline.evaluation.protocol import EvaluationError, Protocol, prediction_table
 from maskmill.pipeline.output.folder import Output
 from maskmill.pipeline.sources.listing import list_files
-from maskmill.pipeline.sources.version import file_info, file_version
-from maskmill.pipeline.storage.files import open_filesystem, public_uri, with_retries
+from maskmill.pipeline.sources.stream import find_file
+from maskmill.pipeline.storage.files import public_uri
 
 _SCHEMA = pa.schema(
     [
@@ -40,13 +40,12 @@ def results_inventory(config: EvaluationConfig, protocol: Protocol, results: Out
     names = [f"{number:06d}.parquet" for number in range(len(pieces))]
     for name, piece in zip(names, pieces, strict=True):
         results.write_table(f"{LISTS}/{name}", _piece_table(piece, categories))
-    fs, path = open_filesystem(config.output, config.storage_option)
     files = FileList(
         kind="labels",
         data=Output(f"{results.uri}/{LISTS}", results.storage_options),
         names=names,
         image_ids=([entry.image_id for entry in piece] for piece in pieces),
-        versions=[file_version(with_retries(lambda: file_info(fs, path)))],
+        versions=[find_file(config.output, config.storage_option).version],
         uris=lambda number: [entry.file_name for entry in pieces[number]],
         suffix=config.prediction_suffix,
     )

@@ -9,9 +9,8 @@ import numpy as np
 from PIL import Image
 
 from maskmill.pipeline.evaluation.protocol import EvaluationError
+from maskmill.pipeline.limits import MAX_PIXELS
 
-MAX_PIXELS = 178_000_000
-"""Larger maps are refused before they are decoded (Pillow's limit for decompression bombs)."""
 _LABEL_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "F")
 _GREY_STEPS = {"L;2": 85, "L;4": 17}
 """The factor by which Pillow multiplies the stored values of grey images of 2 and 4 bits, to fill 0..255."""
@@ -93,13 +92,6 @@ def _stored(pixels: np.ndarray, raw_mode: str) -> np.ndarray:
     if "I" in details:
         pixels = (1 if kind == "1" else 255) - pixels
     return pixels // np.uint8(step) if step > 1 else pixels
-
-
-def resize_nearest(labels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resize (H, W) to (height, width); each pixel takes the value at its centre."""
-    rows = ((np.arange(height) + 0.5) * (labels.shape[0] / height)).astype(np.intp)
-    columns = ((np.arange(width) + 0.5) * (labels.shape[1] / width)).astype(np.intp)
-    return labels[rows[:, None], columns]
 
 
 def refuse_invalid(mapped: np.ndarray, values: np.ndarray, classes: int, name: str, hint: str) -> None:

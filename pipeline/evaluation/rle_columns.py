@@ -7,9 +7,9 @@ from collections.abc import Callable
 import numpy as np
 import pyarrow as pa
 
-from maskmill.pipeline.evaluation.label_maps import MAX_PIXELS
 from maskmill.pipeline.evaluation.overlaps import LIMIT
 from maskmill.pipeline.evaluation.protocol import EvaluationError
+from maskmill.pipeline.limits import MAX_PIXELS
 from maskmill.pipeline.masks.rle import SegmentRuns, parse_runs
 
 

@@ -7,16 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from maskmill.pipeline.evaluation.inventory import FileList, Inventory, write_lists
 from maskmill.pipeline.evaluation.protocol import EvaluationError, Protocol, match_classes
-from maskmill.pipeline.output.folder import Output, errors_name, labels_name
+from maskmill.pipeline.output.folder import CLASSES_FILE, ERRORS_FOLDER, Output, errors_name, labels_name
+from maskmill.pipeline.output.markers import marked_shards
 from maskmill.pipeline.results.classes import read_run_classes
-from maskmill.pipeline.sources.stream import open_stream
-from maskmill.pipeline.sources.version import file_info, file_version
-from maskmill.pipeline.storage.files import open_filesystem, public_uri, with_retries
+from maskmill.pipeline.storage.files import public_uri
 
 _READ_THREADS = 16
 _FOREIGN_PROPOSALS = ("hf:", "sam:")
@@ -33,9 +30,9 @@ def run_inventory(
     uri = public_uri(output.uri)
     classes = read_run_classes(output)
     if classes is None:
-        raise EvaluationError(f"{uri} holds no classes.json: it is not a complete run")
+        raise EvaluationError(f"{uri} holds no {CLASSES_FILE}: it is not a complete run")
     class_table = match_classes(protocol, classes)
-    shards = output.names("stats", ".json")
+    shards = marked_shards(output)
     if not shards:
         raise EvaluationError(f"{uri} holds no finished shard yet")
     files = _labels_files(output, shards, suffix)
@@ -77,17 +74,14 @@ def _labels_files(output: Output, shards: Sequence[str], suffix: str) -> FileLis
 def _failed_images(output: Output, shards: Sequence[str]) -> int:
     """Count the rows in the errors tables of the shards."""
     finished = set(shards)
-    with_errors = [errors_name(shard) for shard in output.names("errors", ".parquet") if shard in finished]
+    with_errors = [errors_name(shard) for shard in output.names(ERRORS_FOLDER, ".parquet") if shard in finished]
     return sum(output.read_table(name, columns=["row"]).num_rows for name in with_errors)
 
 
 def _text_column(output: Output, name: str, column: str) -> tuple[list[str], str]:
-    """Return one column of a labels file, without reading the rest of the file, and the file's version."""
-    fs, path = open_filesystem(f"{output.uri}/{name}", output.storage_options)
-    info = with_retries(lambda: file_info(fs, path))
-    with open_stream(fs, path, info) as stream:
-        table: pa.Table = pq.ParquetFile(stream, pre_buffer=False).read(columns=[column])
-    return table[column].to_pylist(), file_version(info)
+    """Return one column of a labels file, and the file's version."""
+    table, version = output.read_columns(name, [column])
+    return table[column].to_pylist(), version
 
 
 def _warnings(

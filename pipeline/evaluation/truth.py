@@ -9,9 +9,10 @@ import numpy as np
 from scipy import ndimage
 
 from maskmill.pipeline.evaluation.index import NOTHING_KNOWN, Wanted
-from maskmill.pipeline.evaluation.label_maps import decode_label_map, decode_segment_ids, refuse_invalid, resize_nearest
+from maskmill.pipeline.evaluation.label_maps import decode_label_map, decode_segment_ids, refuse_invalid
 from maskmill.pipeline.evaluation.overlaps import LIMIT, SegmentMap
 from maskmill.pipeline.evaluation.protocol import EvaluationError
+from maskmill.pipeline.masks.maps import resize_nearest
 
 _HINT = (
     "is this the protocol of these labels? (--ground-truth-ids raw reads a dataset's own ids, --reduce-zero-label "

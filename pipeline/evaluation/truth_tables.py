@@ -17,9 +17,8 @@ from maskmill.pipeline.sources import Shard, ShardError
 from maskmill.pipeline.sources.columns import ID_COLUMNS, SEGMENTATION_COLUMNS
 from maskmill.pipeline.sources.parquet import open_parquet
 from maskmill.pipeline.sources.shard import DamagedError
-from maskmill.pipeline.sources.stream import open_stream
-from maskmill.pipeline.sources.version import file_info, file_version
-from maskmill.pipeline.storage.files import StorageOptions, open_filesystem, with_retries
+from maskmill.pipeline.sources.stream import find_file, open_file
+from maskmill.pipeline.storage.files import StorageOptions
 
 MAP_COLUMNS = (*SEGMENTATION_COLUMNS, "label_map", "label", "labels", "mask", "annotation")
 RLE_COLUMNS = ("width", "height", "class_ids", "rles")
@@ -53,9 +52,8 @@ def id_column(schema: pa.Schema, uri: str) -> str:
 
 def read_schema(location: str, storage_options: StorageOptions) -> pa.Schema:
     """Return the schema of a Parquet file. Raises UsageError for any other file."""
-    fs, path = open_filesystem(location, storage_options)
     try:
-        with open_stream(fs, path, with_retries(lambda: file_info(fs, path))) as stream:
+        with open_file(location, storage_options) as stream:
             return open_parquet(stream).schema_arrow
     except DamagedError as error:
         raise UsageError(f"{location}: {error}") from error
@@ -68,12 +66,11 @@ def read_segment_table(
 
     Raises EvaluationError for ids the protocol does not have, and ShardError for a damaged or changed file.
     """
-    fs, path = open_filesystem(shard.location, storage_options)
-    info = with_retries(lambda: file_info(fs, path))
-    if file_version(info) != shard.version:
+    found = find_file(shard.location, storage_options)
+    if found.version != shard.version:
         raise ShardError(shard.shard_id, "the file has changed since it was listed", 0)
     rows_read = 0
-    with open_stream(fs, path, info) as stream:
+    with found.open() as stream:
         try:
             file = open_parquet(stream)
             name = id_column(file.schema_arrow, shard.uri)

@@ -1,4 +1,4 @@
-"""Maps of which segment lies where in an image, whole or sampled to a size for pictures."""
+"""Maps of which segment covers each pixel of an image, in full or sampled to the size of a picture."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def segment_map(rles: Sequence[str], height: int, width: int) -> np.ndarray:
 
 
 def value_map(rles: Sequence[str], values: Sequence[int], fill: int, height: int, width: int) -> np.ndarray:
-    """Paint segments with values of their own: (height, width) uint16, ``fill`` where there is none."""
+    """Paint each segment with its entry of ``values``: (height, width) uint16, ``fill`` where there is none."""
     return np.array([*values, fill], dtype=np.uint16)[segment_map(rles, height, width)]
 
 
@@ -33,8 +33,11 @@ def sampled_size(height: int, width: int, side: int) -> tuple[int, int]:
 
 def sampled_segment_map(rles: Sequence[str], height: int, width: int, side: int) -> np.ndarray:
     """Paint segments and take the pixels at the centres of a grid of :func:`sampled_size`."""
-    rows, columns = (
-        ((np.arange(sampled) + 0.5) * (size / sampled)).astype(np.intp)
-        for sampled, size in zip(sampled_size(height, width, side), (height, width), strict=True)
-    )
-    return segment_map(rles, height, width)[np.ix_(rows, columns)]
+    return resize_nearest(segment_map(rles, height, width), *sampled_size(height, width, side))
+
+
+def resize_nearest(values: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Bring a map (H, W) to (height, width): every pixel takes the value that lies at its centre."""
+    rows = ((np.arange(height) + 0.5) * (values.shape[0] / height)).astype(np.intp)
+    columns = ((np.arange(width) + 0.5) * (values.shape[1] / width)).astype(np.intp)
+    return values[rows[:, None], columns]

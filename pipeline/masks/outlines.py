@@ -7,6 +7,8 @@ Coordinates are (x, y) with the origin at the image's upper left corner; pixel (
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
@@ -17,6 +19,10 @@ def trace_rings(mask: np.ndarray) -> list[np.ndarray]:
 
     Outer rings run clockwise on the screen (positive :func:`ring_area`), holes the other way round. Pixels that touch
     at a corner only belong to different rings.
+
+    Corners are the grid points at which an outline turns. Every corner ends one horizontal and one vertical edge, so
+    once the edges are known by their two corners each, a ring is found by taking a horizontal edge, a vertical one, a
+    horizontal one, and so on, until it closes.
     """
     padded = np.pad(mask.astype(bool), 1)
     north_west, north_east = padded[:-1, :-1], padded[:-1, 1:]
@@ -25,50 +31,58 @@ def trace_rings(mask: np.ndarray) -> list[np.ndarray]:
     is_saddle = (count == 2) & (north_west == south_east)
     simple_y, simple_x = np.nonzero((count == 1) | (count == 3))
     saddle_y, saddle_x = np.nonzero(is_saddle)
-    # A saddle holds two corners, one of each pixel: the one of the pixel above, then the one of the pixel below.
+    # Two pixels that touch at a point only each have a corner there: first the upper pixel's, then the lower pixel's.
     falls = north_west[saddle_y, saddle_x]
     x = np.concatenate([simple_x, saddle_x, saddle_x])
     y = np.concatenate([simple_y, saddle_y, saddle_y])
     none = np.zeros(simple_x.size, bool)
     is_lower = np.concatenate([none, np.zeros(saddle_x.size, bool), np.ones(saddle_x.size, bool)])
     is_right = np.concatenate([none, ~falls, falls])
-    across = _partners(np.lexsort((is_right, x, y)))
-    along = _partners(np.lexsort((is_lower, y, x)))
-    return _link(x, y, across, along, south_east)
+    across = _edge_ends(np.lexsort((is_right, x, y)))
+    along = _edge_ends(np.lexsort((is_lower, y, x)))
+    starts = _horizontal_starts(x, y, across, south_east)
+    return [np.stack([x[ring], y[ring]], axis=1) for ring in _rings(starts, across, along)]
 
 
-def _partners(order: np.ndarray) -> np.ndarray:
-    """Corners that follow one another on a line are the ends of one edge, two by two."""
-    partner = np.empty_like(order)
-    partner[order[0::2]], partner[order[1::2]] = order[1::2], order[0::2]
-    return partner
+def _edge_ends(order: np.ndarray) -> np.ndarray:
+    """For every corner, the corner at the other end of its edge. order: all corners, line by line along the edges.
+
+    On each line of the grid the first two corners bound one edge, the next two another one, and so on.
+    """
+    other_end = np.empty_like(order)
+    other_end[order[0::2]], other_end[order[1::2]] = order[1::2], order[0::2]
+    return other_end
 
 
-def _link(
-    x: np.ndarray, y: np.ndarray, across: np.ndarray, along: np.ndarray, south_east: np.ndarray
-) -> list[np.ndarray]:
+def _horizontal_starts(x: np.ndarray, y: np.ndarray, across: np.ndarray, south_east: np.ndarray) -> np.ndarray:
+    """The corners at which a horizontal edge starts if every edge is walked with the mask on the right hand.
+
+    south_east: for every grid point, whether the pixel to its lower right is set. An edge with the mask below it is
+    walked to the right, so it starts at its left end; one with the mask above it starts at its right end.
+    """
+    if not x.size:
+        return np.zeros(0, dtype=np.intp)
     is_left_end = x[across] > x
-    # With the mask below an edge, going right keeps the mask on the right hand.
     left_end = np.where(is_left_end, np.arange(x.size), across)
-    goes_right = south_east[y[left_end], x[left_end]] if x.size else np.zeros(0, bool)
-    is_start = is_left_end == goes_right
-    done = np.zeros(x.size, bool)
-    next_across, next_along = across.tolist(), along.tolist()
-    rings = []
-    for first in np.flatnonzero(is_start).tolist():
-        if done[first]:
+    has_mask_below = south_east[y[left_end], x[left_end]]
+    return np.flatnonzero(is_left_end == has_mask_below)
+
+
+def _rings(starts: np.ndarray, across: np.ndarray, along: np.ndarray) -> Iterator[list[int]]:
+    """Yield the corners of each ring in walking order, beginning with the first of ``starts`` not yet in a ring."""
+    is_done = np.zeros(across.size, bool)
+    across_list, along_list = across.tolist(), along.tolist()  # single elements of lists are read faster
+    for first in starts.tolist():
+        if is_done[first]:
             continue
-        ring = []
+        ring: list[int] = []
         corner = first
-        while True:
-            end = next_across[corner]
-            ring += [corner, end]
-            corner = next_along[end]
-            if corner == first:
-                break
-        done[ring] = True
-        rings.append(np.stack([x[ring], y[ring]], axis=1))
-    return rings
+        while not ring or corner != first:
+            edge_end = across_list[corner]
+            ring += [corner, edge_end]
+            corner = along_list[edge_end]
+        is_done[ring] = True
+        yield ring
 
 
 def ring_area(ring: np.ndarray) -> float:
@@ -80,8 +94,8 @@ def ring_area(ring: np.ndarray) -> float:
 def polygons(mask: np.ndarray, *, join: bool) -> list[np.ndarray]:
     """Describe a mask by single rings, for formats that know neither holes nor parts.
 
-    One ring per 4-connected part, or one for all if ``join``. Holes, and parts to join, hang on by a line that is run
-    forth and back: it encloses nothing, so areas stay exact.
+    Returns one ring per 4-connected part, or one ring for the whole mask if ``join``. Holes, and parts to join, are
+    connected to the largest ring by a line that is walked forth and back: it encloses nothing, so areas stay exact.
     """
     if join:
         rings = trace_rings(mask)
@@ -95,7 +109,7 @@ def polygons(mask: np.ndarray, *, join: bool) -> list[np.ndarray]:
 
 
 def _joined(rings: list[np.ndarray]) -> np.ndarray:
-    """Hang every ring on the largest one, between the corners that lie closest together."""
+    """Connect every ring to the largest one, by a line between the two corners that lie closest together."""
     largest, *others = sorted(rings, key=lambda ring: -abs(ring_area(ring)))
     if not others:
         return largest
@@ -103,11 +117,13 @@ def _joined(rings: list[np.ndarray]) -> np.ndarray:
     tours: dict[int, list[np.ndarray]] = {}
     for ring in others:
         distances, nearest = tree.query(ring)
-        own = int(np.argmin(distances))
-        back = largest[nearest[own]][None]
-        tours.setdefault(int(nearest[own]), []).append(np.concatenate([ring[own:], ring[: own + 1], back]))
+        start = int(np.argmin(distances))
+        branch = int(nearest[start])
+        # A tour goes once around the ring, back to where it began, and then back to the branch on the largest ring.
+        tour = np.concatenate([ring[start:], ring[: start + 1], largest[branch][None]])
+        tours.setdefault(branch, []).append(tour)
     pieces, done = [], 0
-    for at in sorted(tours):
-        pieces += [largest[done : at + 1], *tours[at]]
-        done = at + 1
+    for branch in sorted(tours):
+        pieces += [largest[done : branch + 1], *tours[branch]]
+        done = branch + 1
     return np.concatenate([*pieces, largest[done:]])

@@ -66,12 +66,3 @@ def _counts(starts: np.ndarray, lengths: np.ndarray, size: int) -> list[int]:
     counts[1::2] = lengths
     tail = size - int(ends[-1])
     return [*counts.tolist(), tail] if tail else counts.tolist()
-
-
-def decode_segment_map(rles: list[str], height: int, width: int, values: list[int], fill: int) -> np.ndarray:
-    """The inverse of :func:`segment_geometry`: an (H, W) uint16 map, ``fill`` where no segment lies."""
-    segment_map = np.full((height, width), fill, dtype=np.uint16)
-    for counts, value in zip(rles, values, strict=True):
-        mask = coco_mask.decode({"size": [height, width], "counts": counts.encode("ascii")})
-        segment_map[mask.astype(bool)] = value
-    return segment_map

@@ -5,16 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from maskmill.pipeline.errors import UsageError
-from maskmill.pipeline.output.folder import STAGING, Output
+from maskmill.pipeline.output.folder import (
+    CLASS_STATS_FILE,
+    CLASSES_FILE,
+    ERRORS_FOLDER,
+    HISTORY_FOLDER,
+    INVENTORY_FILE,
+    LABELS_FOLDER,
+    RUN_FILE,
+    STAGING,
+    SUMMARY_FILE,
+    Output,
+)
 from maskmill.pipeline.output.lease import LEASE
+from maskmill.pipeline.output.markers import MARKER_SUFFIX, MARKERS_FOLDER
 from maskmill.pipeline.storage.files import UNFINISHED_PREFIX, UNFINISHED_SUFFIX, public_uri
 
 SHOWN = 5
 CLAIM = ".maskmill.json"
 """Says in a folder which command writes there. Consumers of the data pass over it, since its name begins with a dot."""
-FOLDERS = ("labels", "errors", "stats", "runs", STAGING)
-FILES = ("run.json", "classes.json", "summary.json", "class_stats.parquet", "inventory.json", LEASE)
-COUNTED = {"labels": ".parquet", "errors": ".parquet", "stats": ".json"}
+FOLDERS = (LABELS_FOLDER, ERRORS_FOLDER, MARKERS_FOLDER, HISTORY_FOLDER, STAGING)
+FILES = (RUN_FILE, CLASSES_FILE, SUMMARY_FILE, CLASS_STATS_FILE, INVENTORY_FILE, LEASE)
+COUNTED = {LABELS_FOLDER: ".parquet", ERRORS_FOLDER: ".parquet", MARKERS_FOLDER: MARKER_SUFFIX}
 """Folders in which every file of that ending counts as part of the run."""
 
 
@@ -64,16 +76,16 @@ def _foreign(output: Output, entries: Mapping[str, bool]) -> list[str]:
     """What no attempt on a run wrote, sorted; folders with a slash. An attempt writes lease, history, classes, run."""
     begun = _is_history(output, entries)
     ours = {LEASE} if has_keys(output, LEASE, {"attempt", "renewed_at"}) else set()
-    ours |= {"runs", "classes.json"} if begun else set()
+    ours |= {HISTORY_FOLDER, CLASSES_FILE} if begun else set()
     rest = {name: is_folder for name, is_folder in entries.items() if name not in ours and not _is_unfinished(name)}
     return sorted(f"{name}/" if is_folder else name for name, is_folder in rest.items())
 
 
 def _is_history(output: Output, entries: Mapping[str, bool]) -> bool:
     """Whether runs/ holds records of attempts and nothing else."""
-    names = list(output.entries("runs")) if entries.get("runs") else []
+    names = list(output.entries(HISTORY_FOLDER)) if entries.get(HISTORY_FOLDER) else []
     return bool(names) and all(
-        _is_unfinished(name) or has_keys(output, f"runs/{name}", {"attempt", "run_id"}) for name in names
+        _is_unfinished(name) or has_keys(output, f"{HISTORY_FOLDER}/{name}", {"attempt", "run_id"}) for name in names
     )
 
 

@@ -6,11 +6,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from maskmill.pipeline.output.folder import DamagedFileError, Output
+from maskmill.pipeline.output.folder import CLASSES_FILE, DamagedFileError, Output
 from maskmill.pipeline.storage.documents import explain
 from maskmill.pipeline.storage.files import public_uri
-
-CLASSES = "classes.json"
 
 
 class _RunClass(BaseModel):
@@ -38,10 +36,10 @@ def read_run_classes(output: Output) -> list[dict[str, Any]] | None:
 
     Raises DamagedFileError, naming file and entry, where the file is not as a run writes it.
     """
-    document = output.read_json(CLASSES)
+    document = output.read_json(CLASSES_FILE)
     if document is None:
         return None
-    shown = f"{public_uri(output.uri)}/{CLASSES}"
+    shown = f"{public_uri(output.uri)}/{CLASSES_FILE}"
     try:
         found = _RunClasses.model_validate(document)
     except ValidationError as error:

@@ -9,10 +9,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from maskmill.pipeline.decoding.decode import MAX_PIXELS, Decoding
+from maskmill.pipeline.decoding.decode import Decoding
 from maskmill.pipeline.decoding.samples import FULL_BITS
 from maskmill.pipeline.errors import UsageError
-from maskmill.pipeline.output.folder import Output, labels_name
+from maskmill.pipeline.limits import MAX_PIXELS
+from maskmill.pipeline.output.folder import CLASSES_FILE, RUN_FILE, Output, labels_name
+from maskmill.pipeline.output.markers import marked_shards
 from maskmill.pipeline.pictures.palette import Colour, class_colours
 from maskmill.pipeline.results.classes import read_run_classes
 from maskmill.pipeline.sources.finder import ImageFinder
@@ -127,15 +129,15 @@ def _batch_rows(group: pq.RowGroupMetaData, columns: Sequence[str] | None, most:
 def open_results(uri: str, storage_options: StorageOptions | None = None) -> Results:
     """Open the output of ``maskmill label``. Raises UsageError where there is no run."""
     output = Output(uri, storage_options)
-    run, classes = output.read_json("run.json"), read_run_classes(output)
+    run, classes = output.read_json(RUN_FILE), read_run_classes(output)
     if run is None or classes is None:
-        missing = "run.json" if run is None else "classes.json"
+        missing = RUN_FILE if run is None else CLASSES_FILE
         raise UsageError(f"{uri} holds no run (no {missing} there)")
     return Results(
         output=output,
         run=run,
         classes=_run_classes(classes),
-        shard_ids=tuple(output.names("stats", ".json")),
+        shard_ids=tuple(marked_shards(output)),
     )
 
 

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from PIL import Image
 
 from maskmill.pipeline.errors import BadImageError, UsageError
@@ -20,9 +19,7 @@ from maskmill.pipeline.output.folder import labels_name
 from maskmill.pipeline.pictures.overlay import grid, overlay_picture, tile
 from maskmill.pipeline.results.reader import Results, open_results
 from maskmill.pipeline.sources.shard import printable
-from maskmill.pipeline.sources.stream import open_stream
-from maskmill.pipeline.sources.version import file_info
-from maskmill.pipeline.storage.files import StorageOptions, open_filesystem, with_retries
+from maskmill.pipeline.storage.files import StorageOptions
 
 SEARCH_THREADS = 16
 MOST_NAMED = 5
@@ -71,15 +68,14 @@ def _choice(image_id: str, hits: Sequence[_Hit]) -> str:
 
 
 def _hits(results: Results, shard_id: str, image_id: str) -> list[_Hit]:
-    """The rows with that id; reads the columns that tell, and only where there are such rows more than the ids."""
-    fs, path = open_filesystem(f"{results.output.uri}/{labels_name(shard_id)}", results.output.storage_options)
-    with open_stream(fs, path, with_retries(lambda: file_info(fs, path))) as stream:
-        file = pq.ParquetFile(stream, pre_buffer=False)
-        ids = file.read(columns=["image_id"])["image_id"]
-        positions = pc.indices_nonzero(pc.equal(ids, pa.scalar(image_id)))
-        if not len(positions):
-            return []
-        rows = file.read(columns=["row", "uri"]).take(positions).to_pylist()
+    """The rows of a shard with that id. Only the ids are read, and more columns where one of them is the wanted one."""
+    name = labels_name(shard_id)
+    ids, _ = results.output.read_columns(name, ["image_id"])
+    positions = pc.indices_nonzero(pc.equal(ids["image_id"], pa.scalar(image_id)))
+    if not len(positions):
+        return []
+    table, _ = results.output.read_columns(name, ["row", "uri"])
+    rows = table.take(positions).to_pylist()
     return [
         _Hit(shard_id, position, row["row"], row["uri"])
         for position, row in zip(positions.to_pylist(), rows, strict=True)

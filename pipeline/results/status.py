@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,11 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from maskmill.pipeline.errors import UsageError
-from maskmill.pipeline.output.folder import Output, marker_name
+from maskmill.pipeline.output.folder import RUN_FILE, Output
+from maskmill.pipeline.output.markers import marked_shards, read_marker_heads
 from maskmill.pipeline.storage.files import StorageOptions
 
-HEAD_BYTES = 16 * 1024
-"""Enough for all of a marker that is not about single classes."""
 RATE_WINDOW = 50
 """The rate is taken over this many most recent commits, so that a resumed run shows its own speed."""
 
@@ -46,10 +44,10 @@ class Status:
 def read_status(output_uri: str, storage_options: StorageOptions | None = None) -> Status:
     """Read run.json and the markers. Raises UsageError where there is no run."""
     output = Output(output_uri, storage_options)
-    run = output.read_json("run.json")
+    run = output.read_json(RUN_FILE)
     if run is None:
-        raise UsageError(f"{output_uri} holds no run (no run.json there)")
-    found = read_marker_heads(output, [marker_name(name) for name in output.names("stats", ".json")])
+        raise UsageError(f"{output_uri} holds no run (no {RUN_FILE} there)")
+    found = read_marker_heads(output, marked_shards(output))
     markers = [marker for marker in found if "sums" in marker]  # users may have put other files there
     errors: Counter[str] = Counter()
     for marker in markers:
@@ -70,15 +68,6 @@ def read_status(output_uri: str, storage_options: StorageOptions | None = None) 
         last_commit_age_s=time.time() - max(m["committed_at"] for m in markers) if markers else None,
         skipped_files=run.get("skipped", {}),
     )
-
-
-def read_marker_heads(output: Output, names: Sequence[str]) -> list[dict[str, Any]]:
-    """Markers without their per-class sums, which come last and are most of them."""
-    markers = []
-    for name, start in zip(names, output.read_heads(names, HEAD_BYTES), strict=True):
-        head, separator, _ = start.partition(b', "classes": {')
-        markers.append(json.loads(head + b"}}" if separator else output.read_bytes(name)))
-    return markers
 
 
 def _rates(markers: Sequence[Mapping[str, Any]]) -> tuple[float | None, float | None]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
-from maskmill.pipeline.output.folder import marker_name
-from maskmill.pipeline.output.statistics import RunSums, class_stats_table, merge
+from maskmill.pipeline.output.folder import CLASS_STATS_FILE, SUMMARY_FILE
+from maskmill.pipeline.output.markers import marker_bytes, read_sums
+from maskmill.pipeline.output.statistics import RunSums, class_stats_table
 from maskmill.pipeline.results.reader import Results
 
 MOST_MARKERS = 200
@@ -45,7 +45,7 @@ def read_figures(results: Results) -> Figures:
     sums, shards_read = _sampled_sums(results)
     shards = len(results.shard_ids)
     if summary is not None:
-        class_rows = results.output.read_table("class_stats.parquet").to_pylist()
+        class_rows = results.output.read_table(CLASS_STATS_FILE).to_pylist()
         totals = summary
     else:
         seen = [entry.seen for entry in results.classes]
@@ -76,7 +76,7 @@ _COUNTS = (
 
 def _current_summary(results: Results) -> dict[str, Any] | None:
     """The summary if it is of the shards that are there now, as it is not while a run goes on."""
-    summary = results.output.read_json("summary.json")
+    summary = results.output.read_json(SUMMARY_FILE)
     if summary is None or summary["run_id"] != results.run["run_id"]:
         return None
     return summary if summary["shards"] == len(results.shard_ids) else None
@@ -86,8 +86,7 @@ def _sampled_sums(results: Results) -> tuple[RunSums, int]:
     shard_ids = results.sample(MOST_MARKERS)
     if not shard_ids:
         return RunSums(), 0
-    first = results.output.read_bytes(marker_name(shard_ids[0]))
-    wanted = min(len(shard_ids), max(1, MOST_MARKER_BYTES // len(first)))
+    first_bytes = marker_bytes(results.output, shard_ids[0])
+    wanted = min(len(shard_ids), max(1, MOST_MARKER_BYTES // first_bytes))
     shard_ids = results.sample(wanted)
-    documents = results.output.read_many(marker_name(shard_id) for shard_id in shard_ids)
-    return merge(RunSums.from_dict(json.loads(document)["sums"]) for document in documents), len(shard_ids)
+    return read_sums(results.output, shard_ids), len(shard_ids)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from maskmill.pipeline.cluster.observing import observing
+from maskmill.pipeline.output.clearing import clear_run, remove_orphans
 from maskmill.pipeline.output.lease import LeaseKeeper, held_lease
 from maskmill.pipeline.run import history
 from maskmill.pipeline.run.costs import cost_of
@@ -65,7 +66,7 @@ def run_plan(plan: Plan, on_progress: Callable[[Progress], None]) -> RunResult:
     attempt = _attempt(plan)
     with held_lease(plan.output, attempt.attempt, plan.config.take_over) as lease, recorded(plan.output, attempt):
         if plan.start_anew:
-            plan.output.clear()
+            clear_run(plan.output)
         write_record(plan.output, plan.record, plan.vocabulary)
         log.info("attempt begins: %d shards to label", len(plan.tasks), extra={"attempt": attempt.attempt})
         progress = Progress(len(plan.tasks))
@@ -73,7 +74,7 @@ def run_plan(plan: Plan, on_progress: Callable[[Progress], None]) -> RunResult:
             _label(plan, attempt, lease, progress, on_progress)
         lease.check_now()
         # Every shard is committed: whatever lies in staging, of this attempt or a killed one, nobody needs.
-        plan.output.remove_orphans(attempt.attempt)
+        remove_orphans(plan.output, attempt.attempt)
         result = finish_run(plan, attempt)
         too_many = result.failed_share > plan.config.max_failed
         attempt.outcome = history.TOO_MANY_FAILED if too_many else history.COMPLETE
@@ -106,7 +107,7 @@ def _nothing_to_do(plan: Plan, finished: RunResult) -> RunResult:
 
     An attempt that others took over from may have staged rows after the last one had tidied up.
     """
-    plan.output.remove_orphans(finished.summary["attempt"])
+    remove_orphans(plan.output, finished.summary["attempt"])
     if plan.changes is None:
         return finished
     attempt = _attempt(plan)

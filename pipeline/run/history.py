@@ -14,12 +14,11 @@ from typing import Any
 from maskmill.pipeline.cluster.observing import observing
 from maskmill.pipeline.errors import UsageError
 from maskmill.pipeline.interruption import InterruptedRunError
-from maskmill.pipeline.output.folder import Output
+from maskmill.pipeline.output.folder import HISTORY_FOLDER, Output
 from maskmill.pipeline.output.lease import read_lease
 from maskmill.pipeline.run.costs import Cost
 from maskmill.pipeline.storage.files import StorageOptions
 
-FOLDER = "runs"
 _END_IN_HISTORY = "writing down how the attempt ended"
 RUNNING, KILLED, INTERRUPTED, FAILED = "running", "killed", "interrupted", "failed"
 COMPLETE, TOO_MANY_FAILED, NOTHING_NEW = "complete", "too_many_failed", "nothing_new"
@@ -90,23 +89,25 @@ def recorded(output: Output, attempt: Attempt) -> Iterator[Attempt]:
 
 def write_attempt(output: Output, attempt: Attempt) -> None:
     """Write ``runs/<id>.json``."""
-    output.write_json(f"{FOLDER}/{attempt.attempt}.json", attempt.to_dict())
+    output.write_json(f"{HISTORY_FOLDER}/{attempt.attempt}.json", attempt.to_dict())
 
 
 def attempts_since(output: Output, attempt: str) -> list[str]:
     """Ids of the attempts after ``attempt`` that may have changed something, whatever became of them."""
-    later = [name for name in output.names(FOLDER, ".json") if name > attempt]
-    records = output.read_many(f"{FOLDER}/{name}.json" for name in later)
+    later = [name for name in output.names(HISTORY_FOLDER, ".json") if name > attempt]
+    records = output.read_many(f"{HISTORY_FOLDER}/{name}.json" for name in later)
     return [name for name, data in zip(later, records, strict=True) if json.loads(data)["outcome"] != NOTHING_NEW]
 
 
 def read_history(output_uri: str, storage_options: StorageOptions | None = None) -> list[Attempt]:
     """All attempts, the oldest first. Raises UsageError where there are none."""
     output = Output(output_uri, storage_options)
-    names = output.names(FOLDER, ".json")
+    names = output.names(HISTORY_FOLDER, ".json")
     if not names:
-        raise UsageError(f"{output_uri} has no history (no files in {FOLDER}/ there)")
-    attempts = [_attempt(json.loads(data)) for data in output.read_many(f"{FOLDER}/{name}.json" for name in names)]
+        raise UsageError(f"{output_uri} has no history (no files in {HISTORY_FOLDER}/ there)")
+    attempts = [
+        _attempt(json.loads(data)) for data in output.read_many(f"{HISTORY_FOLDER}/{name}.json" for name in names)
+    ]
     lease = read_lease(output)
     holder = lease.attempt if lease is not None and not lease.is_void(time.time()) else None
     for attempt in attempts:

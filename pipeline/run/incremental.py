@@ -9,14 +9,11 @@ from typing import Any
 
 from maskmill.pipeline.config import OnChange
 from maskmill.pipeline.errors import UsageError
-from maskmill.pipeline.output.folder import Output, errors_name, labels_name, marker_name
+from maskmill.pipeline.output.folder import INVENTORY_FILE, Output
+from maskmill.pipeline.output.markers import read_versions
 from maskmill.pipeline.output.ownership import some_names
-from maskmill.pipeline.results.status import read_marker_heads
 from maskmill.pipeline.sources import Shard
 from maskmill.pipeline.sources.listing import Listing
-
-INVENTORY = "inventory.json"
-"""What the last finished run saw of its input, so that the next one need not ask every marker. Markers decide."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,7 +38,10 @@ class Changes:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Inventory:
-    """The contents of inventory.json. shards: for every marker of the output, version and URI of its input."""
+    """What the last finished run saw of its input, so that the next run need not read every marker: inventory.json.
+
+    Where the two differ, the markers decide. shards: for every marker of the output, version and URI of its input.
+    """
 
     listing: str
     shards: Mapping[str, tuple[str, str]] = field(default_factory=dict)
@@ -58,7 +58,7 @@ def listing_digest(listing: Listing) -> str:
 
 def read_inventory(output: Output) -> Inventory | None:
     """What the last finished run saw, None before the first."""
-    plain = output.read_json(INVENTORY)
+    plain = output.read_json(INVENTORY_FILE)
     if plain is None:
         return None
     shards = {shard_id: (version, uri) for shard_id, (version, uri) in plain["shards"].items()}
@@ -70,7 +70,7 @@ def write_inventory(output: Output, digest: str, shards: Sequence[Shard], vanish
     gone = sorted(vanished)
     seen = {shard.shard_id: (shard.version, shard.uri) for shard in shards}
     plain: dict[str, Any] = {"listing": digest, "vanished": gone, "shards": {**seen, **read_versions(output, gone)}}
-    output.write_json(INVENTORY, plain)
+    output.write_json(INVENTORY_FILE, plain)
 
 
 def is_unchanged(inventory: Inventory | None, digest: str, done: Iterable[str]) -> bool:
@@ -136,16 +136,3 @@ def _differs(shard: Shard, versions: Mapping[str, tuple[str, str]]) -> bool:
         return False
     known = versions.get(shard.shard_id)
     return known is None or known[0] != shard.version
-
-
-def read_versions(output: Output, shard_ids: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Version and URI of the input that the markers of these shards were made from."""
-    markers = read_marker_heads(output, [marker_name(shard_id) for shard_id in shard_ids])
-    return {marker["shard"]["id"]: (marker["shard"]["version"], marker["shard"]["uri"]) for marker in markers}
-
-
-def remove_shards(output: Output, shard_ids: Iterable[str]) -> None:
-    """Remove the marker of each shard, then its tables."""
-    for shard_id in shard_ids:
-        for name in (marker_name(shard_id), labels_name(shard_id), errors_name(shard_id)):
-            output.remove(name)

@@ -12,7 +12,8 @@ from maskmill.model import Vocabulary
 from maskmill.model.spec import ModelSpec
 from maskmill.pipeline.config import LabelConfig
 from maskmill.pipeline.errors import UsageError
-from maskmill.pipeline.output.folder import Output, errors_name
+from maskmill.pipeline.output.folder import ERRORS_FOLDER, LABELS_FOLDER, RUN_FILE, Output, errors_name
+from maskmill.pipeline.output.markers import finished_shards, read_versions
 from maskmill.pipeline.output.ownership import check_free, some_names
 from maskmill.pipeline.run.incremental import (
     Changes,
@@ -21,7 +22,6 @@ from maskmill.pipeline.run.incremental import (
     listing_digest,
     may_continue,
     read_inventory,
-    read_versions,
 )
 from maskmill.pipeline.run.record import (
     RunRecord,
@@ -95,7 +95,7 @@ def plan_run(config: LabelConfig) -> Plan:
     start_anew = config.overwrite
     if old is not None and not config.overwrite:
         record, start_anew = _continue(with_absolute_input(old, config), record, config)
-    done = set() if start_anew or old is None else set(output.finished())
+    done = set() if start_anew or old is None else set(finished_shards(output))
     plan = Plan(
         config=config,
         spec=spec,
@@ -196,7 +196,7 @@ def plan_retry(config: LabelConfig, stage: str | None = None, error_class: str |
     check_writable(config.output, config.storage_option)
     record = read_record(output)
     if record is None:
-        raise UsageError(f"{config.output} holds no run (no run.json there)")
+        raise UsageError(f"{config.output} holds no run (no {RUN_FILE} there)")
     record = with_absolute_input(record, config)
     spec = model_spec(config, record.fingerprint)
     vocabulary = read_vocabulary(config, spec)
@@ -204,9 +204,9 @@ def plan_retry(config: LabelConfig, stage: str | None = None, error_class: str |
     if changed:
         raise UsageError(f"retry must use the settings of run {record.run_id}; changed since: {', '.join(changed)}")
     shards = _list_shards(config)
-    done, with_errors = set(output.finished()), set(output.names("errors", ".parquet"))
+    done, with_errors = set(finished_shards(output)), set(output.names(ERRORS_FOLDER, ".parquet"))
     # A labels file without a marker comes from an interrupted commit: a retry removes the marker before the files.
-    interrupted = set(output.names("labels", ".parquet")) - done
+    interrupted = set(output.names(LABELS_FOLDER, ".parquet")) - done
     kept = tuple(sorted(done - {shard.shard_id for shard in shards}))
     _check_still_there(output, config, kept, with_errors)
     committed = [shard for shard in shards if shard.shard_id in done | interrupted]

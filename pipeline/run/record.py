@@ -16,14 +16,11 @@ from maskmill.model.spec import ModelSpec, spec_fingerprint
 from maskmill.pipeline.config import URIS, LabelConfig, output_settings
 from maskmill.pipeline.decoding.decode import DECODE_VERSION
 from maskmill.pipeline.errors import UsageError
-from maskmill.pipeline.output.folder import Output
+from maskmill.pipeline.output.folder import CLASSES_FILE, RUN_FILE, Output
 from maskmill.pipeline.output.schema import SCHEMA_VERSION
 from maskmill.pipeline.stages.weights import local_spec
 from maskmill.pipeline.storage.addresses import absolute
 from maskmill.pipeline.uris import public_uri
-
-RUN = "run.json"
-CLASSES = "classes.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,7 +92,7 @@ def read_record(output: Output) -> RunRecord | None:
     Raises UsageError if run.json was written by another program or another version of maskmill.
     """
     try:
-        plain = output.read_json(RUN)
+        plain = output.read_json(RUN_FILE)
     except ValueError:
         plain = {}
     if plain is None:
@@ -103,7 +100,7 @@ def read_record(output: Output) -> RunRecord | None:
     needed = {
         field.name for field in fields(RunRecord) if field.default is MISSING and field.default_factory is MISSING
     }
-    place = f"{public_uri(output.uri)}/{RUN}"
+    place = f"{public_uri(output.uri)}/{RUN_FILE}"
     if not isinstance(plain, dict) or not needed <= set(plain):
         raise UsageError(f"{place} is no record of a maskmill run and is not replaced; choose another output")
     unknown = sorted(set(plain) - {field.name for field in fields(RunRecord)})
@@ -134,8 +131,8 @@ def with_absolute_input(record: RunRecord, config: LabelConfig) -> RunRecord:
 
 def write_record(output: Output, record: RunRecord, vocabulary: Vocabulary) -> None:
     """Write classes.json, then run.json."""
-    output.write_json(CLASSES, classes_json(vocabulary))
-    output.write_json(RUN, asdict(record))
+    output.write_json(CLASSES_FILE, classes_json(vocabulary))
+    output.write_json(RUN_FILE, asdict(record))
 
 
 def classes_json(vocabulary: Vocabulary) -> dict[str, Any]:

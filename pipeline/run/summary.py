@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
 
-from maskmill.pipeline.output.folder import Output, marker_name
+from maskmill.pipeline.output.folder import CLASS_STATS_FILE, SUMMARY_FILE, Output
+from maskmill.pipeline.output.markers import read_sums, remove_shards
 from maskmill.pipeline.output.schema import CLASS_STATS, with_metadata
-from maskmill.pipeline.output.statistics import RunSums, class_stats_table, merge
+from maskmill.pipeline.output.statistics import class_stats_table
 from maskmill.pipeline.run.history import Attempt
-from maskmill.pipeline.run.incremental import remove_shards, write_inventory
+from maskmill.pipeline.run.incremental import write_inventory
 from maskmill.pipeline.run.plan import Plan
 
 
@@ -71,28 +71,16 @@ def finish_run(plan: Plan, attempt: Attempt) -> RunResult:
         "labelled_pixels": sums.labelled_pixels,
         "coverage": sums.labelled_pixels / sums.pixels if sums.pixels else 0.0,
     }
-    plan.output.write_json(SUMMARY, summary)
+    plan.output.write_json(SUMMARY_FILE, summary)
     if plan.listing:
         # Last, and from what was seen before labelling: whatever changed meanwhile is found by the next run.
         write_inventory(plan.output, plan.listing, plan.shards, plan.kept)
     return RunResult(summary, table, attempt)
 
 
-def read_sums(output: Output, shard_ids: list[str]) -> RunSums:
-    """Merge the markers of the given shards."""
-    documents = output.read_many(marker_name(shard_id) for shard_id in shard_ids)
-    return merge(RunSums.from_dict(json.loads(document)["sums"]) for document in documents)
-
-
 def read_result(output: Output) -> RunResult | None:
     """The result of a finished run, None if the output has none."""
-    summary = output.read_json(SUMMARY)
+    summary = output.read_json(SUMMARY_FILE)
     if summary is None:
         return None
     return RunResult(summary, output.read_table(CLASS_STATS_FILE))
-
-
-SUMMARY = "summary.json"
-
-
-CLASS_STATS_FILE = "class_stats.parquet"

@@ -21,17 +21,13 @@ from maskmill.pipeline.sources.files import READ_THREADS, Fetched, fetch, ordere
 from maskmill.pipeline.sources.named import NamedReader
 from maskmill.pipeline.sources.parquet import open_parquet, parquet_layout, read_parquet, row_group_rows
 from maskmill.pipeline.sources.shard import DEFAULT_LIMITS, DamagedError, ReadLimits, unprintable
-from maskmill.pipeline.sources.stream import open_stream
+from maskmill.pipeline.sources.stream import open_file
 from maskmill.pipeline.sources.tar import read_tar
-from maskmill.pipeline.sources.version import file_info
 from maskmill.pipeline.storage.files import (
     StorageOptions,
-    is_local,
     is_missing,
     is_permission,
     is_transient,
-    open_filesystem,
-    with_retries,
 )
 from maskmill.pipeline.uris import scheme_of
 
@@ -70,6 +66,11 @@ def path_on_disk(path: str) -> str:
     parent = path_on_disk(parent)
     literal = os.path.join(parent, name)
     return literal if os.path.lexists(literal) else os.path.join(parent, unprintable(name))
+
+
+def _address(uri: str) -> str:
+    """The address that ``uri`` of the labels is opened by."""
+    return path_on_disk(uri) if scheme_of(uri) is None else uri
 
 
 class ImageFinder:
@@ -140,25 +141,19 @@ class ImageFinder:
 
     def _fetch(self, uri: str) -> Fetched:
         try:
-            place = path_on_disk(uri) if scheme_of(uri) is None else uri
+            place = _address(uri)
             return fetch(place, self.storage_options, self.limits) if self._named is None else self._named.read(place)
         except Exception as error:
             if (told := _told(error)) is None:
                 raise
             return Fetched(error=told)
 
-    def _open_location(self, location: str) -> tuple[Any, str, dict[str, Any]]:
-        fs, path = open_filesystem(location, self.storage_options)
-        if is_local(fs):
-            path = path_on_disk(path)
-        return fs, path, with_retries(lambda: file_info(fs, path))
-
     def _from_tar(
         self, location: str, rows: Sequence[int], uris: Mapping[int, str], max_bytes: int | None
     ) -> Iterator[tuple[int, Fetched]]:
         passed_bytes = 0
         found = 0
-        with open_stream(*self._open_location(location)) as stream:
+        with open_file(_address(location), self.storage_options) as stream:
             for record in read_tar(stream, location, self.limits):
                 if record.row == rows[found]:
                     same = record.uri == uris[record.row]
@@ -174,7 +169,7 @@ class ImageFinder:
     ) -> Iterator[tuple[int, Fetched]]:
         by_position = {int(place_of(uris[row]).member): row for row in rows}
         passed_bytes = 0
-        with open_stream(*self._open_location(location)) as stream:
+        with open_file(_address(location), self.storage_options) as stream:
             file = open_parquet(stream)
             layout = parquet_layout(file, self.image_column)
             start = 0

@@ -29,16 +29,14 @@ from maskmill.pipeline.sources.shard import (
     printable,
     segmentation_key,
 )
-from maskmill.pipeline.sources.stream import open_stream
+from maskmill.pipeline.sources.stream import find_file, open_file
 from maskmill.pipeline.sources.tar import count_tar_rows, read_tar
-from maskmill.pipeline.sources.version import file_info, file_version
 from maskmill.pipeline.storage.files import (
     StorageOptions,
     is_local,
     is_missing,
     open_filesystem,
     public_uri,
-    with_retries,
     without_query,
 )
 
@@ -81,8 +79,7 @@ def count_images(shard: Shard, storage_options: StorageOptions | None = None) ->
     if shard.kind in ("files", "manifest"):
         return shard.stop - shard.start
     try:
-        fs, path = open_filesystem(shard.location, storage_options)
-        with open_stream(fs, path, with_retries(lambda: file_info(fs, path))) as stream:
+        with open_file(shard.location, storage_options) as stream:
             if shard.kind == "tar":
                 return count_tar_rows(stream, segmentations=shard.segmentations)
             return sum(row_group_rows(open_parquet(stream))[shard.start : shard.stop])
@@ -93,16 +90,15 @@ def count_images(shard: Shard, storage_options: StorageOptions | None = None) ->
 def _open(reading: _Reading) -> IO[bytes]:
     """Open the shard's file, which must still be the one that was listed."""
     shard = reading.shard
-    fs, path = open_filesystem(shard.location, reading.storage_options)
     try:
-        info = with_retries(lambda: file_info(fs, path))
+        found = find_file(shard.location, reading.storage_options)
     except FileNotFoundError as error:
         if not is_missing(error):
             raise
         raise DamagedError("the file is gone") from error
-    if file_version(info) != shard.version:
+    if found.version != shard.version:
         raise DamagedError("the file has changed since it was listed")
-    return open_stream(fs, path, info)
+    return found.open()
 
 
 def _read_tar_shard(reading: _Reading) -> Iterator[ImageRecord]:

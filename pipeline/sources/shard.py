@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from maskmill.pipeline.errors import BadImageError
+from maskmill.pipeline.limits import MAX_IMAGE_BYTES
 from maskmill.pipeline.storage.files import without_query
 
 IMAGE_SUFFIXES = (
@@ -83,7 +84,7 @@ class ReadLimits:
     allow_private: a list may name web servers at private, loopback and link-local addresses.
     """
 
-    max_image_bytes: int = 512 * 2**20
+    max_image_bytes: int = MAX_IMAGE_BYTES
     own_stores: tuple[str, ...] = ()
     allow_local: bool = False
     allow_private: bool = False

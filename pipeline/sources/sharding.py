@@ -17,10 +17,9 @@ from maskmill.pipeline.sources.listing import LISTING_THREADS, File, Listing, li
 from maskmill.pipeline.sources.manifest import ManifestError, check_manifest, split_manifest
 from maskmill.pipeline.sources.parquet import open_parquet, row_group_rows
 from maskmill.pipeline.sources.shard import HEADERS_ONLY, DamagedError, Shard, printable, shard_id
-from maskmill.pipeline.sources.stream import open_stream
+from maskmill.pipeline.sources.stream import open_file
 from maskmill.pipeline.sources.tar import read_tar
-from maskmill.pipeline.sources.version import file_info
-from maskmill.pipeline.storage.files import StorageOptions, open_filesystem, public_uri, with_retries, without_query
+from maskmill.pipeline.storage.files import StorageOptions, public_uri, without_query
 
 _PROBED_TARS = 3
 
@@ -39,8 +38,7 @@ class _Cut:
 
     def open_file(self, file: File) -> IO[bytes]:
         """Open a listed file."""
-        fs, path = open_filesystem(file.location, self.storage_options)
-        return open_stream(fs, path, with_retries(lambda: file_info(fs, path)))
+        return open_file(file.location, self.storage_options)
 
 
 def list_shards(

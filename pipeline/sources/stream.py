@@ -1,17 +1,54 @@
-"""Random access to one file wherever it lies, with short transfers noticed and transient errors tried again."""
+"""Opens one file of any store for reading with seeks; short transfers are noticed, transient errors tried again."""
 
 from __future__ import annotations
 
 import io
 import tempfile
+from dataclasses import dataclass
 from typing import IO, Any, cast
 
 import fsspec
 
-from maskmill.pipeline.storage.files import ShortReadError, is_local, with_retries
+from maskmill.pipeline.sources.version import file_info, file_version
+from maskmill.pipeline.storage.files import (
+    ShortReadError,
+    StorageOptions,
+    is_local,
+    open_filesystem,
+    with_retries,
+)
 
 BLOCK_BYTES = 8 * 2**20
 """Bytes fetched at a time. Large enough to use a fast link, small enough for many readers on one machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class FoundFile:
+    """A file and what its store said of it when it was looked up. info: see `file_info`."""
+
+    fs: fsspec.AbstractFileSystem
+    path: str
+    info: dict[str, Any]
+
+    @property
+    def version(self) -> str:
+        """Entity tag or modification time, with the size: another one means other content."""
+        return file_version(self.info)
+
+    def open(self) -> IO[bytes]:
+        """Open the file for reading with seeks."""
+        return open_stream(self.fs, self.path, self.info)
+
+
+def find_file(uri: str, storage_options: StorageOptions | None = None) -> FoundFile:
+    """Look a file up. Raises UsageError for an address that cannot be opened, and the errors of its store."""
+    fs, path = open_filesystem(uri, storage_options)
+    return FoundFile(fs, path, with_retries(lambda: file_info(fs, path)))
+
+
+def open_file(uri: str, storage_options: StorageOptions | None = None) -> IO[bytes]:
+    """Open a file for reading with seeks. Raises what `find_file` raises."""
+    return find_file(uri, storage_options).open()
 
 
 class RangeStream(io.RawIOBase):

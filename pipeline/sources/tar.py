@@ -1,7 +1,7 @@
 """Reads images out of WebDataset tars, one member at a time, and notices every way in which an archive can end early.
 
-`tarfile` takes a damaged header and a missing end for the end of the archive; here each is damage. Members are never
-extracted: their names are only ever text.
+`tarfile` takes a damaged header or a missing end mark for the end of the archive; here both are damage. Members are
+never extracted to files: their names are used as text only.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from maskmill.pipeline.sources.shard import (
 )
 
 _MAX_HEADER_BYTES = 2**20
-"""Longest extended header (long names, pax records) we accept; real ones have a few hundred bytes."""
+"""The longest extended header (long names, pax records) that is accepted; real ones have a few hundred bytes."""
 _MAX_PADDING_BYTES = 32 * 2**20
-"""Most zeros after the end mark. Twice GNU tar's largest record: more is a file whose space was never written."""
+"""At most so many zeros may follow the end mark: twice GNU tar's largest record. More zeros are space never written."""
 _PIECE_BYTES = 2**20
 
 
 class _ForwardStream:
-    """The side of a file that `tarfile` sees: leaving it, going back or asking for too much are damage.
+    """The stream that `tarfile` reads from. Seeking back, seeking past the end or reading too much raises DamagedError.
 
-    size: of the file in bytes, None where only reading tells.
+    size: of the file in bytes, None where the size is not known before the end is reached.
     """
 
     def __init__(self, stream: IO[bytes], size: int | None) -> None:
@@ -52,12 +52,12 @@ class _ForwardStream:
         if offset < self._stream.tell():
             raise DamagedError(f"the archive points backwards, to byte {offset}")
         if self._size is not None and offset > self._size:
-            # Not left to the system, which refuses to go very far with an error like any other.
+            # Check here: seeking past the end raises a plain OSError, which would be retried.
             raise DamagedError(f"truncated archive: a member reaches to byte {offset} of {self._size}")
         return self._stream.seek(offset)
 
     def peek_block(self) -> bytes:
-        """Return the next 512 bytes, fewer only at the end of the file, and leave them to be read."""
+        """Return the next 512 bytes, fewer only at the end of the file; `read` returns the same bytes again."""
         self._peeked = _read_up_to(self._stream, tarfile.BLOCKSIZE)
         return self._peeked
 
@@ -69,7 +69,7 @@ class _ForwardStream:
 
 
 def _read_up_to(stream: IO[bytes], size: int) -> bytes:
-    """Return ``size`` bytes, fewer only at the end of the file (a raw stream may return fewer before)."""
+    """Return ``size`` bytes, fewer only at the end of the file; a single read of a raw stream may return fewer."""
     data = stream.read(size)
     while len(data) < size:
         more = stream.read(size - len(data))
@@ -80,7 +80,7 @@ def _read_up_to(stream: IO[bytes], size: int) -> bytes:
 
 
 class _StrictTarFile(tarfile.TarFile):
-    """A TarFile whose `next` returns None at a proper end mark only."""
+    """A TarFile whose `next` returns None at an end mark only; where else the archive ends, it raises DamagedError."""
 
     firstmember: tarfile.TarInfo | None
 
@@ -90,7 +90,7 @@ class _StrictTarFile(tarfile.TarFile):
         super().__init__(fileobj=stream, mode="r")  # type: ignore[arg-type]
 
     def next(self) -> tarfile.TarInfo | None:
-        """Return the next member and forget it, so that memory does not grow with the archive."""
+        """Return the next member, and keep no list of members, so that memory does not grow with the archive."""
         if self.firstmember is not None:
             member, self.firstmember = self.firstmember, None
             return member
@@ -110,7 +110,7 @@ class _StrictTarFile(tarfile.TarFile):
         try:
             member = self.tarinfo.fromtarfile(self)
         except (tarfile.TarError, ValueError, LookupError, OverflowError, TypeError, RecursionError) as error:
-            # The parser of extended headers lets plain Python errors through on nonsense.
+            # On nonsense, the parser of extended headers raises plain Python errors.
             raise DamagedError(f"corrupt header at byte {start}: {error}") from error
         if member.size < 0 or self.offset <= start:
             raise DamagedError(f"corrupt header at byte {start}: impossible size")
@@ -127,15 +127,15 @@ def read_tar(
 ) -> Iterator[ImageRecord]:
     """Yield the images of a tar (plain or gzip) in archive order, two members of one name as two rows.
 
-    With segmentation, ``x.seg.png`` right before or after ``x.jpg`` goes with it. With ``segmentations`` instead, the
-    rows are the ``x.seg.png`` themselves, whether or not their images are in the archive. A member that cannot be used
-    (a link or device with an image's name, no data, too large) is a record with an error. Raises DamagedError where
-    the archive is truncated or corrupt, after yielding every whole image before that point.
+    with_segmentation: ``x.seg.png`` directly before or after ``x.jpg`` becomes its segmentation. segmentations: the
+    rows are the ``x.seg.png`` themselves, whether or not their images are in the archive. A member that cannot be
+    used (a link or device with an image's name, no data, too large) is a record with an error. Raises DamagedError
+    where the archive is truncated or corrupt, after yielding every whole image before that point.
     """
     if segmentations:
         members = enumerate(_members(stream, limits, _is_segmentation))
         return (_record(member, uri, row, segmentation_key(member[0]) or "") for row, member in members)
-    return _join(_members(stream, limits, _is_either if with_segmentation else is_image_name), uri)
+    return _images(_members(stream, limits, _is_either if with_segmentation else is_image_name), uri)
 
 
 def count_tar_rows(stream: IO[bytes], *, segmentations: bool = False) -> int:
@@ -144,7 +144,7 @@ def count_tar_rows(stream: IO[bytes], *, segmentations: bool = False) -> int:
 
 
 Member = tuple[str, bytes | None, BadImageError | None]
-"""Name, data and error of a member."""
+"""Name, data and error of an archive member; data or error is None."""
 
 
 def _is_segmentation(name: str) -> bool:
@@ -205,7 +205,7 @@ def _member_data(stream: IO[bytes], member: tarfile.TarInfo) -> bytes:
 
 
 def _check_end(stream: IO[bytes]) -> None:
-    """Read what follows the first block of the end mark, which must be zeros: else images behind it would be lost."""
+    """Raise DamagedError unless only zeros follow the end mark: images after it would be lost without a word."""
     padding = 0
     while piece := stream.read(_PIECE_BYTES):
         if piece.count(0) != len(piece):
@@ -215,35 +215,44 @@ def _check_end(stream: IO[bytes]) -> None:
             raise DamagedError(f"more than {_MAX_PADDING_BYTES} zero bytes after the end mark: not written to its end")
 
 
-def _join(members: Iterator[Member], uri: str) -> Iterator[ImageRecord]:
-    """Number the images and attach segmentations, which may come directly before or after their image."""
+def _images(members: Iterator[Member], uri: str) -> Iterator[ImageRecord]:
+    """Number the images of an archive, each with the segmentation that goes with it."""
+    for row, (image, segmentation) in enumerate(_with_segmentations(members)):
+        yield _record(image, uri, row, image_key(image[0]), segmentation)
+
+
+def _with_segmentations(members: Iterator[Member]) -> Iterator[tuple[Member, bytes | None]]:
+    """Yield every image with the segmentation of the same key that comes directly before or after it, if any.
+
+    An image is held back until the next member shows whether a segmentation follows. Where the archive is damaged, the
+    image held back is yielded before the damage is raised, since that image is whole.
+    """
     waiting: Member | None = None
-    label: tuple[str, bytes] | None = None
-    row = 0
+    latest: tuple[str, bytes] | None = None  # the last segmentation seen: the key of its image, and its data
     damage: DamagedError | None = None
-    while damage is None:
-        try:
-            member = next(members, None)
-        except DamagedError as error:
-            # The image before the damage is whole and still to be yielded.
-            member, damage = None, error
-        key = None if member is None else segmentation_key(member[0])
-        if key is not None and member is not None and member[1] is None:
-            continue  # an unusable segmentation is none; its image is as good as any other
-        if key is not None and member is not None and (waiting is None or image_key(waiting[0]) == key):
-            label = (key, member[1] or b"")
-            continue
-        if waiting is not None:
-            own_key = image_key(waiting[0])
-            own_label = label[1] if label is not None and label[0] == own_key else None
-            yield _record(waiting, uri, row, own_key, own_label)
-            waiting, row = None, row + 1
-        if member is None:
-            break
-        if key is None:
-            waiting = member
-        else:
-            label = (key, member[1] or b"")
+
+    def completed(image: Member) -> tuple[Member, bytes | None]:
+        if latest is not None and latest[0] == image_key(image[0]):
+            return image, latest[1]
+        return image, None
+
+    try:
+        for member in members:
+            name, data, _ = member
+            key = segmentation_key(name)
+            if key is None:
+                if waiting is not None:
+                    yield completed(waiting)
+                waiting = member
+            elif data is not None:  # an unusable segmentation counts as none
+                if waiting is not None and image_key(waiting[0]) != key:
+                    yield completed(waiting)
+                    waiting = None
+                latest = (key, data)
+    except DamagedError as error:
+        damage = error
+    if waiting is not None:
+        yield completed(waiting)
     if damage is not None:
         raise damage
 

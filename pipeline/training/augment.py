@@ -7,6 +7,7 @@ from PIL import Image, ImageEnhance
 from pydantic import BaseModel, ConfigDict, Field
 
 from maskmill.model.images.resize import output_size
+from maskmill.pipeline.masks.maps import resize_nearest
 
 PAD_VALUE = 128
 """The grey that images are padded with in training, as in the release; at inference it is the mean colour."""
@@ -49,9 +50,7 @@ def augment(
     short_side = max(1, round(settings.short_side * rng.uniform(settings.scale_least, settings.scale_most)))
     height, width = output_size(image.shape[0], image.shape[1], short_side)
     pixels = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
-    rows = (np.arange(height) + 0.5) * (label.shape[0] / height)
-    columns = (np.arange(width) + 0.5) * (label.shape[1] / width)
-    labels = label[rows.astype(np.int64)[:, None], columns.astype(np.int64)]
+    labels = resize_nearest(label, height, width)
     top, left = (int(rng.integers(max(side - settings.crop, 0) + 1)) for side in (height, width))
     pixels = pixels[top : top + settings.crop, left : left + settings.crop]
     labels = labels[top : top + settings.crop, left : left + settings.crop]

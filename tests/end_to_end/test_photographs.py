@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maskmill.pipeline.masks.segments import decode_segment_map
 from tests.end_to_end.conftest import Label, by_image, read_rows
+from tests.pipeline.masks.decoded import decode_segment_map
 
 skimage_data = pytest.importorskip("skimage.data")
 

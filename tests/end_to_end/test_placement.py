@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import ray
 
-from maskmill.pipeline.masks.segments import decode_segment_map
 from tests.end_to_end.conftest import Label, by_image, read_rows
+from tests.pipeline.masks.decoded import decode_segment_map
 from tests.shared_ray import SharedRay
 
 

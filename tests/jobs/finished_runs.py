@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from maskmill.jobs.main import app
 from maskmill.pipeline.config import LabelConfig
+from maskmill.pipeline.output.clearing import remove_orphans
 from maskmill.pipeline.output.commit import CommitRequest, commit_shard
 from maskmill.pipeline.output.folder import part_name
 from maskmill.pipeline.output.schema import ERRORS
@@ -88,7 +89,7 @@ def finished(source: str | Path, output: str | Path, **settings: Any) -> Plan:
             fingerprint=plan.record.digest,
         )
         commit_shard(plan.output, request)
-    plan.output.remove_orphans(attempt.attempt)
+    remove_orphans(plan.output, attempt.attempt)
     finish_run(plan, attempt)
     write_attempt(plan.output, attempt)
     return plan

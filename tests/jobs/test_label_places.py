@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from maskmill.pipeline.output.clearing import clear_run
 from maskmill.pipeline.output.folder import Output, labels_name
 from maskmill.pipeline.output.lease import LEASE
 from maskmill.pipeline.run.history import new_attempt, write_attempt
@@ -197,7 +198,7 @@ def test_starting_anew_removes_what_the_run_wrote_and_nothing_else(
     for name, data in theirs.items():
         output.write_bytes(name, data)
     history = {f"runs/{name}.json" for name in output.names("runs", ".json")}
-    output.clear()
+    clear_run(output)
     assert set(output.all_names()) == {*theirs, *history, "run.json", "classes.json"}
     assert all(output.read_bytes(name) == data for name, data in theirs.items())
     assert not output.exists(labels_name(first))

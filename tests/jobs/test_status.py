@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 from maskmill.jobs.main import app
 from maskmill.jobs.status import duration
-from maskmill.pipeline.output.folder import Output, marker_name
+from maskmill.pipeline.output.folder import Output
+from maskmill.pipeline.output.markers import marker_name
 from maskmill.pipeline.output.statistics import ClassSums, RunSums
 
 

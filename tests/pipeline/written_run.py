@@ -18,7 +18,8 @@ from PIL import Image
 
 from maskmill.pipeline.masks.segments import segment_geometry
 from maskmill.pipeline.output.commit import CommitRequest, commit_shard
-from maskmill.pipeline.output.folder import Output, marker_name, part_name
+from maskmill.pipeline.output.folder import Output, part_name
+from maskmill.pipeline.output.markers import marker_name
 from maskmill.pipeline.output.schema import ERRORS, LABELS, SCHEMA_VERSION
 from maskmill.pipeline.output.statistics import RunSums, class_stats_table, merge
 from maskmill.pipeline.shapes.world import CLASSES

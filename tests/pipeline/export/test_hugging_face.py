@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from maskmill.pipeline.export import hugging_face
-from maskmill.pipeline.masks.segments import decode_segment_map
 from tests.pipeline.export.conftest import Export
 from tests.pipeline.labelled_files import encoded, label_files
+from tests.pipeline.masks.decoded import decode_segment_map
 from tests.pipeline.written_run import SHAPES_CLASSES, read_labels
 
 datasets = pytest.importorskip("datasets")

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maskmill.pipeline.masks.segments import decode_segment_map
 from tests.pipeline.export.conftest import Export
+from tests.pipeline.masks.decoded import decode_segment_map
 from tests.pipeline.written_run import SHAPES_CLASSES, RunSettings, read_labels, write_run
 
 MANY = [{"name": f"class {number}"} for number in range(1000)]

@@ -12,8 +12,8 @@ from PIL import Image
 from skimage.draw import polygon2mask
 
 from maskmill.pipeline.masks.outlines import ring_area
-from maskmill.pipeline.masks.segments import decode_segment_map
 from tests.pipeline.export.conftest import Export
+from tests.pipeline.masks.decoded import decode_segment_map
 from tests.pipeline.written_run import read_labels
 
 

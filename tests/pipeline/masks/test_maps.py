@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from maskmill.pipeline.masks.maps import sampled_segment_map, sampled_size, segment_map, value_map
-from maskmill.pipeline.masks.segments import decode_segment_map, segment_geometry
+from maskmill.pipeline.masks.segments import segment_geometry
+from tests.pipeline.masks.decoded import decode_segment_map
 
 BLANK = 65535
 

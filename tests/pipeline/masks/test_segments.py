@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from maskmill.pipeline.masks.segments import decode_segment_map, segment_geometry
+from maskmill.pipeline.masks.segments import segment_geometry
+from tests.pipeline.masks.decoded import decode_segment_map
 
 BLANK = 65535
 

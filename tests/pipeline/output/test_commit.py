@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from maskmill.pipeline.output.clearing import remove_orphans
 from maskmill.pipeline.output.commit import CommitError, CommitRequest, commit_shard
 from maskmill.pipeline.output.folder import Output, part_name
 from maskmill.pipeline.output.schema import ERRORS, LABELS
@@ -221,9 +222,9 @@ def test_orphans_of_this_and_earlier_attempts_go(output: Output) -> None:
     commit_shard(output, request(1, "a", attempt="20260102T000000Z-b"))
     for folder in (".", "labels", "stats"):
         Path(output.uri, folder, ".maskmill-written.tmp").touch()
-    output.remove_orphans("20260102T000000Z-b")
+    remove_orphans(output, "20260102T000000Z-b")
     left = {path.relative_to(output.uri).as_posix() for path in Path(output.uri).rglob("*") if path.is_file()}
     later = part_name("20260103T000000Z-c", "labels", "a")
     assert left == {"labels/s-1.parquet", "stats/s-1.json", later}
-    output.remove_orphans("20260103T000000Z-c")
+    remove_orphans(output, "20260103T000000Z-c")
     assert not Path(output.uri, "_staging").exists()

@@ -11,7 +11,8 @@ from PIL import Image
 
 from maskmill.pipeline.errors import UsageError
 from maskmill.pipeline.masks.segments import segment_geometry
-from maskmill.pipeline.output.folder import Output, labels_name, marker_name
+from maskmill.pipeline.output.folder import Output, labels_name
+from maskmill.pipeline.output.markers import marker_name
 from maskmill.pipeline.output.schema import LABELS
 from maskmill.pipeline.pictures.overlay import TINT, UNLABELLED_TINT, draw_segments, grid, tile
 from maskmill.pipeline.results.show import overlay_grid

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from maskmill.pipeline.errors import UsageError
-from maskmill.pipeline.output.folder import Output, marker_name
+from maskmill.pipeline.output.folder import Output
+from maskmill.pipeline.output.markers import HEAD_BYTES, marker_name
 from maskmill.pipeline.output.statistics import ClassSums, RunSums
-from maskmill.pipeline.results.status import HEAD_BYTES, read_status
+from maskmill.pipeline.results.status import read_status
 
 
 def write_marker(output: Output, name: str, sums: RunSums, committed_at: float) -> None:

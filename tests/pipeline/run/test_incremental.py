@@ -15,6 +15,7 @@ from PIL import Image
 from maskmill.pipeline.config import LabelConfig
 from maskmill.pipeline.output.commit import CommitRequest, commit_shard
 from maskmill.pipeline.output.folder import Output
+from maskmill.pipeline.output.markers import remove_shards
 from maskmill.pipeline.run.execute import run_plan
 from maskmill.pipeline.run.incremental import (
     Changes,
@@ -22,7 +23,6 @@ from maskmill.pipeline.run.incremental import (
     is_unchanged,
     listing_digest,
     read_inventory,
-    remove_shards,
     write_inventory,
 )
 from maskmill.pipeline.run.plan import plan_run

@@ -1,1 +1,1 @@
-"""The bytes of one image to RGB pixels, whatever camera, phone or program wrote them."""
+"""Decodes the bytes of one image to RGB pixels, for all formats of cameras, phones and programs that are supported."""

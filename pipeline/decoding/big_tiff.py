@@ -1,4 +1,4 @@
-"""Makes classic TIFFs of big-endian BigTIFFs, which Pillow (up to 13 at least) opens in little-endian order only."""
+"""Turns big-endian BigTIFFs into classic TIFFs: Pillow (up to 13 at least) opens only little-endian BigTIFFs."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ _HEADER = struct.Struct(">HHHQ")
 _ENTRY = struct.Struct(">HHQ8s")
 _MAX_ENTRIES = 4096
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
-"""Bytes of one value, by its type."""
+"""Type of a value -> its size in bytes."""
 _SHORTER_TYPES = {16: (4, ">{}Q", ">{}I"), 17: (9, ">{}q", ">{}i"), 18: (13, ">{}Q", ">{}I")}
-"""Types of 8 bytes that classic TIFFs lack: the type to use instead, and how both are packed."""
+"""Types of 8 bytes that classic TIFFs lack -> the type to use instead, and the formats that pack the two."""
 
 
 def as_classic_tiff(data: bytes) -> bytes:
-    """Return a classic TIFF of the first picture; its pixels stay where they are and its directory comes last.
+    """Return a classic TIFF of the first picture: its pixels stay in place, and the new directory comes last.
 
     Raises BadImageError "truncated" or "corrupt" where the directory cannot be read, "unsupported" beyond 4 GiB.
     """
@@ -46,14 +46,14 @@ def _converted(data: bytes) -> bytes:
             place = struct.pack(">I", values_at + len(values))
             packed, values = place, values + packed + bytes(len(packed) % 2)
         entries.append(struct.pack(">HHI", tag, kind, length) + packed.ljust(4, b"\0"))
-    # Entries of unknown types are left out, so the values begin a little after the directory's end.
+    # Entries of unknown types are left out, so a gap may remain between the directory and the values.
     directory = (struct.pack(">H", len(entries)) + b"".join(entries)).ljust(values_at - directory_at, b"\0")
     header = b"MM" + struct.pack(">HI", 42, directory_at)
     return header + data[len(header) :] + bytes(len(data) % 2) + directory + values
 
 
 def _value(data: bytes, kind: int, length: int, inline: bytes) -> tuple[int, bytes]:
-    """Return type and bytes of an entry's value as a classic TIFF has them."""
+    """Return the type and the bytes of an entry's value in a classic TIFF."""
     size = _SIZES[kind] * length
     if size > len(data):
         raise BadImageError("decode", "corrupt", f"TIFF: a value of {size} bytes")

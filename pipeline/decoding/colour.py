@@ -1,4 +1,4 @@
-"""Converts pixels to sRGB by the colour profile that an image carries; a profile that is of no use is ignored."""
+"""Converts pixels to sRGB by the colour profile in an image; a profile that cannot be used is ignored."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ _CACHED_PROFILES = 8
 _MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab": "LAB"}
 _PROBE_STEP = 15
 _INVISIBLE_LEVELS = 1
-"""A profile that moves no colour by more than this is sRGB under another name, and costs nothing."""
+"""A profile that changes no colour by more than this counts as sRGB and is not applied, which saves its cost."""
 
 ToRgb = Callable[[Image.Image], Image.Image]
 
 
 def to_srgb(mode: str, profile: bytes | None) -> ToRgb | None:
-    """Return what converts an image of ``mode`` (RGB, L, CMYK or LAB) to sRGB, None where plain conversion will do.
+    """Return a function from images of ``mode`` (RGB, L, CMYK or LAB) to sRGB, None if plain conversion is enough.
 
-    profile: as embedded in the file. The intent is perceptual. A profile that is damaged, too large, of other colours
-    than the image, or indistinguishable from sRGB is not used.
+    profile: as embedded in the file. The intent is perceptual. A profile that is damaged, too large, for other colours
+    than the image's, or equal to sRGB is not used.
     """
     if mode == "LAB":
-        # Lab is absolute: where the colours are does not depend on a profile.
+        # Lab values denote colours by themselves, so no profile is needed.
         return lambda image: _applied(image, _lab_transform())
     if not profile or len(profile) > MAX_PROFILE_BYTES:
         return None
@@ -44,7 +44,7 @@ def to_srgb(mode: str, profile: bytes | None) -> ToRgb | None:
 
 def _applied(image: Image.Image, transform: ImageCms.ImageCmsTransform) -> Image.Image:
     converted = ImageCms.applyTransform(image, transform)
-    assert converted is not None  # only where the image is changed in place
+    assert converted is not None  # None is returned only if the image is changed in place
     return converted
 
 
@@ -55,7 +55,7 @@ def _lab_transform() -> ImageCms.ImageCmsTransform:
 
 @lru_cache(maxsize=_CACHED_PROFILES)
 def _transform(profile: bytes) -> tuple[str, ImageCms.ImageCmsTransform] | None:
-    """Return the mode that the profile is for and its way to sRGB, None where there is nothing to do or to be had."""
+    """Return the mode of the profile and its transform to sRGB; None if it is damaged or changes nothing."""
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         mode = _MODES.get(source.profile.xcolor_space.strip())

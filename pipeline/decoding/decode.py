@@ -1,4 +1,4 @@
-"""Encoded image bytes to RGB pixels: every format and oddity of real buckets, and every damage as a BadImageError."""
+"""Decodes the bytes of an image to RGB pixels; an image that cannot be decoded raises a BadImageError."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from maskmill.pipeline.errors import BadImageError
 from maskmill.pipeline.limits import MAX_PIXELS
 
 DECODE_VERSION = 2
-"""Part of a run's fingerprint. It grows when the same bytes give other pixels, so that no run mixes the two."""
+"""Part of a run's fingerprint. It grows when the same bytes give other pixels, so that no run mixes both."""
 
 _PILLOW_LIMIT = threading.Lock()
 _ORIENTATION_TAG = 0x0112
@@ -36,14 +36,14 @@ _FOREIGN_COMPRESSIONS = {34676: "LogLuv", 34677: "LogLuv", 50001: "WebP"}
 
 
 REDUCED_AT_LEAST = 2
-"""A JPEG decoded at a reduced scale stays this much larger than what it is then resized to, so that the resizing's own
-filter decides how the result looks."""
+"""A JPEG decoded at a reduced scale is at least so many times larger than its final size, so that the filter of the
+resizing decides how the result looks."""
 
 
 @dataclass(frozen=True, slots=True)
 class DecodedImage:
-    """pixels: (H, W, 3) uint8 RGB, upright. height, width: of the stored image, upright; more than H and W where it
-    was decoded at a reduced scale."""
+    """pixels: (H, W, 3) uint8 RGB, upright. height, width: of the stored image, upright; larger than H and W if the
+    image was decoded at a reduced scale."""
 
     pixels: np.ndarray
     height: int
@@ -52,7 +52,7 @@ class DecodedImage:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Decoding:
-    """How to decode. max_pixels: a larger image is an error. sample_bits: 8 to 16, of 16-bit samples those in use."""
+    """How to decode. max_pixels: a larger image is an error. sample_bits: how many bits of 16-bit samples are used."""
 
     max_pixels: int = MAX_PIXELS
     sample_bits: int = FULL_BITS
@@ -60,7 +60,7 @@ class Decoding:
 
 DEFAULT = Decoding()
 SizeWanted = Callable[[int, int], tuple[int, int]]
-"""From (height, width) of the upright image to the (height, width) that it is to be used at."""
+"""From (height, width) of the upright image to the (height, width) at which it will be used."""
 
 
 def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS, sample_bits: int = FULL_BITS) -> np.ndarray:
@@ -71,7 +71,7 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS, sample_bits: int 
     ``max_pixels`` is checked before any pixel is decoded.
 
     Raises BadImageError (stage "decode") with error_class "empty", "not_an_image", "markup" (XML, HTML),
-    "unsupported", "too_many_pixels", "truncated" or "corrupt". Nothing else escapes but MemoryError.
+    "unsupported", "too_many_pixels", "truncated" or "corrupt". Apart from MemoryError, nothing else is raised.
     """
     return decode_for(data, None, Decoding(max_pixels=max_pixels, sample_bits=sample_bits)).pixels
 
@@ -79,8 +79,8 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS, sample_bits: int 
 def decode_for(data: bytes, size_wanted: SizeWanted | None, how: Decoding = DEFAULT) -> DecodedImage:
     """Decode as :func:`decode_image` for a use at ``size_wanted(height, width)``; None for the full size.
 
-    JPEGs much larger than that are decoded at a half, quarter or eighth of their scale, which takes a fraction of time
-    and memory, and stay at least ``REDUCED_AT_LEAST`` times as large as wanted. Raises as :func:`decode_image`.
+    Much larger JPEGs are decoded at a half, quarter or eighth of their scale, which takes a fraction of the time and
+    memory; the result is at least ``REDUCED_AT_LEAST`` times as large as wanted. Raises as :func:`decode_image`.
     """
     with _opened(data, how) as image:
         return _decode(data, image, size_wanted, how)
@@ -88,9 +88,9 @@ def decode_for(data: bytes, size_wanted: SizeWanted | None, how: Decoding = DEFA
 
 @dataclass(frozen=True, slots=True)
 class ImageHeader:
-    """What a file says of its image. file_format: Pillow's name, such as "JPEG". height, width: upright, in pixels.
+    """The header of an image. file_format: Pillow's name, such as "JPEG". height, width: upright, in pixels.
 
-    is_upright: whether EXIF leaves the stored pixels as they are.
+    is_upright: whether the stored pixels are upright, so that EXIF does not turn or mirror them.
     """
 
     file_format: str
@@ -100,13 +100,13 @@ class ImageHeader:
 
 
 def read_header(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageHeader:
-    """Read what :func:`decode_image` reads before any pixel; metadata that is damaged turns nothing, as there.
+    """Read the header only. As in :func:`decode_image`, damaged metadata turns nothing.
 
-    Raises BadImageError as :func:`decode_image`, for what the header tells.
+    Raises BadImageError as :func:`decode_image`, as far as the header shows the reason.
     """
     with _opened(data, Decoding(max_pixels=max_pixels)) as image:
         orientation = _orientation(image)
-        # Pillow gives the size of a TIFF as turned.
+        # Pillow returns the size of a TIFF after turning it.
         is_swapped = orientation in _TURNED and not isinstance(image, TiffImagePlugin.TiffImageFile)
         width, height = image.size[::-1] if is_swapped else image.size
         return ImageHeader(str(image.format), height=height, width=width, is_upright=orientation not in range(2, 9))
@@ -114,7 +114,7 @@ def read_header(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageHeader:
 
 @contextmanager
 def _opened(data: bytes, how: Decoding) -> Iterator[ImageFile.ImageFile]:
-    """Give the image with its header read and its size checked; whatever Pillow raises becomes a BadImageError."""
+    """Yield the image, its header read and its size checked; every error of Pillow becomes a BadImageError."""
     if not data:
         raise _bad("empty", "no bytes")
     found = _decodable(data)
@@ -127,12 +127,12 @@ def _opened(data: bytes, how: Decoding) -> Iterator[ImageFile.ImageFile]:
     except Image.DecompressionBombError as error:
         raise _bad("too_many_pixels", f"more than the limit of {how.max_pixels} pixels") from error
     except Exception as error:
-        # A pure function of the bytes: whatever Pillow raises, the reason lies in them.
+        # Decoding depends on the bytes alone, so every error that Pillow raises has its reason in them.
         raise _damage(error, data, found) from error
 
 
 def _decodable(data: bytes) -> Format:
-    """Return the format of ``data``. Raises BadImageError where it is none that can be decoded here."""
+    """Return the format of ``data``. Raises BadImageError if it is no format that can be decoded here."""
     found = recognise(data)
     if found is None:
         raise _bad("not_an_image", f"no image format begins with the bytes {data[:8].hex()}")
@@ -147,15 +147,15 @@ def _decodable(data: bytes) -> Format:
 
 @contextmanager
 def _pillow_limited(max_pixels: int) -> Iterator[None]:
-    """Let Pillow refuse more pixels while opening, before some formats allocate their canvas; and keep its warnings.
+    """Make Pillow refuse more pixels while it opens a file, before some formats allocate memory, and mute its warnings.
 
-    Its limit and the warning filters belong to the whole process, so threads decode one after the other.
+    Pillow's limit and the filters of warnings belong to the whole process, so threads decode one after the other.
     """
     with _PILLOW_LIMIT, warnings.catch_warnings():
-        # Pillow warns of large images and odd metadata, which are either fine here or errors to the caller.
+        # Pillow warns of large images and odd metadata; here both are either allowed or raised as errors.
         warnings.simplefilter("ignore")
         before = Image.MAX_IMAGE_PIXELS
-        Image.MAX_IMAGE_PIXELS = max(1, -(-max_pixels // 2))  # it refuses twice this number
+        Image.MAX_IMAGE_PIXELS = max(1, -(-max_pixels // 2))  # Pillow refuses twice this number
         try:
             yield
         finally:
@@ -169,7 +169,7 @@ def _bad(error_class: str, message: str) -> BadImageError:
 _UNSUPPORTED_WORDS = re.compile(
     "unsupported|not supported|cannot handle|not available|unknown pixel mode|unknown data organization"
 )
-"""What Pillow says of sound files that use something it has no code for."""
+"""Words of Pillow's errors about undamaged files that use a feature which Pillow does not support."""
 
 
 def _damage(error: Exception, data: bytes, found: Format) -> BadImageError:
@@ -186,21 +186,21 @@ def _damage(error: Exception, data: bytes, found: Format) -> BadImageError:
 
 def _decode(data: bytes, image: ImageFile.ImageFile, size_wanted: SizeWanted | None, how: Decoding) -> DecodedImage:
     width, height = image.size
-    # An MPO, several JPEGs in one file, is a JPEG to Pillow too.
+    # An MPO (several JPEGs in one file) is an instance of JpegImageFile too.
     if size_wanted is not None and isinstance(image, JpegImagePlugin.JpegImageFile):
         turned = _orientation(image) in _TURNED
         wanted = size_wanted(width, height)[::-1] if turned else size_wanted(height, width)
         image.draft(None, (REDUCED_AT_LEAST * wanted[1], REDUCED_AT_LEAST * wanted[0]))
     loaded = with_fewer_bits(data, image, how.sample_bits)
     loaded.load()
-    # Pillow turns TIFFs while it loads them, and gives their size as turned from the beginning.
+    # The orientation is read after loading: Pillow turns TIFFs while it loads them.
     orientation = _orientation(image)
     pixels = upright(rgb_array(loaded, image, how.sample_bits), orientation)
     return DecodedImage(pixels, *((width, height) if orientation in _TURNED else (height, width)))
 
 
 def _open(data: bytes, found: Format, how: Decoding) -> ImageFile.ImageFile:
-    """Read the header with the decoder of the format found, and no other."""
+    """Read the header with the decoder of the format found, and with no other decoder."""
     assert found.decoder is not None
     if found.decoder == "PNG":
         data = pixel_chunks(data)
@@ -214,7 +214,7 @@ def _open(data: bytes, found: Format, how: Decoding) -> ImageFile.ImageFile:
     try:
         image = Image.open(io.BytesIO(data), formats=(found.decoder,))
     except UnidentifiedImageError:
-        # Pillow tries format after format and keeps their reasons to itself; asked alone, this one gives its own.
+        # Image.open hides why the decoder refused the file; called directly, the decoder raises its reason.
         factory, _ = Image.OPEN[found.decoder]
         image = factory(io.BytesIO(data), "")
     assert isinstance(image, ImageFile.ImageFile)
@@ -224,7 +224,7 @@ def _open(data: bytes, found: Format, how: Decoding) -> ImageFile.ImageFile:
 
 
 def _foreign_tiff(image: TiffImagePlugin.TiffImageFile) -> str | None:
-    """Return what the TIFF is where libtiff lacks its compression, or where it is a preview of a camera's raw data."""
+    """Return what kind of TIFF this is if libtiff lacks its compression or it is a preview of raw data, else None."""
     tags = image.tag_v2
     if (compression := tags.get(_COMPRESSION_TAG)) in _FOREIGN_COMPRESSIONS:
         return f"TIFF of {_FOREIGN_COMPRESSIONS[compression]} compression"
@@ -255,10 +255,10 @@ def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 def _orientation(image: Image.Image) -> int:
     if image.format == "JXL" and not getattr(image, "jpeg", False):
-        # The decoder has turned the pixels already, unless the file is a JPEG packed tighter.
+        # The decoder has turned the pixels already, unless the file is a recompressed JPEG.
         return 1
     try:
         return image.getexif().get(_ORIENTATION_TAG, 1)
     except (SyntaxError, ValueError, OSError, LookupError, TypeError, struct.error):
-        # Unreadable metadata says nothing of the pixels, which are fine: the image is taken as stored.
+        # Unreadable metadata does not affect the pixels: the image is taken as stored.
         return 1

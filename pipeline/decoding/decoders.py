@@ -1,4 +1,4 @@
-"""Which formats can be decoded here: Pillow's few that are switched on, and those of plugins that may be installed."""
+"""Tells which formats can be decoded: the few of Pillow that are switched on, and those of installed plugins."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from PIL import (
     features,
 )
 
-# Importing a plugin registers it. Pillow knows some fifty more formats; each is code that reads untrusted bytes.
+# Importing a plugin registers it. Pillow has some fifty more formats; they stay off, since each one is more code that
+# reads untrusted bytes.
 _SWITCHED_ON = (
     AvifImagePlugin,
     BmpImagePlugin,
@@ -31,7 +32,7 @@ BUILT_IN = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
 
 
 def missing_decoder(decoder: str) -> str | None:
-    """Return None where images of Pillow's format ``decoder`` can be decoded here, else what is to be done."""
+    """Return None if images of Pillow's format ``decoder`` can be decoded here, else what to install."""
     if decoder in BUILT_IN:
         return None
     if decoder == "AVIF":
@@ -54,7 +55,7 @@ def _heif() -> bool:
 @cache
 def _jpeg_xl() -> bool:
     try:
-        import pillow_jxl  # noqa: F401 (registers itself)
+        import pillow_jxl  # noqa: F401 (the import registers the format)
     except ImportError:
         return False
     return True

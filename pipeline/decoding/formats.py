@@ -1,4 +1,4 @@
-"""Names what encoded bytes are by how they begin, so that an error can say it; the names of files are not asked."""
+"""Recognises the format of encoded bytes by their beginning, so that errors can name it; file names do not count."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Kind = Literal["image", "video", "document", "archive", "markup"]
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """What some bytes are. name: for people. decoder: Pillow's name of the format where it is one that we decode."""
+    """A format of files. name: for messages. decoder: Pillow's name of the format, None if it is not decoded."""
 
     name: str
     kind: Kind = "image"
@@ -26,7 +26,7 @@ _TIFF = Format("TIFF", decoder="TIFF")
 _DIB = Format("DIB (a BMP without its file header)")
 _TGA = Format("TGA")
 
-# Longer beginnings stand before the shorter ones that they contain.
+# Where one beginning contains another, the longer one comes first.
 _BEGINNINGS: tuple[tuple[bytes, Format], ...] = (
     (b"\xff\xd8\xff", Format("JPEG", decoder="JPEG")),
     (b"\x89PNG\r\n\x1a\n", Format("PNG", decoder="PNG")),
@@ -97,14 +97,14 @@ _BRANDS = {
 }
 _QUICKTIME_ATOMS = (b"moov", b"mdat", b"wide", b"skip")
 _ICONS = {b"\x00\x00\x01\x00": Format("ICO"), b"\x00\x00\x02\x00": Format("CUR (a cursor)")}
-"""Followed by how many there are, which is not zero: in a TGA, which may begin alike, it is."""
+"""The next two bytes hold the number of pictures, which is not zero; a TGA may begin alike, with zero there."""
 _DIB_HEADER_SIZES = (12, 40, 52, 56, 64, 108, 124)
 _BITS_PER_PIXEL = (1, 4, 8, 16, 24, 32)
 _MAX_BRANDS_BYTES = 256
 
 
 def recognise(data: bytes) -> Format | None:
-    """Return the format of ``data``, None where no image, video, document or archive begins like that."""
+    """Return the format of ``data``, None if no known image, video, document or archive begins so."""
     for magic, found in _BEGINNINGS:
         if data.startswith(magic):
             return found
@@ -118,7 +118,7 @@ def recognise(data: bytes) -> Format | None:
 
 
 def _iso_media(data: bytes) -> Format:
-    """Return what an ISO media file is, by its major brand and then by those it is compatible with."""
+    """Return the format of an ISO media file, by its major brand, then by the brands that it is compatible with."""
     size = min(int.from_bytes(data[:4], "big"), _MAX_BRANDS_BYTES, len(data))
     brands = [data[8:12], *(data[at : at + 4] for at in range(16, size - 3, 4))]
     known = [_BRANDS[brand] for brand in brands if brand in _BRANDS]
@@ -141,7 +141,7 @@ def _markup(data: bytes) -> Format | None:
 
 
 def _without_magic(data: bytes) -> Format | None:
-    """Recognise formats that begin with plain numbers or text, by several fields that must fit together."""
+    """Recognise formats without a distinctive beginning, by several fields that must fit together."""
     if data[128:132] == b"DICM":
         return Format("DICOM")
     if data[:4] == b"\x01\x00\x00\x00" and data[40:44] == b" EMF":
@@ -186,7 +186,7 @@ def _is_tga(data: bytes) -> bool:
 
 
 def ends_early(data: bytes) -> bool:
-    """Return whether a WebP, HEIC, AVIF or JPEG XL file says itself that it is longer than ``data``."""
+    """Return whether the header of a WebP, HEIC, AVIF or JPEG XL file tells that the file is longer than ``data``."""
     if data[:4] == b"RIFF":
         return len(data) < 8 + int.from_bytes(data[4:8], "little")
     if data[4:8] not in (b"ftyp", b"JXL "):
@@ -212,7 +212,7 @@ _JPEG_BITS = 8
 
 
 def jpeg_variant(data: bytes) -> str | None:
-    """Return what kind of JPEG this is where it is none of the kinds that everyone reads, else None."""
+    """Return the name of this kind of JPEG if it is a kind that common decoders do not read, else None."""
     position = 2
     while position + 9 < len(data) and data[position] == 0xFF:
         marker = data[position + 1]

@@ -1,4 +1,4 @@
-"""Reads the size of a JPEG XL image from its first bytes, since its plugin decodes all pixels before it tells."""
+"""Reads the size of a JPEG XL image from its first bytes; the plugin tells the size only after decoding all pixels."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _HEADER_BYTES = 12
 
 
 class _Bits:
-    """Numbers of some bits each, the lowest bit of each byte first."""
+    """Reads numbers of a given count of bits; the lowest bit of each byte comes first."""
 
     def __init__(self, data: bytes) -> None:
         self._rest = int.from_bytes(data, "little")
@@ -21,7 +21,7 @@ class _Bits:
 
 
 def jpeg_xl_size(data: bytes) -> tuple[int, int] | None:
-    """Return (width, height) as stored, of a bare codestream or one in a container; None where there is no header."""
+    """Return (width, height) as stored, of a bare codestream or one in a container; None if there is no header."""
     stream = data[: len(_SIGNATURE) + _HEADER_BYTES] if data.startswith(_SIGNATURE) else _codestream(data)
     if not stream.startswith(_SIGNATURE):
         return None

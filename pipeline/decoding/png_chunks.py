@@ -1,4 +1,4 @@
-"""Takes out of a PNG what says nothing of its pixels, so that a large or damaged text chunk does not cost the image."""
+"""Removes chunks of a PNG that its pixels do not need: a large or damaged text chunk would make Pillow refuse it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from maskmill.pipeline.errors import BadImageError
 _SIGNATURE_BYTES = 8
 _PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS")
 _MAX_METADATA_BYTES = 2**20
-"""Pillow's limit on a text or profile once it is expanded. Beyond it Pillow gives up the whole image."""
+"""Pillow's limit on the size of an unpacked text or profile. Beyond it Pillow refuses the whole image."""
 _KEYWORD_BYTES = 80
 _ORIENTATION_TEXTS = (b"Raw profile type exif\x00", b"Raw profile type APP1\x00", b"XML:com.adobe.xmp\x00")
 
@@ -18,7 +18,7 @@ _ORIENTATION_TEXTS = (b"Raw profile type exif\x00", b"Raw profile type APP1\x00"
 def pixel_chunks(data: bytes) -> bytes:
     """Return the PNG with the chunks that pixels, orientation and colours depend on, and no other.
 
-    ``data`` itself where nothing is to be left out. An animation becomes its still image. Raises BadImageError
+    Returns ``data`` itself if no chunk is left out. An animation becomes its still image. Raises BadImageError
     "corrupt" where the checksum of a chunk that holds pixels is wrong, "unsupported" for Apple's own kind of PNG.
     """
     view = memoryview(data)
@@ -40,7 +40,7 @@ def pixel_chunks(data: bytes) -> bytes:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[int, int]]:
-    """Yield where each chunk starts and stops, up to the end mark; the last one may stop beyond the data."""
+    """Yield where each chunk starts and stops, up to the end mark; the last chunk may stop beyond the data."""
     start = _SIGNATURE_BYTES
     while start < len(data):
         stop = start + 12 + int.from_bytes(data[start : start + 4], "big")
@@ -55,7 +55,7 @@ def _checksum_is_right(view: memoryview, start: int, stop: int) -> bool:
 
 
 def _is_useful(kind: bytes, body: memoryview) -> bool:
-    """Return whether a chunk tells of orientation or colours and is one that Pillow reads without giving up."""
+    """Return whether a chunk holds orientation or colours, and is small enough for Pillow to read it."""
     if kind == b"eXIf":
         return len(body) <= _MAX_METADATA_BYTES
     if kind == b"iCCP":
@@ -66,7 +66,7 @@ def _is_useful(kind: bytes, body: memoryview) -> bool:
     if kind == b"zTXt":
         return _expands_to_little(text[1:])
     if kind == b"iTXt" and text[:1] == b"\x01":
-        # Two bytes say how the text is packed; a language and a translated keyword follow, each ended by a zero.
+        # Two bytes tell how the text is packed; then come a language and a translated keyword, each ending in a zero.
         return _expands_to_little(text[2:].split(b"\x00", 2)[-1])
     return len(text) <= _MAX_METADATA_BYTES
 

@@ -1,4 +1,4 @@
-"""Makes RGB of decoded images of every mode: 8 bits a sample, the colours of sRGB, transparency laid over white."""
+"""Turns decoded images of every mode into RGB: 8 bits a sample, in sRGB, with transparency laid over white."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _BAND_PIXELS = 8_000_000
 
 
 def rgb_array(image: Image.Image, source: ImageFile.ImageFile, sample_bits: int) -> np.ndarray:
-    """Return (H, W, 3) uint8 of a loaded image, as stored. Raises BadImageError as `DeepGrey` does.
+    """Return a loaded image, not turned, as (H, W, 3) uint8. Raises BadImageError as `DeepGrey` does.
 
-    The work is done in bands, so that a large image needs little memory beyond itself and the result. source: the file
-    that the pixels are of, for its header.
+    The work is done in bands of rows, so that a large image needs little memory besides itself and the result. source:
+    the file of the image, for its header.
     """
     convert = _band_converter(image, source, sample_bits)
     width, height = image.size
@@ -28,7 +28,7 @@ def rgb_array(image: Image.Image, source: ImageFile.ImageFile, sample_bits: int)
 
 
 def _band_converter(image: Image.Image, source: ImageFile.ImageFile, sample_bits: int) -> ToRgb:
-    """Return what makes RGB of a band of ``image``: 8 bits a sample, colours of sRGB, transparency over white."""
+    """Return a function from a band of ``image`` to RGB: 8 bits a sample, in sRGB, transparency over white."""
     mode = image.mode
     profile = image.info.get("icc_profile")
     if is_deep(mode):
@@ -37,7 +37,7 @@ def _band_converter(image: Image.Image, source: ImageFile.ImageFile, sample_bits
     if mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         colour = to_srgb("RGB", profile) or _plain_rgb
         if source.format == "BMP" and _is_blank(image):
-            # Programs that know no transparency leave the fourth byte zero.
+            # Programs without transparency leave the fourth byte of a pixel zero, so all-zero means opaque.
             return lambda band: colour(band.convert("RGB"))
         return lambda band: _over_white(band.convert("RGBA"), colour)
     kept = mode in ("L", "CMYK", "LAB")

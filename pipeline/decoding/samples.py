@@ -1,4 +1,4 @@
-"""Maps samples of more than 8 bits to 8: integers keep their upper bits, floats are scaled from a declared range."""
+"""Brings samples of more than 8 bits to 8: integers keep their upper bits, floats are scaled from a declared range."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262
 _LEAST_SAMPLE, _GREATEST_SAMPLE = 340, 341
 _WHITE_IS_ZERO = 0
 _OTHER_ORDER = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}
-"""By the last letter of Pillow's raw modes such as RGB;16L, the byte order of a file's samples: the other order."""
+"""Byte order of samples, as the last letter of Pillow's raw modes such as RGB;16L -> the letter of the other order."""
 
 
 def is_deep(mode: str) -> bool:
@@ -24,10 +24,10 @@ def is_deep(mode: str) -> bool:
 
 
 class DeepGrey:
-    """The mapping to 8 bits of one grey image with deep samples; made from its header, applied to its bands.
+    """Brings one grey image with deep samples to 8 bits; made from the image's header, applied to its bands.
 
-    bits: of 16-bit samples that are in use, where the file does not say that it has fewer. Integers keep the upper 8 of
-    them, and larger values are white. Floats are scaled from the range that a TIFF declares (SMinSampleValue,
+    bits: how many bits of 16-bit samples are used, unless the file declares fewer. Integers keep the upper 8 of these
+    bits; larger values become white. Floats are scaled from the range that a TIFF declares (SMinSampleValue,
     SMaxSampleValue), or from 0..1.
     """
 
@@ -40,7 +40,7 @@ class DeepGrey:
         self._high = _number(tags.get(_GREATEST_SAMPLE), 1.0)
 
     def __call__(self, band: Image.Image) -> Image.Image:
-        """Return ``band`` as 8-bit grey. Raises BadImageError "unsupported" where values have no defined brightness."""
+        """Return ``band`` as 8-bit grey. Raises BadImageError "unsupported" if values have no defined brightness."""
         samples = np.asarray(band)
         grey = self._from_floats(samples) if samples.dtype.kind == "f" else self._from_integers(samples)
         return Image.fromarray((255 - grey) if self._white_is_zero else grey)
@@ -70,11 +70,11 @@ def _number(value: object, default: float) -> float:
 
 
 def with_fewer_bits(data: bytes, image: ImageFile.ImageFile, bits: int) -> Image.Image:
-    """Return the 8-bit image of a 16-bit colour file that uses the lower ``bits`` of its samples only.
+    """Return the 8-bit image of a 16-bit colour file that uses only the lower ``bits`` of its samples.
 
-    image: just opened from ``data``. Pillow keeps the upper byte of each sample, so the file is decoded a second time
-    in the other byte order, which gives the lower bytes. Other images are returned as they are. Raises BadImageError
-    "unsupported" where Pillow cannot do that.
+    image: opened from ``data``, not loaded. Pillow keeps the upper byte of each sample, so the file is decoded a second
+    time in the other byte order, which gives the lower bytes. Other images are returned unchanged. Raises BadImageError
+    "unsupported" where Pillow cannot decode the file so.
     """
     if bits == FULL_BITS or is_deep(image.mode) or not any(";16" in _raw_mode(tile) for tile in image.tile):
         return image

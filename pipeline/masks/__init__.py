@@ -1,1 +1,1 @@
-"""Segments as numbers: maps, run lengths, areas and outlines."""
+"""Segments as maps, run lengths, areas, boxes and outlines."""

@@ -1,7 +1,7 @@
 """Reads many COCO run-length encodings at once, straight into maps of segment numbers.
 
-pycocotools decodes every segment to a bitmap of its own: 5.2 ms for 20 segments of 512x512, against 0.6 ms here
-(one core), because the work follows the number of runs. The tests hold the two against each other.
+pycocotools decodes every segment to a separate bitmap: 5.2 ms for 20 segments of 512x512, against 0.6 ms here (one
+core), because the work here grows with the number of runs. The tests compare the two.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import numpy as np
 class SegmentRuns:
     """The runs of set pixels of many segments, sorted by (image, start).
 
-    image, segment: which image a run belongs to, and which segment of that image (from 0). start, length: in pixels of
-    the image's column-major order. first: (images + 1,) where each image's runs begin.
+    segment: the number of a run's segment in its image (from 0). start, length: in pixels of the image's column-major
+    order. first: (images + 1,) where the runs of each image begin.
     """
 
     segment: np.ndarray
@@ -25,19 +25,19 @@ class SegmentRuns:
     first: np.ndarray
 
     def paint(self, image: int, pixels: int, background: int) -> np.ndarray:
-        """Return (pixels,) uint16, the segment of every pixel in column-major order, ``background`` without one.
+        """Return (pixels,) uint16: the segment of each pixel in column-major order, ``background`` where there is none.
 
         Raises ValueError if two segments share a pixel, or a run ends outside the image.
         """
-        own = slice(self.first[image], self.first[image + 1])
-        start = self.start[own]
-        # Alternate gaps and runs: gap, run, gap, run, ..., gap.
+        of_image = slice(self.first[image], self.first[image + 1])
+        start = self.start[of_image]
+        # Gaps and runs alternate: gap, run, gap, run, ..., gap.
         bounds = np.zeros(2 * start.size + 2, dtype=np.int64)
         bounds[1:-1:2] = start
-        bounds[2:-1:2] = start + self.length[own]
+        bounds[2:-1:2] = start + self.length[of_image]
         bounds[-1] = pixels
         values = np.full(2 * start.size + 1, background, dtype=np.uint16)
-        values[1::2] = self.segment[own]
+        values[1::2] = self.segment[of_image]
         lengths = np.diff(bounds)
         if lengths.min() < 0:
             raise ValueError("segments share pixels or reach outside the image")
@@ -49,9 +49,9 @@ def parse_runs(
 ) -> SegmentRuns:
     """Parse the compressed counts of many segments.
 
-    text: uint8, the characters of all counts one after the other. text_ends: (segments,) where each ends in ``text``.
-    segments_per_image: (images,) segments follow one another image by image. pixels: (images,) height x width. Raises
-    ValueError where a text is no RLE of an image of that size.
+    text: uint8, the characters of all counts, one segment after the other. text_ends: (segments,) where the counts of
+    each segment end in ``text``. segments_per_image: (images,) how many segments in a row belong to each image.
+    pixels: (images,) height x width. Raises ValueError where a text is no RLE of an image of that size.
     """
     images = np.repeat(np.arange(segments_per_image.size), segments_per_image)
     numbers, numbers_end = _numbers(text, text_ends)
@@ -79,9 +79,9 @@ def parse_runs(
 
 
 def _numbers(text: np.ndarray, text_ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Split texts into signed numbers: six bits a character, five of them payload, low groups first.
+    """Split texts into signed numbers. A character has six bits, five of them payload; the low bits come first.
 
-    Returns the numbers and, for each text, how many numbers there are up to its end.
+    Returns the numbers of all texts and, for each text, how many numbers there are up to its end.
     """
     if not text_ends.size:
         return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
@@ -106,7 +106,7 @@ def _numbers(text: np.ndarray, text_ends: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def _undo_deltas(numbers: np.ndarray, numbers_end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """From the fourth count of a text on, the difference to the count two before is stored.
+    """Turn differences into counts: from its fourth number on, a text stores the difference to the count two before.
 
     Returns the counts and the position of each in its text.
     """
@@ -118,7 +118,7 @@ def _undo_deltas(numbers: np.ndarray, numbers_end: np.ndarray) -> tuple[np.ndarr
         if not chosen.size:
             continue
         total = np.cumsum(numbers[chosen])
-        # Every text starts its own sum: take off what the texts before it came to.
+        # The running sum goes over all texts: subtract what it came to before each text began.
         begins = position[chosen] <= 2
         before = np.where(begins, total - numbers[chosen], 0)
         counts[chosen] = total - before[np.maximum.accumulate(np.where(begins, np.arange(chosen.size), 0))]

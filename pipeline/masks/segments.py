@@ -1,4 +1,4 @@
-"""From a map of segment values to the segments of one row: RLEs, areas and boxes in original pixels.
+"""Describes the segments of a map: RLEs, areas, boxes and pieces, in pixels of the original image.
 
 Legend: H x W pixels, S segments.
 """
@@ -28,8 +28,8 @@ class SegmentGeometry:
 def segment_geometry(segment_map: np.ndarray, values: list[int]) -> SegmentGeometry:
     """Describe the regions of ``segment_map`` (H, W; unsigned) that hold each of ``values``.
 
-    The map is cut into column-major runs once, whatever the number of segments, so the cost follows the number of
-    borders rather than pixels times segments. Values without a pixel raise ValueError.
+    The map is cut into column-major runs once for all segments, so the cost grows with the number of borders, not with
+    pixels times segments. Raises ValueError for a value that no pixel has.
     """
     height, width = segment_map.shape
     flat = segment_map.ravel(order="F")
@@ -38,11 +38,11 @@ def segment_geometry(segment_map: np.ndarray, values: list[int]) -> SegmentGeome
     run_values = flat[starts]
     rles, areas, boxes, components = [], [], [], []
     for value in values:
-        own = run_values == value
-        if not own.any():
+        is_value = run_values == value
+        if not is_value.any():
             raise ValueError(f"segment value {value} has no pixel in the map")
         rle = coco_mask.frPyObjects(
-            {"size": [height, width], "counts": _counts(starts[own], lengths[own], flat.size)}, height, width
+            {"size": [height, width], "counts": _counts(starts[is_value], lengths[is_value], flat.size)}, height, width
         )
         rles.append(rle["counts"].decode("ascii"))
         areas.append(int(coco_mask.area(rle)))

@@ -1,1 +1,1 @@
-"""What files a shard leaves, how they reach their final names, and whose they are."""
+"""The files of a run: what they hold, how they are written, and which run or process they belong to."""

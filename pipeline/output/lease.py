@@ -1,4 +1,4 @@
-"""One attempt at a time: a lease in the output names who is writing there, and is renewed while it does."""
+"""Lets one attempt at a time write to an output: a lease there names the attempt, which renews it while it runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 LEASE = "_lease.json"
 RENEW_S = 10.0
 LAPSES_S = 60.0
-"""A lease not renewed for so long is void: its holder is gone, or cannot write any more."""
+"""A lease that has not been renewed for so long is void: its holder is gone, or cannot write any more."""
 
 
 class LeaseHeldError(RuntimeError):
@@ -28,7 +28,7 @@ class LeaseHeldError(RuntimeError):
 
 
 class LeaseLostError(RuntimeError):
-    """Another attempt has taken over; this one stops, and what either has committed stays."""
+    """Another attempt has taken over; this one stops, and the shards that either has committed stay."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,14 +44,14 @@ class Lease:
     renewed_at: float
 
     def is_void(self, now: float) -> bool:
-        """Whether the holder is certainly gone: dead on this very machine, or silent for LAPSES_S."""
+        """Whether the holder is gone: its process on this machine has ended, or it has been silent for LAPSES_S."""
         if now - self.renewed_at > LAPSES_S:
             return True
         return self.host == socket.gethostname() and self.process != _process_identity(self.pid)
 
 
 def _process_identity(pid: int) -> str:
-    """Tells a process from a later one with the same number, also after a reboot; "" if there is none."""
+    """A text that tells a process from later ones of the same number, also after a reboot; "" if none runs."""
     try:
         started = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -63,11 +63,11 @@ def _process_identity(pid: int) -> str:
 def _user() -> str:
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # containers often run under a number that has no name
+    except (KeyError, OSError):  # containers often run under a user number without a name
         return str(os.getuid())
 
 
-def _own_lease(attempt: str) -> Lease:
+def _new_lease(attempt: str) -> Lease:
     now, pid = time.time(), os.getpid()
     return Lease(
         attempt=attempt,
@@ -81,25 +81,25 @@ def _own_lease(attempt: str) -> Lease:
 
 
 class LeaseKeeper:
-    """Holds the lease of one attempt and renews it from a thread of its own."""
+    """Holds the lease of one attempt and renews it from a separate thread."""
 
     def __init__(self, output: Output, attempt: str) -> None:
         self.output = output
-        self.lease = _own_lease(attempt)
+        self.lease = _new_lease(attempt)
         self.taken_by: Lease | None = None
         self.failure: Exception | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
 
     def check(self) -> None:
-        """Raise LeaseLostError if another attempt has taken over, or what kept the lease from being renewed."""
+        """Raise LeaseLostError if another attempt has taken over, or the error that stopped the renewals."""
         if self.failure is not None:
             raise self.failure
         if self.taken_by is not None:
             raise LeaseLostError(f"attempt {self.taken_by.attempt} on {self.taken_by.host} has taken over the output")
 
     def check_now(self) -> None:
-        """Like :meth:`check`, by what the lease file says now."""
+        """Renew the lease now, then do as :meth:`check`."""
         self.check()
         self._renew_once()
         self.check()
@@ -118,7 +118,7 @@ class LeaseKeeper:
         self._thread.start()
 
     def stop(self) -> None:
-        """Give the lease back, unless it is another's by now."""
+        """Give the lease back, unless another attempt holds it by now."""
         self._stop.set()
         self._thread.join()
         held = read_lease(self.output)

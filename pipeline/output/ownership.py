@@ -1,4 +1,4 @@
-"""What lies in a folder that is to be written to, and what of it is ours: no other file is ever replaced or removed."""
+"""Tells the files of this program from other files in an output folder: others are never replaced or removed."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from maskmill.pipeline.storage.files import UNFINISHED_PREFIX, UNFINISHED_SUFFIX
 
 SHOWN = 5
 CLAIM = ".maskmill.json"
-"""Says in a folder which command writes there. Consumers of the data pass over it, since its name begins with a dot."""
+"""The file that names the command that writes to a folder. Readers of data skip names that begin with a dot."""
 FOLDERS = (LABELS_FOLDER, ERRORS_FOLDER, MARKERS_FOLDER, HISTORY_FOLDER, STAGING)
 FILES = (RUN_FILE, CLASSES_FILE, SUMMARY_FILE, CLASS_STATS_FILE, INVENTORY_FILE, LEASE)
 COUNTED = {LABELS_FOLDER: ".parquet", ERRORS_FOLDER: ".parquet", MARKERS_FOLDER: MARKER_SUFFIX}
-"""Folders in which every file of that ending counts as part of the run."""
+"""Folder -> ending: every file there that ends so counts as part of the run."""
 
 
 def some_names(names: Iterable[str]) -> str:
@@ -38,10 +38,10 @@ def some_names(names: Iterable[str]) -> str:
 
 
 def check_free(output: Output, *, holds_run: bool, overwrite: bool) -> None:
-    """Raise UsageError where a run must not write to ``output``: it holds other things, or they are in the way.
+    """Raise UsageError where a run must not write to ``output``, since files of other origin lie there.
 
-    What an attempt leaves that was killed before it wrote run.json does not count. overwrite: other things may lie
-    there, but none that bears a name which the run writes.
+    Files of an attempt that was killed before it wrote run.json do not count as such. overwrite: other files may lie
+    there, but none may have a name that the run writes.
     """
     entries = output.entries()
     for name in FOLDERS:
@@ -73,7 +73,7 @@ def _shown(output: Output) -> str:
 
 
 def _foreign(output: Output, entries: Mapping[str, bool]) -> list[str]:
-    """What no attempt on a run wrote, sorted; folders with a slash. An attempt writes lease, history, classes, run."""
+    """Entries that no attempt wrote, sorted; folders end in a slash. An attempt writes lease, history, classes, run."""
     begun = _is_history(output, entries)
     ours = {LEASE} if has_keys(output, LEASE, {"attempt", "renewed_at"}) else set()
     ours |= {HISTORY_FOLDER, CLASSES_FILE} if begun else set()
@@ -82,7 +82,7 @@ def _foreign(output: Output, entries: Mapping[str, bool]) -> list[str]:
 
 
 def _is_history(output: Output, entries: Mapping[str, bool]) -> bool:
-    """Whether runs/ holds records of attempts and nothing else."""
+    """Whether the folder of the history holds records of attempts and nothing else."""
     names = list(output.entries(HISTORY_FOLDER)) if entries.get(HISTORY_FOLDER) else []
     return bool(names) and all(
         _is_unfinished(name) or has_keys(output, f"{HISTORY_FOLDER}/{name}", {"attempt", "run_id"}) for name in names
@@ -103,7 +103,7 @@ def _is_unfinished(name: str) -> bool:
 
 
 def _counted(output: Output, entries: Mapping[str, bool]) -> list[str]:
-    """Files that every reader of a run would take for a part of it."""
+    """Files that every reader of a run would take for a part of the run."""
     return [
         f"{folder}/{name}{suffix}"
         for folder, suffix in COUNTED.items()
@@ -118,5 +118,5 @@ def is_claimed(output: Output, command: str) -> bool:
 
 
 def claim(output: Output, command: str) -> None:
-    """Say in the folder, before anything else is written there, that ``maskmill command`` writes to it."""
+    """Write CLAIM, before any other file, to say that ``maskmill command`` writes to this folder."""
     output.write_json(CLAIM, {"written_by": command})

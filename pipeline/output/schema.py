@@ -1,11 +1,11 @@
-"""The Parquet schemas of everything a run writes, declared once; docs/output.md has a table of the columns."""
+"""The Parquet schemas of the tables that a run writes; docs/output.md explains their columns."""
 
 from __future__ import annotations
 
 import pyarrow as pa
 
 SCHEMA_VERSION = 1
-"""Goes into every file's metadata; moves when a column is added, removed or changes meaning."""
+"""Part of every file's metadata; it grows when a column is added or removed, or changes its meaning."""
 
 BOX = pa.list_(pa.int32(), 4)
 """XYWH in pixels of the original image; W and H count pixels, so a one-pixel segment has W = H = 1."""

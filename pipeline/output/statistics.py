@@ -1,4 +1,4 @@
-"""Statistics of a run as mergeable sums: made per shard at commit, merged with +, divided once at the end.
+"""Statistics of a run as mergeable sums: made per shard at its commit, added up with +, divided once at the end.
 
 Percentiles come from fixed histograms, so any sharding gives the same figures; their resolution is one bin
 (0.01 for scores, a factor 2^(1/4) for areas).
@@ -85,7 +85,7 @@ class RunSums:
         return RunSums(**plain, classes=classes)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values, the small ones first so that a reader of counts can stop early."""
+        """Plain JSON values. The classes, the largest part, come last: a reader of counts can stop before them."""
         plain = {n: getattr(self, n) for n in self.__slots__ if n not in _NESTED}
         plain["coverage_bins"] = sorted(self.coverage_bins.items())
         classes = {str(class_id): sums.to_dict() for class_id, sums in sorted(self.classes.items())}
@@ -136,7 +136,7 @@ def _add_image(sums: RunSums, row: Mapping[str, Any]) -> None:
 
 
 def _bins(values: Any, edges: np.ndarray) -> np.ndarray:
-    """The bin of each value; what lies outside the edges goes to the first or last bin."""
+    """The bin of each value; values outside the edges go to the first or last bin."""
     return np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(edges) - 2)
 
 
@@ -169,19 +169,19 @@ def class_stats_table(sums: RunSums, names: list[str], seen: list[bool | None]) 
     return pa.Table.from_pylist(rows, schema=CLASS_STATS)
 
 
-def _class_row(class_id: int, names: list[str], seen: bool | None, own: ClassSums, pixels: int) -> dict[str, Any]:
-    together = sorted(own.together.items(), key=lambda item: (-item[1], item[0]))[:CO_OCCURRING]
+def _class_row(class_id: int, names: list[str], seen: bool | None, sums: ClassSums, pixels: int) -> dict[str, Any]:
+    together = sorted(sums.together.items(), key=lambda item: (-item[1], item[0]))[:CO_OCCURRING]
     return {
         "class_id": class_id,
         "class_name": names[class_id],
         "seen": seen,
-        "images": own.images,
-        "segments": own.segments,
-        "pixels": own.pixels,
-        "pixel_share": own.pixels / pixels if pixels else 0.0,
-        "score_mean": own.score_sum / own.segments if own.segments else None,
-        **{f"score_p{p}": percentile(own.score_bins, SCORE_EDGES, p / 100) for p in (10, 50, 90)},
-        **{f"area_p{p}": percentile(own.area_bins, AREA_EDGES, p / 100) for p in (10, 50, 90)},
-        "agreement_mean": own.agreement_sum / own.segments if own.segments else None,
+        "images": sums.images,
+        "segments": sums.segments,
+        "pixels": sums.pixels,
+        "pixel_share": sums.pixels / pixels if pixels else 0.0,
+        "score_mean": sums.score_sum / sums.segments if sums.segments else None,
+        **{f"score_p{p}": percentile(sums.score_bins, SCORE_EDGES, p / 100) for p in (10, 50, 90)},
+        **{f"area_p{p}": percentile(sums.area_bins, AREA_EDGES, p / 100) for p in (10, 50, 90)},
+        "agreement_mean": sums.agreement_sum / sums.segments if sums.segments else None,
         "co_occurring": [names[other] for other, _ in together],
     }

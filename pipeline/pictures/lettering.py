@@ -1,4 +1,4 @@
-"""Writes names into pictures, whatever their script: with the machine's fonts, and visibly escaped where none helps.
+"""Writes names in any script into pictures; characters that no font of the machine has are shown as escapes.
 
 Every stretch of a text is drawn with the first font that has its characters: DejaVu, which comes with matplotlib
 (Latin, Greek, Cyrillic, Hebrew, Arabic and more), then the fonts that are installed.
@@ -18,7 +18,7 @@ from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageDraw, ImageFont, features
 
 BITMAP_SIZES_PX = (109, 136, 128, 160)
-"""Sizes of fonts that are made of pictures, as those of emoji are; no other size of them can be loaded."""
+"""Sizes of bitmap fonts, as those of emoji are; a bitmap font cannot be loaded at any other size."""
 _STYLES = ("bold", "italic", "oblique", "black", "light", "thin", "medium", "mono", "condensed", "serif")
 _RIGHT_TO_LEFT = ("R", "AL")
 _TURNING = ("LRE", "LRO", "RLE", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
@@ -27,7 +27,7 @@ _JOINER = "\u200d"
 
 @dataclass(frozen=True, slots=True)
 class _Face:
-    """A font at one size. scale: from the size it could be loaded at to the size wanted."""
+    """A font at one size. scale: the size wanted, divided by the size that the font could be loaded at."""
 
     font: ImageFont.FreeTypeFont
     characters: frozenset[int]
@@ -35,7 +35,7 @@ class _Face:
 
     @property
     def ascent(self) -> int:
-        """Pixels above the line that letters stand on."""
+        """Pixels above the baseline of the letters."""
         return round(self.font.getmetrics()[0] * self.scale)
 
     def length(self, text: str, direction: str | None) -> float:
@@ -46,8 +46,8 @@ class _Face:
 class Lettering:
     """Letters of one size.
 
-    font_files: in order of preference; by default DejaVu and whatever is installed, which is looked for only when a
-    character needs it.
+    font_files: in order of preference; by default DejaVu, then the installed fonts, which are looked for only when a
+    character needs them.
     """
 
     def __init__(self, size_px: int, font_files: Sequence[str | Path] | None = None) -> None:
@@ -57,7 +57,7 @@ class Lettering:
         self._can_turn = features.check("raqm")
 
     def draw(self, picture: Image.Image, at: tuple[int, int], text: str, most_px: float | None = None) -> None:
-        """Write a line in black, its top left at ``at``, cut short with an ellipsis if it is longer than ``most_px``.
+        """Write a line in black, its upper left corner at ``at``, cut with an ellipsis to at most ``most_px`` pixels.
 
         Line breaks and other white space become single spaces.
         """
@@ -75,7 +75,7 @@ class Lettering:
         return sum(face.length(part, direction) for face, part, direction in runs)
 
     def drawable(self, text: str) -> str:
-        """``text`` with Python's escapes for what no font has, such as ``\\u732b``, and for control characters."""
+        """``text`` with escapes, such as ``\\u732b``, for characters that no font has and for control characters."""
         return "".join(
             character if self._face_of(character) is not None else character.encode("unicode_escape").decode()
             for character in " ".join(text.split())
@@ -91,7 +91,7 @@ class Lettering:
         return text[:low] + "…"
 
     def _runs(self, text: str) -> list[tuple[_Face, str, str | None]]:
-        """The stretches of one font with their direction, from left to right as they are seen."""
+        """The stretches of a text that have one font each, with their direction, from left to right on the picture."""
         runs: list[tuple[_Face, str]] = []
         for character in text:
             face = runs[-1][0] if runs and _joins(character, *runs[-1]) else self._face_of(character)
@@ -108,7 +108,8 @@ class Lettering:
 
     def _face_of(self, character: str) -> _Face | None:
         kind = unicodedata.bidirectional(character)
-        # What turns text round would show another name; so would letters from right to left in the wrong order.
+        # These are shown as escapes: characters that change the direction, and, where Pillow cannot lay out text from
+        # right to left, the letters of such scripts. Drawn as they are, both would show another name.
         if (
             unicodedata.category(character) == "Cc"
             or kind in _TURNING
@@ -125,7 +126,7 @@ class Lettering:
 
 
 def _draw_run(picture: Image.Image, at: tuple[int, int], face: _Face, part: str, direction: str | None) -> int:
-    """Draw a stretch that stands on the line through ``at``, and return its width."""
+    """Draw a stretch with its baseline through ``at``, and return its width in pixels."""
     how: dict[str, Any] = {"font": face.font, "direction": direction, "anchor": "ls"}
     if face.scale == 1:
         ImageDraw.Draw(picture).text(at, part, fill="black", **how)
@@ -139,21 +140,21 @@ def _draw_run(picture: Image.Image, at: tuple[int, int], face: _Face, part: str,
 
 
 def _joins(character: str, face: _Face, before: str) -> bool:
-    """Whether a character goes with the stretch before it, whichever fonts have it: accents, joiners, spaces."""
+    """Whether a character (accent, joiner, space) is drawn in the font of the stretch before it."""
     if character == " ":
         return face.scale == 1 and ord(character) in face.characters
     return before.endswith(_JOINER) or unicodedata.category(character) in ("Mn", "Mc", "Me", "Cf", "Sk")
 
 
 def installed_fonts() -> Iterator[str]:
-    """Font files: DejaVu, then those of the machine, plain styles first; looks for the latter only when asked on."""
+    """Yield font files: DejaVu, then those of the machine, plain styles first; the machine is searched only then."""
     yield str(Path(mpl.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"))
     yield from _system_fonts()
 
 
 @lru_cache(maxsize=1)
 def _system_fonts() -> tuple[str, ...]:
-    # Imported late: it reads every font of the machine once, for matplotlib's own list.
+    # Imported late: the import reads every font of the machine once, for a list that matplotlib keeps.
     from matplotlib.font_manager import findSystemFonts
 
     return tuple(sorted(findSystemFonts(), key=_plainness))
@@ -165,10 +166,10 @@ def _plainness(file: str) -> tuple[int, str]:
 
 
 def _face(file: str, size_px: int) -> _Face | None:
-    """A font at ``size_px``, or at one of its own sizes; None for a file that cannot be used."""
+    """A font at ``size_px``, or a bitmap font at the size it has; None for a file that cannot be used."""
     try:
         characters = frozenset(FT2Font(file).get_charmap())
-    except RuntimeError:  # what FreeType says of a damaged file
+    except RuntimeError:  # FreeType raises it for a damaged file
         return None
     for size in (size_px, *BITMAP_SIZES_PX):
         try:

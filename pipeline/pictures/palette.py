@@ -1,4 +1,4 @@
-"""Colours of classes: those the vocabulary gives, else ones that stay apart for colour-blind eyes as long as can be."""
+"""Colours of classes: those of the vocabulary, else a series whose first twelve colour-blind people can tell apart."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ DISTINCT: tuple[Colour, ...] = (
     (68, 170, 153),
     (170, 68, 153),
 )
-"""Okabe and Ito's seven colours, then five of Paul Tol's muted ones: told apart with every common colour blindness."""
+"""Okabe and Ito's seven colours, then five of Paul Tol's muted ones: distinct with every common colour blindness."""
 
 _GOLDEN_ANGLE = math.pi * (3 - math.sqrt(5))
 _LIGHTNESS = (0.62, 0.80, 0.48, 0.71)
-"""Beyond DISTINCT neighbouring ids differ in lightness too, which every eye sees."""
+"""Beyond DISTINCT, neighbouring ids also differ in lightness, which every eye sees."""
 _CHROMA = 0.14
 
 
 def class_colours(given: Sequence[Sequence[int] | None]) -> list[Colour]:
-    """The colour (RGB, 0..255) of every class in id order. given: what the vocabulary says, None where it does not."""
-    return [(int(own[0]), int(own[1]), int(own[2])) if own else _colour(class_id) for class_id, own in enumerate(given)]
+    """The colour (RGB, 0..255) of every class in id order. given: the vocabulary's colours, None where it has none."""
+    return [(int(rgb[0]), int(rgb[1]), int(rgb[2])) if rgb else _colour(class_id) for class_id, rgb in enumerate(given)]
 
 
 def _colour(class_id: int) -> Colour:
@@ -43,7 +43,7 @@ def _colour(class_id: int) -> Colour:
 
 
 def _oklab_to_rgb(lightness: float, a: float, b: float) -> Colour:
-    """Convert from Oklab (Ottosson, 2020), clipped to what a screen shows."""
+    """Convert from Oklab (Ottosson, 2020), clipped to the colours of a screen."""
     long = (lightness + 0.3963377774 * a + 0.2158037573 * b) ** 3
     medium = (lightness - 0.1055613458 * a - 0.0638541728 * b) ** 3
     short = (lightness - 0.0894841775 * a - 1.2914855480 * b) ** 3

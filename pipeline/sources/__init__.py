@@ -1,4 +1,4 @@
-"""Where images come from: WebDataset tars, Parquet, folders and manifests, on this machine or any fsspec store."""
+"""The sources of images: WebDataset tars, Parquet, folders and manifests, on this machine or any fsspec store."""
 
 from __future__ import annotations
 

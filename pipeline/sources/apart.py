@@ -1,4 +1,4 @@
-"""Keeps what a command writes apart from what it reads, whatever the two addresses look like."""
+"""Refuses an output that lies inside the input or holds it, however the two addresses are spelt."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from maskmill.pipeline.storage.addresses import (
 from maskmill.pipeline.storage.files import StorageOptions, open_filesystem, public_uri, without_query
 
 WRITTEN_SUFFIXES = (".parquet", ".json", ".html", ".md")
-"""How the names of files end that the commands write into an output folder without being asked to."""
+"""Endings of the files that commands write into an output folder under names that the user did not choose."""
 _PIECE_BYTES = 2**20
 
 
@@ -38,10 +38,10 @@ def check_apart(
     """Raise UsageError if one of the two places lies in the other, or the pattern ``source`` could match in ``target``.
 
     written, read: what the messages call ``target`` and ``source``. any_name: files of any name are written, not only
-    those of a run. may_hold: ``target`` may hold ``source``. Neither place need exist.
+    those of WRITTEN_SUFFIXES. may_hold: ``target`` may hold ``source``. Neither place need exist.
     """
     if not source.strip() or not target.strip():
-        return  # who reads or writes there says that there is nothing
+        return  # the code that reads or writes the place reports the empty address
     place, origin = absolute(target), absolute(source)
     literal = not is_pattern(origin) or (is_local_address(origin) and os.path.exists(origin))
     folder = origin if literal else fixed_folder(origin)
@@ -74,10 +74,10 @@ def _matches_inside(pattern: str, folder: str, place: str, any_name: bool) -> bo
 
 
 def check_listing_apart(target: str, listing: Listing) -> None:
-    """Raise UsageError if a file of the input lies in ``target`` by a link, which the two addresses do not show."""
+    """Raise UsageError if a file of the input lies in ``target`` through a link, which its address does not show."""
     apart = _Apart(target)
     for file in listing.files:
-        # A folder may hold a million images; whether one of them is itself a link is not asked.
+        # Of images only the folder is checked: there may be millions, and asking each one whether it is a link is slow.
         whole = listing.kind not in ("tar", "parquet")
         apart.check(file.location, posixpath.dirname(file.location) if whole else file.location)
 
@@ -87,7 +87,7 @@ def check_entries_apart(
 ) -> None:
     """Raise UsageError if an entry of a text manifest lies in ``target``.
 
-    The entries of a manifest are only looked at where it has the name of the folder somewhere in it.
+    The entries are parsed only if the manifest holds the name of the target's folder somewhere.
     """
     if listing.kind != "manifest":
         return
@@ -105,14 +105,14 @@ def check_entries_apart(
 
 
 class _Apart:
-    """Refuses what lies in one place; asks about each folder once."""
+    """Refuses files that lie in ``target``; every folder is checked once."""
 
     def __init__(self, target: str) -> None:
         self._target, self._place = target, absolute(target)
         self._known: dict[str, bool] = {}
 
     def check(self, location: str, folder: str) -> None:
-        """Raise UsageError, naming ``location``, if ``folder`` lies in the place."""
+        """Raise UsageError, naming the file at ``location``, if its ``folder`` lies in the target."""
         if folder not in self._known:
             self._known[folder] = is_inside(folder, self._place)
         if self._known[folder]:

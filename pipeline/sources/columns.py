@@ -1,4 +1,4 @@
-"""Finds which columns of a table hold the image, its id and its ground truth, and says what there is when none does."""
+"""Finds which columns of a table hold the image, its id and its ground truth."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class ColumnError(Exception):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TableLayout:
-    """Names of the columns to read; one of ``image`` (bytes) and ``uri`` is set. ``image`` may be a struct's field.
+    """Names of the columns to read. Either ``image`` (bytes) or ``uri`` is set; ``image`` may be a field of a struct.
 
-    path: where the images lie whose bytes are null, a field beside ``image``. An id, path or segmentation of None
-    means that the table has no such column.
+    path: a field beside ``image`` with the place of an image whose bytes are null. None for image_id, path or
+    segmentation: the table has no such column.
     """
 
     image: str | None
@@ -39,7 +39,7 @@ class TableLayout:
 
 
 def storage_type(kind: pa.DataType) -> pa.DataType:
-    """Return what a column's values are, without extension, dictionary and run lengths, which only say how."""
+    """Return the type of a column's values, without extension, dictionary and run lengths, which are only layout."""
     if isinstance(kind, pa.BaseExtensionType):
         return storage_type(kind.storage_type)
     if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
@@ -61,7 +61,7 @@ def plain(values: pa.Array) -> pa.Array:
 
 
 def is_binary(kind: pa.DataType) -> bool:
-    """Whether values of this type are bytes, however they are laid out; the bytes of a UUID do not count."""
+    """Whether values of this type are bytes, in any layout; the bytes of a UUID do not count."""
     if getattr(kind, "extension_name", "") == "arrow.uuid":
         return False
     storage = storage_type(kind)
@@ -70,7 +70,7 @@ def is_binary(kind: pa.DataType) -> bool:
 
 
 def is_text(kind: pa.DataType) -> bool:
-    """Whether values of this type are text, however they are laid out."""
+    """Whether values of this type are text, in any layout."""
     storage = storage_type(kind)
     return any(test(storage) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view))
 
@@ -82,7 +82,7 @@ def _field(kind: pa.DataType, name: str, test: Callable[[pa.DataType], bool]) ->
 
 
 def _bytes_column(schema: pa.Schema, name: str) -> str | None:
-    """Return the path of the bytes in a column: itself, or a field, as Hugging Face has struct<bytes, path>."""
+    """Return the path of the bytes in a column: its name, or that of a field in Hugging Face's struct<bytes, path>."""
     kind = schema.field(name).type
     if is_binary(kind):
         return name
@@ -90,7 +90,7 @@ def _bytes_column(schema: pa.Schema, name: str) -> str | None:
 
 
 def _path_beside(schema: pa.Schema, image: str | None) -> str | None:
-    """Return the path of the text that says where an image lies whose bytes are null."""
+    """Return the path of the field that says where an image lies whose bytes are null."""
     top, _, field = (image or "").rpartition(".")
     if field != "bytes" or top not in schema.names:
         return None

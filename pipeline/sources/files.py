@@ -1,4 +1,4 @@
-"""Reads single image files by URI, several at a time where that hides the latency of a store."""
+"""Reads single image files by URI, several at once from a store, to hide its latency."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from maskmill.pipeline.uris import is_web
 
 _NO_SUCH_NAME = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP}
 READ_THREADS = 16
-"""Files in flight per shard read from a store, fewer where they are large."""
+"""Most files of a shard that are read from a store at once; fewer where the files are large."""
 
 READ_AHEAD_BYTES = 64 * 2**20
-"""About as much is held of files that are read ahead, however many and large they are."""
+"""About so many bytes of files that are read ahead are held, however many and large they are."""
 _FIRST_AHEAD = 2
 
 Item = TypeVar("Item")
@@ -39,7 +39,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fetched:
-    """What came of reading one file: its bytes or the reason why there are none."""
+    """The result of reading one file: its bytes, or the error because of which there are none."""
 
     data: bytes | None = None
     error: BadImageError | None = None
@@ -48,7 +48,7 @@ class Fetched:
 def fetch(uri: str, storage_options: StorageOptions | None, limits: ReadLimits) -> Fetched:
     """Read one image file. Missing, empty, too large and irregular files are errors of the image.
 
-    Whatever concerns the set-up or the network is raised, transient errors after several tries.
+    Errors of the set-up or the network are raised, transient ones after several attempts.
     """
     try:
         fs, path = open_filesystem(uri, storage_options)
@@ -62,18 +62,18 @@ def fetch(uri: str, storage_options: StorageOptions | None, limits: ReadLimits) 
 
 
 def read_file(fs: fsspec.AbstractFileSystem, path: str, limits: ReadLimits) -> Fetched:
-    """Read one file in one attempt; what goes wrong on the way is raised as it is."""
+    """Read one file in one attempt; errors of the store are raised as they are."""
     return _read_local(path, limits) if is_local(fs) else _read_remote(fs, path, limits)
 
 
 def _is_bad_uri(error: Exception) -> bool:
-    # An unknown scheme, a null byte, a bucket name no bucket can have, ...: this line of the list, not the set-up.
+    # An unknown scheme, a null byte or an impossible bucket name is a mistake in one entry of a list, no wrong set-up.
     cause = error.__cause__ if isinstance(error, UsageError) else error
     return isinstance(cause, ValueError) or type(cause).__name__ == "ParamValidationError"
 
 
 def _read_local(path: str, limits: ReadLimits) -> Fetched:
-    # Opening a pipe would wait for ever, so what it is comes first.
+    # The kind of file is checked before opening: opening a pipe would wait for ever.
     if not stat.S_ISREG(os.stat(path).st_mode):
         return Fetched(error=BadImageError("read", "not_a_file", "not a regular file"))
     with open(path, "rb") as stream:
@@ -98,9 +98,9 @@ def _read_remote(fs: fsspec.AbstractFileSystem, path: str, limits: ReadLimits) -
 def _read_known(fs: fsspec.AbstractFileSystem, path: str, size: int) -> bytes:
     """Return up to one byte more than ``size`` of a file of so many bytes."""
     if not is_web(path):
-        # Given the range, S3's client does not ask for the size once more.
+        # With a range given, the client of S3 does not ask for the size again.
         return fs.cat_file(path, start=0, end=size)
-    # A web server may send more than it announced, without end: so not by fsspec's cat_file, which takes all of it.
+    # fsspec's cat_file is not used here: a web server may send more than it announced, without end, and it takes all.
     with fs.open(path, "rb", block_size=0, size=size) as stream:
         return _read_bounded(stream, size + 1)
 
@@ -127,10 +127,10 @@ def ordered_map(
     threads: int,
     size_of: Callable[[Result], int] | None = None,
 ) -> Iterator[tuple[Item, Result]]:
-    """Yield every item with its result, in order, computing at most ``threads`` ahead; none ahead for one thread.
+    """Yield every item with its result, in order, computing at most ``threads`` results ahead; none for one thread.
 
-    size_of: the bytes that a result holds. So few are then computed ahead that they hold about ``READ_AHEAD_BYTES``,
-    judged by the largest of the latest results: two at first, and one more after each small one.
+    size_of: the bytes that a result holds. With it, the results computed ahead hold about ``READ_AHEAD_BYTES``, judged
+    by the largest of the latest results: at first two are computed ahead, and one more after each small result.
     """
     if threads == 1:
         yield from ((item, function(item)) for item in items)

@@ -1,7 +1,7 @@
-"""Finds the images of labelled rows again, by the URI that their labels carry and without listing the input.
+"""Finds the images of labelled rows again, by the URI in their labels and without listing the input.
 
-What it costs: one request per image that is a file of its own; the row groups that hold the wanted rows of a Parquet
-file; a tar from its beginning to the last wanted member.
+The cost: one request for an image that is a single file; of a Parquet file, the row groups that hold wanted rows; of a
+tar, everything from its beginning to the last wanted member.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from maskmill.pipeline.storage.files import (
 from maskmill.pipeline.uris import scheme_of
 
 FORBIDDEN, UNREACHABLE = "forbidden", "unreachable"
-"""Error classes of images whose store refuses or does not answer: whoever meets many in a row may want to stop."""
+"""Error classes of images whose store refuses access or does not answer: many of them in a row are a reason to stop."""
 
 _TAR = re.compile(r"^(.+?\.(?:tar|tar\.gz|tgz)(?:\?[^#]*)?)#(.*)$", re.IGNORECASE | re.DOTALL)
 _PARQUET = re.compile(r"^(.+?\.(?:parquet|pq)(?:\?[^#]*)?)#row=(\d+)$", re.IGNORECASE | re.DOTALL)
@@ -49,17 +49,17 @@ class Place:
 
 
 def place_of(uri: str) -> Place:
-    """Take a URI of the labels apart. "?" and "#" are part of a name unless a tar or table stands before them."""
+    """Take a URI of the labels apart. "?" and "#" are part of a name, except after the name of a tar or table."""
     if table := _PARQUET.match(uri):
         return Place("table", table[1], table[2])
-    # A local folder may be called "a.tar#b": what exists under the whole name is that file.
+    # A local folder may be called "a.tar#b": if a file exists under the whole name, that file is meant.
     if (tar := _TAR.match(uri)) and not os.path.isfile(path_on_disk(uri)):
         return Place("tar", tar[1], tar[2])
     return Place("file", uri)
 
 
 def path_on_disk(path: str) -> str:
-    """The local file that ``path`` of the labels means: parts that are not there may be escapes of bytes, no UTF-8."""
+    """The local file that ``path`` of the labels means: in parts that do not exist, escapes may stand for bytes."""
     if os.path.lexists(path) or unprintable(path) == path:
         return path
     parent, name = os.path.split(path)
@@ -76,9 +76,9 @@ def _address(uri: str) -> str:
 class ImageFinder:
     """Reads source images of a run.
 
-    image_column: of Parquet inputs, as the run was told; None to find it. limits: bounds while reading. how: images are
-    decoded as the run did, within its limit and with its bits of a sample. source: the run's input;
-    images elsewhere were named by a list, and are read as it may name them. None: all are the caller's own.
+    image_column: the column of Parquet inputs that the run was given; None to find it. limits: bounds while reading.
+    how: the run's settings of decoding. source: the run's input; images that lie elsewhere were named by a list, and
+    are read only if a list may name them. With None every image may be read.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class ImageFinder:
         return pixels
 
     def header(self, fetched: Fetched, row: Mapping[str, Any]) -> tuple[bytes, ImageHeader]:
-        """The encoded image that :meth:`read` found, and what its header says. Raises as :meth:`pixels`."""
+        """The encoded image that :meth:`read` found, and its header. Raises as :meth:`pixels`."""
         data = _data_of(fetched)
         header = read_header(data, max_pixels=self.how.max_pixels)
         _check_size((header.height, header.width), row)
@@ -117,9 +117,9 @@ class ImageFinder:
     def read(self, uris: Mapping[int, str], max_bytes: int | None = None) -> Iterator[tuple[int, Fetched]]:
         """Yield (row, encoded bytes or why there are none) for rows of one shard, in ascending order.
 
-        uris: the labels' ``uri`` by ``row``. Reading of a tar or table ends early once ``max_bytes`` of its images
-        have passed; the rows left are not yielded. What is wrong with a file, archive, table or store is the error of
-        every row that could not be read for it.
+        uris: the labels' ``uri`` by ``row``. Reading of a tar or table ends early once ``max_bytes`` of its images have
+        been read; the remaining rows are not yielded. An error of a file, archive, table or store becomes the error of
+        every row that it keeps from being read.
         """
         if not uris:
             return
@@ -135,18 +135,18 @@ class ImageFinder:
                 yield row, fetched
                 done += 1
         except Exception as error:
-            if (told := _told(error)) is None:
+            if (found := _row_error(error)) is None:
                 raise
-            yield from ((row, Fetched(error=told)) for row in rows[done:])
+            yield from ((row, Fetched(error=found)) for row in rows[done:])
 
     def _fetch(self, uri: str) -> Fetched:
         try:
             place = _address(uri)
             return fetch(place, self.storage_options, self.limits) if self._named is None else self._named.read(place)
         except Exception as error:
-            if (told := _told(error)) is None:
+            if (found := _row_error(error)) is None:
                 raise
-            return Fetched(error=told)
+            return Fetched(error=found)
 
     def _from_tar(
         self, location: str, rows: Sequence[int], uris: Mapping[int, str], max_bytes: int | None
@@ -207,8 +207,8 @@ def _check_size(size: tuple[int, int], row: Mapping[str, Any]) -> None:
         )
 
 
-def _told(error: Exception) -> BadImageError | None:
-    """The error of an image whose file, archive, table or store fails; None where it is something else."""
+def _row_error(error: Exception) -> BadImageError | None:
+    """The error of an image whose file, archive, table or store fails; None for errors of another kind."""
     if isinstance(error, DamagedError):
         return BadImageError("read", "damaged_shard", str(error))
     if isinstance(error, UsageError):

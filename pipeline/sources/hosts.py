@@ -1,4 +1,4 @@
-"""Remembers, in one process, which stores have stopped answering, so that not every entry of a list waits for them."""
+"""Remembers, in one process, which stores have stopped answering: the entries of a list need not all wait for them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 GIVE_UP_AFTER = 3
-"""Entries in a row that failed after all their attempts, with no success in between."""
+"""So many entries in a row must fail, after all their attempts, before their store is given a pause."""
 FIRST_PAUSE_S = 30.0
 LONGEST_PAUSE_S = 600.0
 MOST_HOSTS = 4096
@@ -23,7 +23,7 @@ class _State:
 
 
 class Hosts:
-    """Safe to share between threads. clock: seconds, monotonic."""
+    """The stores that have failed lately; may be shared between threads. clock: seconds, monotonic."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -33,7 +33,7 @@ class Hosts:
     def attempts(self, host: Hashable, usual: int) -> int:
         """Return how often to try an entry of ``host``: as usual; not at all in a pause; once when the pause is over.
 
-        The one that asks after a pause starts the next one, so that the others go on waiting for its answer.
+        The first call after a pause begins the next pause, so that other threads wait for the outcome of that one try.
         """
         with self._lock:
             state = self._states.get(host)
@@ -45,12 +45,12 @@ class Hosts:
             return 1
 
     def answered(self, host: Hashable) -> None:
-        """Say that ``host`` gave an answer, be it that there is no such file."""
+        """Record that ``host`` gave an answer; "no such file" is an answer too."""
         with self._lock:
             self._states.pop(host, None)
 
     def failed(self, host: Hashable) -> None:
-        """Say that an entry failed in all its attempts, or that the one attempt after a pause did."""
+        """Record that an entry failed in all its attempts, or in the one attempt after a pause."""
         with self._lock:
             state = self._states.setdefault(host, _State())
             self._states.move_to_end(host)

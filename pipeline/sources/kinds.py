@@ -1,4 +1,4 @@
-"""What a file of an input is taken for by its name, and under what those are counted that are taken for nothing."""
+"""Tells by its name what kind of input a file is, and why a file is none."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ENDINGS_SHOWN = 5
 
 
 def kind_of(name: str) -> str | None:
-    """Return what a file of this name is taken for: "tar", "parquet", "manifest", "image" or None."""
+    """Return the kind of input that a file of this name is: "tar", "parquet", "manifest", "image", or None."""
     if posixpath.basename(name).startswith("."):
         return None
     lower = name.lower()
@@ -33,7 +33,7 @@ _SYSTEM_FILES = ("thumbs.db", "desktop.ini")
 
 
 def why_skipped(name: str, path: str, info: dict[str, Any]) -> str | None:
-    """Return under what a file is counted that is no input whatever its ending, else None."""
+    """Return the reason for which a file is no input in spite of its ending, None where there is no reason."""
     parts = name.split("/")
     if any(part.startswith(".") or part == "__MACOSX" for part in parts) or parts[-1].lower() in _SYSTEM_FILES:
         return _HIDDEN
@@ -43,12 +43,12 @@ def why_skipped(name: str, path: str, info: dict[str, Any]) -> str | None:
 
 
 def ending_of(path: str) -> str:
-    """Return the ending of a name in lower case, or that there is none."""
+    """Return the ending of a name in lower case, or "no ending"."""
     return posixpath.splitext(path)[1].lower() or _NO_ENDING
 
 
 def skipped_text(skipped: Mapping[str, int], most: int = ENDINGS_SHOWN) -> str:
-    """Return what people are told of files that are no input: "3 x .txt, 1 x no ending, 2 others"."""
+    """Return a text about the files that are no input: "3 x .txt, 1 x no ending, 2 others"."""
     ordered = sorted(skipped.items(), key=lambda item: (-item[1], item[0]))
     shown = [f"{count:,} x {ending}" for ending, count in ordered[:most]]
     rest = sum(count for _, count in ordered[most:])

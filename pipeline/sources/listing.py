@@ -1,4 +1,4 @@
-"""Finds the files an input stands for, whatever it is: a file, a folder, a glob or a brace pattern, here or remote."""
+"""Finds the files of an input: a file, a folder, a glob or a brace pattern, on this machine or in a store."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ LISTING_THREADS = 16
 _GLOB_CHARACTERS = "*?["
 _EXAMPLES = 5
 _ATTEMPTS = 3
-"""Fewer than when reading: an address nobody answers at should be reported in seconds."""
+"""Fewer attempts than for reading: an address at which nobody answers should be reported in seconds."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class File:
-    """One file found. name: relative to the listing's root. location: URI (or local path) to open it by."""
+    """One file of an input. name: relative to the listing's root. location: URI or local path that opens it."""
 
     name: str
     location: str
@@ -51,10 +51,10 @@ class File:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Listing:
-    """All files an input stands for, sorted by name, of one kind.
+    """All files of an input, of one kind, sorted by name.
 
-    kind: "tar", "parquet", "manifest" or "image", and "segmentation" where such files are preferred.
-    skipped: how many files beside them are no input, by ending or by what else kept them out.
+    kind: "tar", "parquet", "manifest" or "image", and "segmentation" where such files are preferred. skipped: how many
+    other files are no input, by their ending or another reason.
     """
 
     kind: str
@@ -68,7 +68,7 @@ def list_files(
 ) -> Listing:
     """Find the files of ``uri``. Raises UsageError when there are none, none of use, or several kinds together.
 
-    prefer_segmentations: where any ``x.seg.png`` lies among images, only those are meant.
+    prefer_segmentations: if any ``x.seg.png`` lies among the images, only such files are listed.
     """
     if not uri.strip():
         raise UsageError("the input is empty; give a file, a folder, a pattern or a manifest")
@@ -89,15 +89,15 @@ def list_files(
 
 
 Infos = dict[str, dict[str, Any]]
-"""What the file system says of each file, by path."""
+"""What the file system says of each file, by its path."""
 
 
 def _find(fs: fsspec.AbstractFileSystem, path: str, uri: str) -> tuple[Infos, str, bool]:
-    """Return the files, the root their names are relative to, and whether they were named rather than found."""
+    """Return the files, the root of their names, and whether ``uri`` named them itself rather than a folder of them."""
     info = None if _bucket_is_pattern(fs, path) else _info(fs, path)
     if info is not None and _is_placeholder(path, info) and not is_local(fs) and (found := _walk(fs, path)):
         return found, path, False
-    # A folder may really be called "photos [2020]", so a pattern is one only if nothing has that very name.
+    # A folder may be called "photos [2020]", so an address is read as a pattern only if nothing has that very name.
     if info is not None and info["type"] == "directory":
         return _walk(fs, path), path, False
     if info is not None:
@@ -115,16 +115,16 @@ def _find(fs: fsspec.AbstractFileSystem, path: str, uri: str) -> tuple[Infos, st
             raise UsageError(f"{public_uri(pattern)}: {error}") from error
         if not matches:
             raise UsageError(f"nothing matches {public_uri(pattern)}")
-        # Stamps of this machine's files have one form, whichever way they were found.
+        # Local files are asked again, so that their time stamps have the same form as those of a walk.
         infos = {each: _present_info(each) if is_local(fs) else info for each, info in matches.items()}
         found |= {each: info for each, info in infos.items() if info["type"] != "directory"}
     return found, root, True
 
 
 def _bucket_is_pattern(fs: fsspec.AbstractFileSystem, path: str) -> bool:
-    """Return whether a pattern stands for several buckets, about which no store can be asked.
+    """Return whether braces in ``path`` stand for several buckets, so that no single file or folder can be looked up.
 
-    Raises UsageError for wildcards there: which buckets there are is often not to be known.
+    Raises UsageError for wildcards in the name of the bucket: a user often may not list the buckets of a store.
     """
     if is_local(fs) or "://" in path:
         return False
@@ -135,14 +135,14 @@ def _bucket_is_pattern(fs: fsspec.AbstractFileSystem, path: str) -> bool:
 
 
 def _is_placeholder(path: str, info: dict[str, Any]) -> bool:
-    """Return whether this is an object without content that stands for a folder, as consoles and Hadoop make them."""
+    """Return whether this is an empty object that stands for a folder, as consoles and Hadoop write."""
     return not info.get("size") and (path.endswith(("/", "_$folder$")) or posixpath.splitext(path)[1] == "")
 
 
 def _matches(fs: fsspec.AbstractFileSystem, pattern: str) -> Infos:
     if "s3" not in fs.protocol:
         return fs.glob(pattern, detail=True)
-    # s3fs' own glob lists everything twice, the first time only to see that the folder is one.
+    # The glob of s3fs lists everything twice, the first time only to see that the folder exists; so it is not used.
     root = posixpath.dirname(_fixed_part(pattern))
     depth = None if "**" in pattern or "//" in pattern else pattern[len(root) :].count("/")
     matcher = re.compile(glob_translate(pattern))
@@ -154,7 +154,7 @@ def _below(fs: fsspec.AbstractFileSystem, root: str, depth: int | None = None) -
     """Return everything below ``root``, at most ``depth`` levels down."""
     bucket, _, key = root.partition("/")
     if "s3" in fs.protocol and key.startswith("/"):
-        # s3fs would look below "b/x" for the folder "b//x".
+        # A search by prefix is needed: for the folder "b//x", s3fs would look below "b/x".
         found: Infos = fs.find(bucket, prefix=f"{key}/", detail=True)
         return found
     found = fs.find(root, maxdepth=depth, detail=True)
@@ -166,9 +166,9 @@ def _is_glob(path: str) -> bool:
 
 
 def _common_folder(paths: Sequence[str]) -> str:
-    """Return the deepest folder all paths lie in, not counting parts with wildcards."""
+    """Return the deepest folder that holds all paths; parts with wildcards and parts below them do not count."""
     folders = [posixpath.dirname(_fixed_part(path)) for path in paths]
-    # Not posixpath.commonpath, which takes "a//b" and "a/b" for the same.
+    # posixpath.commonpath is not used: it takes "a//b" and "a/b" for the same.
     levels = zip(*(folder.split("/") for folder in folders), strict=False)
     common = "/".join(names[0] for names in takewhile(lambda names: len(set(names)) == 1, levels))
     return common or ("/" if folders[0].startswith("/") else "")
@@ -180,7 +180,7 @@ def _fixed_part(path: str) -> str:
 
 
 def _info(fs: fsspec.AbstractFileSystem, path: str) -> dict[str, Any] | None:
-    """Return what the file system says of ``path``, None if there is no such file or folder."""
+    """Return the information on ``path``, None if there is no such file or folder."""
     try:
         return with_retries(lambda: file_info(fs, path), attempts=_ATTEMPTS)
     except Exception as error:
@@ -212,7 +212,7 @@ def _walk_local(root: str) -> Iterator[tuple[str, dict[str, Any]]]:
         raise error
 
     for folder, subfolders, names in os.walk(root, onerror=refuse):
-        # Folders that are not looked into count once: hidden ones, and links, which may lead anywhere and in circles.
+        # Hidden folders and links, which may lead in circles, are not entered; each counts as one skipped entry.
         closed = [each for each in subfolders if each.startswith(".") or os.path.islink(os.path.join(folder, each))]
         subfolders[:] = [each for each in subfolders if each not in closed]
         for name in [*names, *closed]:
@@ -224,14 +224,14 @@ def _present_info(path: str) -> dict[str, Any]:
     try:
         return local_info(path)
     except FileNotFoundError:
-        # A link to nowhere: listed, so that reading it tells.
+        # A link to nowhere is listed all the same: reading it then makes a row with an error.
         return {"type": "file", "size": 0, "mtime": 0}
 
 
 def _one_kind(
     found: Infos, root: str, uri: str, explicit: bool, prefer_segmentations: bool
 ) -> tuple[str, Infos, dict[str, int]]:
-    """Choose the files that are input and count the others. Text files are manifests only where they were named."""
+    """Choose the files that are input and count the others. Text files count as manifests only if they were named."""
     if not found:
         raise UsageError(f"{uri} is empty")
     by_kind: dict[str, Infos] = {}

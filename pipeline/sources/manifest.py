@@ -1,4 +1,4 @@
-"""Reads manifests: lists of image URIs as text, CSV or JSON lines, any part of them without the part before."""
+"""Reads manifests: lists of image URIs as text, CSV or JSON lines; a part is read without the entries before it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from maskmill.pipeline.uris import without_query
 
 TEXT_SUFFIXES = (".txt", ".csv", ".jsonl", ".ndjson")
 MAX_ENTRY_BYTES = 64 * 2**20
-"""A file with a longer line, or a longer field of a CSV, is no list."""
+"""A file with a longer line, or a CSV with a longer field, is no manifest."""
 _CHUNK_BYTES = 2**20
 _MAX_URI_LENGTH = 32 * 2**10
 _SHOWN_LENGTH = 60
@@ -25,12 +25,12 @@ _ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?:://|::)|/|(?:file:/|data:)", 
 
 
 class ManifestError(Exception):
-    """A file cannot be cut into entries."""
+    """The file cannot be cut into entries."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
-    """One line of a manifest: where the image is and its id if the manifest gives one, or why the line is no use."""
+    """One entry of a manifest: the URI of the image and its id, if the manifest gives one, or an error."""
 
     uri: str | None = None
     image_id: str | None = None
@@ -39,7 +39,11 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
-    """K consecutive entries: positions, the byte the first one begins at, their length and a hash of their bytes."""
+    """Consecutive entries of a manifest.
+
+    start, stop: their positions. offset: the byte at which the first one begins. size_bytes: the length of all of them.
+    digest: a hash of their bytes.
+    """
 
     start: int
     stop: int
@@ -49,9 +53,9 @@ class Run:
 
 
 class _Lines:
-    """Lines of a binary file as text, remembering the bytes of the lines since `take` was last called.
+    """Yields the lines of a binary file as text, and keeps their bytes until `take` returns them.
 
-    Lines end with a line feed, a carriage return or both, whatever their length.
+    A line ends with a line feed, a carriage return or both.
     """
 
     def __init__(self, stream: IO[bytes]) -> None:
@@ -72,7 +76,7 @@ class _Lines:
             pieces = chunk.splitlines(keepends=True)
             for piece in pieces:
                 begun.append(piece)
-                # A line feed may follow a carriage return at the end of the chunk.
+                # After a carriage return at the end of a chunk, the next chunk may begin with a line feed.
                 if piece.endswith(b"\n") or (piece.endswith(b"\r") and piece is not pieces[-1]):
                     yield b"".join(begun)
                     begun = []
@@ -87,7 +91,7 @@ class _Lines:
 
 
 def split_manifest(stream: IO[bytes], suffix: str, size: int) -> Iterator[Run]:
-    """Yield the runs of up to ``size`` entries of the manifest. Raises ManifestError or csv.Error where it is none."""
+    """Yield runs of up to ``size`` entries. Raises ManifestError or csv.Error where the file is no manifest."""
     start = position = offset = length = 0
     digest = hashlib.sha256()
     for raw, is_entry in _raw_entries(stream, suffix):
@@ -105,10 +109,10 @@ def split_manifest(stream: IO[bytes], suffix: str, size: int) -> Iterator[Run]:
 
 
 def _raw_entries(stream: IO[bytes], suffix: str) -> Iterator[tuple[bytes, bool]]:
-    """Yield the raw bytes of every record and whether it is an entry (no header, blank or comment)."""
+    """Yield the raw bytes of every record, and whether it is an entry and no header, blank line or comment."""
     lines = _Lines(stream)
     if suffix == ".csv":
-        # The reader takes just the lines of the record it returns, also where a quoted field spans several.
+        # The CSV reader consumes exactly the lines of the record it returns, also where a quoted field spans several.
         has_header, raw = False, b""
         for record in _csv_records(lines):
             raw = lines.take()
@@ -122,7 +126,7 @@ def _raw_entries(stream: IO[bytes], suffix: str) -> Iterator[tuple[bytes, bool]]
 
 
 def _csv_records(lines: _Lines) -> Iterator[list[str]]:
-    # Python's own limit is 128 KiB a field.
+    # The default limit of Python is 128 KiB a field.
     csv.field_size_limit(MAX_ENTRY_BYTES)
     return csv.reader(iter(lines))
 
@@ -215,8 +219,8 @@ def _bad(message: str) -> Entry:
 
 
 def resolve(uri: str, location: str) -> str:
-    """Return ``uri``, or where it lies in the manifest's folder if it is relative. location: the manifest's address."""
+    """Return ``uri``, made absolute by the manifest's folder if it is relative. location: the manifest's address."""
     if _ABSOLUTE.match(uri):
         return uri
-    # Not posixpath.join: the folder of "s3://bucket//list.txt" is called "s3://bucket/" and needs another slash.
+    # posixpath.join is not used: the folder of "s3://bucket//list.txt" is "s3://bucket/", and needs another slash.
     return f"{without_query(location).rpartition('/')[0]}/{uri}"

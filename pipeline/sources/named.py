@@ -1,7 +1,8 @@
-"""Reads what a list names. A list is not trusted, and whatever one entry does, the others are read.
+"""Reads the images that a list names. A list is not trusted, and the failure of one entry does not affect the others.
 
-A list is a manifest or a table with a column of addresses. Its own store is where it lies (and those that the user adds
-to it); there an outage ends the run, as for every other input. Elsewhere every failure is an error of that image.
+A list is a manifest or a table with a column of addresses. The store that it lies in, and the stores that the user
+adds with --own-store, are its own stores: an outage there ends the run, as for every other input. In other stores every
+failure is an error of the one image.
 """
 
 from __future__ import annotations
@@ -33,16 +34,16 @@ from maskmill.pipeline.storage.web import PrivateAddressError, WebClient, host_o
 from maskmill.pipeline.uris import is_chained, is_web, public_text, scheme_of, store_of
 
 SCHEMES = ("file", "local", "http", "https", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "hf")
-"""What a list may name. fsspec knows many more, some of which run code or open other machines' shells."""
+"""Schemes that a list may name. fsspec knows many more, some of which run code or open shells on other machines."""
 PATIENCE_S = 60.0
-"""No attempt at one entry begins later than this after its first."""
+"""No attempt at an entry begins later than this after the first attempt at it."""
 
 _HOSTS = Hosts()
 
 
 @dataclass(frozen=True, kw_only=True)
 class NamedReader:
-    """Reads the entries of the list at ``location``. storage_options: for the list's own stores only."""
+    """Reads the entries of the list at ``location``. storage_options: used for the list's own stores only."""
 
     location: str
     storage_options: StorageOptions | None
@@ -60,7 +61,8 @@ class NamedReader:
     def read(self, uri: str) -> Fetched:
         """Read one file by its address or absolute path.
 
-        Errors of the list's own store are raised, as `fetch` raises them; but what its web server refuses is a row.
+        Errors of the list's own stores are raised, as `fetch` raises them, except what a web server refuses: that is an
+        error of the image.
         """
         if refusal := self._refusal(uri):
             return Fetched(error=refusal)
@@ -77,7 +79,7 @@ class NamedReader:
         return self._tolerant(uri, options, client, is_own=is_own)
 
     def _refusal(self, uri: str) -> BadImageError | None:
-        """Return why the list may not name this address, None if it may. Nothing is opened or looked up."""
+        """Return why the list may not name this address, None if it may. Nothing is opened or looked up for this."""
         if is_chained(uri):
             return _forbidden("an address inside of another (with ::) is not opened")
         if uri[:5].lower() == "data:":
@@ -129,7 +131,7 @@ def _forbidden(reason: str) -> BadImageError:
 
 
 def error_of(error: Exception) -> BadImageError:
-    """Return the row's error for what went wrong with an entry: its class and, in the message, the true cause."""
+    """Return the error of an image for an exception: its class and, in the message, the true cause."""
     chain = list(error_chain(error))
     status = next((found for each in chain if (found := http_status(each))), None)
     if status is not None:
@@ -161,9 +163,10 @@ def _phrase(status: int) -> str:
 
 
 def _cause(chain: list[BaseException]) -> str:
-    # fsspec says "not found" of the bare address whatever went wrong; what it wraps tells.
-    told = [each for each in chain if str(each) and not isinstance(each, FileNotFoundError)] or chain
-    text = str(told[0]) or ("no answer in time" if isinstance(told[0], TimeoutError) else type(told[0]).__name__)
+    # fsspec raises FileNotFoundError with the bare address for every failure; the error inside tells the reason.
+    telling = [each for each in chain if str(each) and not isinstance(each, FileNotFoundError)] or chain
+    first = telling[0]
+    text = str(first) or ("no answer in time" if isinstance(first, TimeoutError) else type(first).__name__)
     return public_text(text)
 
 

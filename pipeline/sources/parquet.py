@@ -1,4 +1,4 @@
-"""Reads images out of Parquet files, a run of row groups at a time, never a whole file or row group in memory."""
+"""Reads images out of Parquet files in batches of rows, so that no whole file or row group is held in memory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _READ_BUFFER_BYTES = 2**20
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TableRow:
-    """One row: position in the file, id if the table has one, then image bytes, or the URI they are at, or an error."""
+    """One row. position: in the file. image_id: if the table has one. One of data, uri and error is set."""
 
     position: int
     image_id: str | None
@@ -42,25 +42,25 @@ _DAMAGE = (
 
 
 @contextmanager
-def _damage_told() -> Iterator[None]:
-    """Turn what Arrow says of damaged data into DamagedError; what the storage below it says goes through."""
+def _damage_raised() -> Iterator[None]:
+    """Raise Arrow's errors about damaged data as DamagedError; errors of the store are raised as they are."""
     try:
         yield
     except _DAMAGE as error:
         raise DamagedError(f"damaged Parquet data, or none: {error}") from error
     except OSError as error:
-        # Arrow reports corrupt pages as OSError without a number; storage gives one, or has another class.
+        # For corrupt pages Arrow raises a plain OSError without a number; errors of stores have one, or another class.
         if type(error) is OSError and error.errno is None and error.__cause__ is None:
             raise DamagedError(f"damaged Parquet data: {error}") from error
         raise
 
 
 def open_parquet(stream: IO[bytes]) -> pq.ParquetFile:
-    """Read the footer. Raises DamagedError where this is no Parquet file, a truncated or a damaged one."""
-    with _damage_told():
-        # A buffer makes pyarrow read column chunks in pieces; by default it loads each as a whole.
+    """Read the footer. Raises DamagedError where the file is no Parquet file, truncated or damaged."""
+    with _damage_raised():
+        # With a buffer size pyarrow reads column chunks in pieces; by default it loads each one as a whole.
         file = pq.ParquetFile(stream, pre_buffer=False, buffer_size=_READ_BUFFER_BYTES)
-        # Names that are no text show when they are looked at.
+        # Reading the names raises an error if they are no text.
         _ = file.schema_arrow.names
     if sum(row_group_rows(file)) != file.metadata.num_rows:
         raise DamagedError("damaged Parquet data: the row groups do not add up to the number of rows")
@@ -73,7 +73,7 @@ def row_group_rows(file: pq.ParquetFile) -> list[int]:
 
 
 def parquet_layout(file: pq.ParquetFile, image_column: str | None) -> TableLayout:
-    """Choose the columns to read. Raises DamagedError naming those there are if none holds images."""
+    """Choose the columns to read. Raises DamagedError, naming the columns of the file, if none holds images."""
     try:
         return table_layout(file.schema_arrow, image_column)
     except ColumnError as error:
@@ -90,9 +90,8 @@ def read_parquet(
 ) -> Iterator[TableRow]:
     """Yield the rows of some row groups. A null image or URI is a row with an error.
 
-    A null image beside which a path stands, as Hugging Face datasets have it, is a row with that path as its URI.
-
-    Raises DamagedError where pages are corrupt or rows missing.
+    A null image with a path beside it, as in Hugging Face datasets, is a row with that path as its URI. Raises
+    DamagedError where pages are corrupt or rows missing.
     """
     columns = [name for name in layout.columns() if with_segmentation or name != layout.segmentation]
     rows = row_group_rows(file)
@@ -107,17 +106,17 @@ def read_parquet(
 
 
 def _batches(file: pq.ParquetFile, group: int, columns: list[str], layout: TableLayout) -> Iterator[pa.RecordBatch]:
-    with _damage_told():
+    with _damage_raised():
         yield from file.iter_batches(
             batch_size=_batch_rows(file, group, layout), row_groups=[group], columns=columns, use_threads=False
         )
 
 
 def _batch_rows(file: pq.ParquetFile, group: int, layout: TableLayout) -> int:
-    """Return how many rows to read at once so that they hold about 16 MiB, whatever the images.
+    """Return how many rows to read at once, so that they hold about 16 MiB.
 
-    Tables of images are read row by row, unless all of the row group is small: a mean would say nothing of images of
-    different sizes, nor of one that stands once in a dictionary and counts for every row that names it.
+    Tables of images are read row by row, unless the whole row group is small: the mean size of its images says nothing
+    about the largest one, nor about an image that a dictionary holds once and many rows name.
     """
     metadata = file.metadata.row_group(group)
     if layout.uri is not None:
@@ -132,7 +131,7 @@ def _column(batch: pa.RecordBatch, path: str | None) -> pa.Array | None:
     if path in batch.schema.names:
         return plain(batch.column(path))
     top, _, field = path.rpartition(".")
-    # flatten() keeps a null struct's fields null.
+    # flatten() is used, since it keeps the fields of a null struct null.
     structs = plain(batch.column(top))
     return plain(structs.flatten()[structs.type.get_field_index(field)])
 
@@ -140,7 +139,7 @@ def _column(batch: pa.RecordBatch, path: str | None) -> pa.Array | None:
 def _rows(
     batch: pa.RecordBatch, layout: TableLayout, position: int, limits: ReadLimits, with_segmentation: bool
 ) -> Iterator[TableRow]:
-    with _damage_told():
+    with _damage_raised():
         images, uris, paths = (_column(batch, path) for path in (layout.image, layout.uri, layout.path))
         ids = _column(batch, layout.image_id)
         labels = _column(batch, layout.segmentation) if with_segmentation else None
@@ -173,6 +172,6 @@ def _text(value: pa.Scalar) -> str | None:
     if not value.is_valid:
         return None
     if is_text(value.type) or is_binary(value.type):
-        # Files may hold other bytes than they declare.
+        # The bytes are decoded here, since a file may hold other bytes than the UTF-8 it declares.
         return value.as_buffer().to_pybytes().decode("utf-8", "backslashreplace")
     return str(value.as_py())

@@ -1,4 +1,4 @@
-"""Brace patterns: ``shard-{00000..00099}.tar``, ``{train,val}/*.tar``."""
+"""Expands brace patterns: ``shard-{00000..00099}.tar``, ``{train,val}/*.tar``."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """Return every name the pattern stands for, in order: numbers counted up with their zeros, lists as written.
+    """Return every name that the pattern stands for, in order: numbers counted up with their zeros, lists as written.
 
     Raises UsageError for braces that do not match, ranges that run down and patterns of more than 100,000 names.
     """
     names = [pattern]
-    # Innermost braces first, until none is left; each round replaces one pair in every name.
+    # Each round replaces one innermost pair of braces in every name, until no brace is left.
     while True:
         if not any("{" in name or "}" in name for name in names):
             return list(dict.fromkeys(names))

@@ -1,4 +1,4 @@
-"""Reads the images of one shard, whatever its kind."""
+"""Reads the images of one shard: a tar, row groups of a Parquet file, entries of a manifest or files of a folder."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from maskmill.pipeline.storage.files import (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Reading:
-    """One reading of one shard."""
+    """The arguments of one call of `read_shard`."""
 
     shard: Shard
     storage_options: StorageOptions | None
@@ -60,8 +60,8 @@ def read_shard(
 ) -> Iterator[ImageRecord]:
     """Yield every image of the shard in a fixed order, one record per row, bad ones with their error.
 
-    Memory is bounded by the largest image, not by the shard. Transient storage errors are tried again, then raised,
-    as are permission errors: they are never taken for bad data. Raises ShardError, after the records before the
+    Memory is bounded by the largest image, not by the shard. Transient storage errors are tried again, then raised;
+    permission errors are raised; neither is taken for bad data. Raises ShardError, after the records before the
     damage, where the rest of the shard cannot be read.
     """
     reading = _Reading(shard=shard, storage_options=storage_options, with_segmentation=with_segmentation, limits=limits)
@@ -88,7 +88,7 @@ def count_images(shard: Shard, storage_options: StorageOptions | None = None) ->
 
 
 def _open(reading: _Reading) -> IO[bytes]:
-    """Open the shard's file, which must still be the one that was listed."""
+    """Open the shard's file. Raises DamagedError if it is gone or has changed since it was listed."""
     shard = reading.shard
     try:
         found = find_file(shard.location, reading.storage_options)
@@ -130,7 +130,7 @@ def _entry(row: TableRow) -> Entry:
 
 
 def _table_records(reading: _Reading, rows: Iterable[TableRow]) -> Iterator[ImageRecord]:
-    """Yield images that are in the table, and fetch those of which it has only a path."""
+    """Yield the images in the table, and fetch those of which the table has only a path."""
     number = 0
     for is_elsewhere, run in groupby(rows, key=lambda row: row.uri is not None):
         if is_elsewhere:
@@ -166,7 +166,7 @@ def _read_manifest_shard(reading: _Reading) -> Iterator[ImageRecord]:
 
 
 def _entry_records(reading: _Reading, entries: Iterable[Entry]) -> Iterator[ImageRecord]:
-    """Fetch what the entries name. Ids are the table's, else the URI as written without its extension."""
+    """Fetch the images that entries name. An id is the entry's, else its URI as written, without the extension."""
     shard = reading.shard
     named = NamedReader(location=shard.location, storage_options=reading.storage_options, limits=reading.limits)
 
@@ -201,7 +201,7 @@ def _read_folder_shard(reading: _Reading) -> Iterator[ImageRecord]:
     threads = 1 if is_local(fs) else READ_THREADS
     for number, (name, (fetched, label)) in enumerate(ordered_map(load, shard.members, threads, _held_bytes)):
         if fetched.error is not None and is_local(fs) and not os.path.isdir(root):
-            # A disk that went away is no property of the images on it.
+            # A missing folder is no error of the images: the disk may have been unmounted.
             raise FileNotFoundError(f"the folder {shard.uri} is gone")
         yield ImageRecord(
             image_id=(segmentation_key(name) if shard.segmentations else None) or image_key(name),

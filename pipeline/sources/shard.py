@@ -1,4 +1,4 @@
-"""What flows out of the sources: shards (units of work and of commit) and the image records read from them."""
+"""The two things that sources yield: shards (units of work and of commit), and the image records read from them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jif", ".jfif", ".jfi", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib"),
     *(".tif", ".tiff", ".btf", ".tf8", ".heic", ".heif", ".hif", ".avif", ".jxl", ".jp2", ".j2k", ".jpx", ".jpf"),
 )
-"""What is taken for an image by its name. What it is, its first bytes say: each is labelled or a row with an error."""
+"""Endings of the files that are taken for images. Their first bytes then tell the format, or that there is none."""
 SEGMENTATION_SUFFIX = ".seg.png"
 """``x.seg.png`` is the ground truth of image ``x`` and never an image itself."""
 
@@ -31,14 +31,14 @@ _ESCAPED_BYTE = re.compile(r"\\x([89a-f][0-9a-f])")
 class Shard:
     """One unit of work: a tar, a run of a Parquet file's row groups, up to K files of a folder, or K manifest entries.
 
-    shard_id: names the output files; the same for the same input, whatever else is read, and safe as a file name.
+    shard_id: names the output files; it depends on this part of the input only, and is safe as a file name.
     uri: where the data lies, for people and tables: credentials in it are blanked out.
     location: the same as needed to open it.
     start, stop: row groups (parquet), positions in the sorted folder (files) or entries (manifest); 0, 0 for a tar.
     offset: byte at which a text manifest's entry ``start`` begins.
     members: files of a folder shard, relative to ``location``.
     size_bytes: stored size of this part of the input (a share of the file where only part of it is meant).
-    version: entity tag or modification time with size; a changed input has another one.
+    version: entity tag or modification time with size; a changed input has another version.
     image_column: Parquet column the user named, None to find it.
     segmentations: the records are the ``x.seg.png`` of a tar or folder, under the ids of their images.
     """
@@ -63,7 +63,7 @@ class ImageRecord:
 
     image_id: the name without extension (tar, folder), the id column's value (Parquet, manifests), or shard and row.
     row: position in the shard, counted over all rows from 0.
-    segmentation: encoded ground-truth label map, where asked for and there.
+    segmentation: encoded ground-truth label map, where it was asked for and exists.
     """
 
     image_id: str
@@ -79,7 +79,7 @@ class ReadLimits:
     """Bounds while reading.
 
     max_image_bytes: a larger file or member becomes an error row and is not read.
-    own_stores: addresses of stores that a list's entries may be read from as from the list's own.
+    own_stores: addresses in stores that are treated as the store that a list lies in.
     allow_local: a list that lies elsewhere may name files of this machine.
     allow_private: a list may name web servers at private, loopback and link-local addresses.
     """
@@ -92,11 +92,11 @@ class ReadLimits:
 
 DEFAULT_LIMITS = ReadLimits()
 HEADERS_ONLY = ReadLimits(max_image_bytes=0)
-"""Reads no image at all: each is a record, if only with an error."""
+"""With these, no image is read: each one is a record with an error."""
 
 
 def read_limits(config: Mapping[str, Any]) -> ReadLimits:
-    """Return the bounds of a run's configuration, as in its run.json; older ones lack what lists may name."""
+    """Return the bounds in a run's configuration, as in its run.json; runs of older versions lack some of them."""
     return ReadLimits(
         max_image_bytes=config.get("max_image_bytes", DEFAULT_LIMITS.max_image_bytes),
         own_stores=tuple(config.get("own_store", ())),
@@ -106,9 +106,9 @@ def read_limits(config: Mapping[str, Any]) -> ReadLimits:
 
 
 class ShardError(Exception):
-    """A shard cannot be read to its end: truncated, corrupt, or changed while it was read.
+    """A shard cannot be read to its end: it is truncated, corrupt, or has changed.
 
-    Raised after every row before the damage has been yielded; ``rows_read`` counts them.
+    It is raised after every row before the damage has been yielded; ``rows_read`` counts those rows.
     """
 
     def __init__(self, shard_id: str, message: str, rows_read: int) -> None:
@@ -126,12 +126,12 @@ class DamagedError(Exception):
 
 
 def member_location(root: str, name: str) -> str:
-    """Return where a file of a listing lies: nothing is tidied up, for "a//b" and "a/b" are two objects of a store."""
+    """Return the location of a listed file. Slashes stay as they are: "a//b" and "a/b" are two objects of a store."""
     return root + name if root.endswith("/") else f"{root}/{name}"
 
 
 def member_name(root: str, path: str) -> str:
-    """Return the name of a listed file below ``root``, of which `member_location` makes the path again."""
+    """Return the name of a listed file below ``root``; `member_location` is the inverse."""
     return path.removeprefix(root if root.endswith("/") else f"{root}/") if root else path
 
 
@@ -152,7 +152,7 @@ def image_key(name: str) -> str:
 
 
 def segmentation_key(name: str) -> str | None:
-    """Return the key of the image whose ground truth ``name`` is, None if it is no such file."""
+    """Return the key of the image that ``name`` is the ground truth of, None if it is no ground truth."""
     base = posixpath.basename(name)
     if base.startswith(".") or not name.lower().endswith(SEGMENTATION_SUFFIX):
         return None
@@ -168,14 +168,14 @@ def _encoded(name: str) -> bytes:
     try:
         return name.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
-        # JSON can hold halves of characters, which stand for no byte.
+        # JSON can hold halves of surrogate pairs, which have no bytes.
         return name.encode("utf-8", "backslashreplace")
 
 
 def unprintable(text: str) -> str:
-    """Undo :func:`printable`: backslash escapes of bytes become what Python calls files of such names.
+    """Undo :func:`printable`: backslash escapes become the surrogates by which Python denotes such bytes in file names.
 
-    A name that really holds such an escape as text is changed as well, so try the text as it is first.
+    A name that holds such an escape as text is changed as well, so callers first try the text unchanged.
     """
     return _ESCAPED_BYTE.sub(lambda match: chr(0xDC00 + int(match[1], 16)), text)
 
@@ -183,7 +183,7 @@ def unprintable(text: str) -> str:
 def shard_id(uri: str, content: Iterable[str | bytes] = (), start: int | None = None) -> str:
     """Return a readable, file-name safe, deterministic id: the stem of ``uri``, ``start`` if given, and a short hash.
 
-    content: whatever else tells this shard from others of the same URI, such as its members' names.
+    content: tells this shard from others of the same URI, for example by the names of its members.
     """
     digest = hashlib.sha256(_encoded(uri))
     for part in content:
@@ -197,5 +197,5 @@ def shard_id(uri: str, content: Iterable[str | bytes] = (), start: int | None = 
 
 
 def is_shard_id(name: str) -> bool:
-    """Whether ``name`` has the form of an id that `shard_id` gives."""
+    """Whether ``name`` has the form of the ids that `shard_id` returns."""
     return _SHARD_ID.fullmatch(name) is not None

@@ -26,9 +26,9 @@ _PROBED_TARS = 3
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Cut:
-    """How to cut. shard_size: images per shard of folders and manifests; least rows of a run of row groups.
+    """How to cut. shard_size: images per shard of folders and manifests; at least so many rows per Parquet shard.
 
-    prefer_segmentations: where there are ``x.seg.png``, the shards are of those.
+    prefer_segmentations: where there are ``x.seg.png``, shards consist of those files.
     """
 
     shard_size: int
@@ -54,7 +54,7 @@ def list_shards(
     """Return the shards of an input, in a fixed order, the first ``limit`` of them if given.
 
     uri: tars, Parquet files, images or manifests as a file, a folder, a glob or a brace pattern, any fsspec URI.
-    prefer_segmentations: where a folder or the first tars hold ``x.seg.png``, the shards are of those, not of images.
+    prefer_segmentations: where a folder or the first tars hold ``x.seg.png``, shards consist of those, not of images.
     listing: the files of ``uri``, where they are known already.
     Raises UsageError, after looking at names and the first file only, when there is nothing to read or nothing in it
     is an image. A damaged file among good ones is not found here; reading its shard raises ShardError.
@@ -94,7 +94,7 @@ def _cut_tars(listing: Listing, cut: _Cut) -> Iterator[Shard]:
 
 
 def _probe_tars(files: list[File], cut: _Cut, *, segmentations: bool = False) -> str | None:
-    """Return None if any of some tars has a row to read, else why not."""
+    """Return None if any of these tars has a row to read, else the reason why none has."""
     damage = None
     for file in files:
         try:
@@ -119,7 +119,7 @@ def _cut_parquet(listing: Listing, cut: _Cut) -> Iterator[Shard]:
     good = False
     for file, rows in ordered_map(footer, listing.files, LISTING_THREADS):
         if isinstance(rows, Exception):
-            # One file of many may be damaged, which its shard will show; the first one must be right.
+            # The first file must be readable; a damaged one after it is found when its shard is read.
             if not good:
                 raise UsageError(f"{public_uri(file.location)}: {rows}") from rows
             yield _parquet_shard(file, (0, 0), cut, 1.0)
@@ -131,7 +131,7 @@ def _cut_parquet(listing: Listing, cut: _Cut) -> Iterator[Shard]:
 
 
 def _runs(rows: list[int], shard_size: int) -> Iterator[tuple[int, int]]:
-    """Yield runs of row groups of at least ``shard_size`` rows; a short rest goes with the last run."""
+    """Yield (start, stop) of runs of row groups with at least ``shard_size`` rows; a short rest joins the last run."""
     starts = [0]
     length = 0
     for group, count in enumerate(rows):
@@ -167,7 +167,7 @@ def _cut_folder(listing: Listing, cut: _Cut) -> Iterator[Shard]:
         members = tuple(file.name for file in files)
         version = hashlib.sha256("\n".join(file.version for file in files).encode()).hexdigest()[:16]
         yield Shard(
-            # The members are part of the id: with a file more or less in the folder, other images make up a shard.
+            # The members are part of the id: once a file is added or removed, a shard at this place has other images.
             shard_id=shard_id(uri, members, start),
             kind="files",
             uri=uri,

@@ -100,7 +100,7 @@ class RangeStream(io.RawIOBase):
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def readinto(self, buffer: Any) -> int:
-        """Fill ``buffer`` and return how many bytes were to be had."""
+        """Fill ``buffer`` and return how many bytes were read; fewer than its length only at the end of the file."""
         data = self.read(len(buffer))
         buffer[: len(data)] = data
         return len(data)
@@ -119,9 +119,9 @@ class RangeStream(io.RawIOBase):
 
 
 def open_stream(fs: fsspec.AbstractFileSystem, path: str, info: dict[str, Any]) -> IO[bytes]:
-    """Open a file for reading with seeks. info: what ``fs.info(path)`` said.
+    """Open a file for reading with seeks. info: from `file_info`.
 
-    A server that gives no size or no ranges has the file copied to a temporary one first.
+    If the server tells no size or serves no ranges, the file is first copied to a temporary one.
     """
     if is_local(fs):
         return open(path, "rb")
@@ -132,13 +132,13 @@ def open_stream(fs: fsspec.AbstractFileSystem, path: str, info: dict[str, Any]) 
 
 
 def _has_ranges(fs: fsspec.AbstractFileSystem) -> bool:
-    # Plain web servers may answer a range request with the whole file, every time.
+    # Web servers count as having none: many answer every request for a range with the whole file.
     protocols = {fs.protocol} if isinstance(fs.protocol, str) else set(fs.protocol)
     return not protocols & {"http", "https"}
 
 
 def _download(fs: fsspec.AbstractFileSystem, path: str, size: int | None) -> IO[bytes]:
-    # The caller closes it, and closing removes it.
+    # The caller closes the copy, and closing removes it.
     copy = tempfile.TemporaryFile(prefix="maskmill-")  # noqa: SIM115
     received = 0
     with fs.open(path, "rb") as stream:

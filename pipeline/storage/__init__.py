@@ -1,1 +1,1 @@
-"""Files wherever they lie: any fsspec store, its addresses, its options and its failures."""
+"""Access to files of any fsspec store: addresses, options, failures, reading and writing."""

@@ -1,4 +1,4 @@
-"""Addresses of files and folders: one form for all spellings of a place, and whether one place lies inside another."""
+"""Brings the addresses of files and folders to one form, and says whether one place lies inside another."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from maskmill.pipeline.uris import is_chained, local_path, scheme_of
 
 _LOCAL_SCHEMES = (None, "file", "local")
 _SAME_STORE = {"s3a": "s3", "gcs": "gs", "adl": "az", "abfs": "az", "abfss": "az"}
-"""Schemes that are other names of a store."""
+"""Schemes that are other names of the same store."""
 GLOB_CHARACTERS = "*?["
 
 
@@ -22,22 +22,22 @@ def is_local_address(uri: str) -> bool:
 def absolute(uri: str) -> str:
     """``uri`` in the one form that all spellings of the place share; patterns stay patterns.
 
-    A local place becomes an absolute path without ``.``, ``..``, ``file:`` and closing slashes; symbolic links stay. Of
-    a store's address only closing slashes go, since every other character of a key counts.
+    A local place becomes an absolute path without ``.``, ``..``, ``file:`` and closing slashes; symbolic links are not
+    resolved. A store's address only loses its closing slashes, since every other character of a key counts.
     """
     if not uri.strip() or is_chained(uri):
         return uri
     if is_local_address(uri):
         return os.path.abspath(local_path(uri))
     scheme, _, rest = uri.partition("://")
-    # A web address may end in a signature, in which a slash counts.
+    # A web address is not changed: it may end in a signature, in which a slash counts.
     return uri if scheme.startswith("http") else f"{_SAME_STORE.get(scheme, scheme)}://{rest.rstrip('/')}"
 
 
 def absolute_if_local(value: str) -> str:
-    """``value`` with an absolute path if it names something on this machine, else as it is: a name or an address.
+    """``value`` with an absolute path if it names a file or folder of this machine, else unchanged.
 
-    open_clip's form "model:file" counts as naming the file.
+    In open_clip's form "model:file" the file is made absolute.
     """
     if is_local_address(value) and (value.startswith(("file:", "local:")) or os.path.exists(value)):
         return absolute(value)
@@ -57,7 +57,7 @@ def fixed_folder(pattern: str) -> str:
 
 
 def is_inside(inner: str, outer: str) -> bool:
-    """Whether the place ``inner`` is ``outer`` or lies below it. Both need not exist; symbolic links are followed."""
+    """Whether the place ``inner`` is ``outer`` or lies below it. Neither need exist; symbolic links are followed."""
     inner, outer = absolute(inner), absolute(outer)
     if is_local_address(inner) != is_local_address(outer):
         return False
@@ -66,7 +66,7 @@ def is_inside(inner: str, outer: str) -> bool:
     real_inner, real_outer = os.path.realpath(inner), os.path.realpath(outer)
     if posixpath.commonpath([real_inner, real_outer]) == real_outer:
         return True
-    # The same folder may be mounted twice, or spelt in other letters where upper and lower case are one.
+    # The paths may differ although the folder is the same: mounted twice, or on a disk that ignores case.
     return _has_ancestor(real_inner, real_outer)
 
 
@@ -80,7 +80,7 @@ def _has_ancestor(path: str, folder: str) -> bool:
             if os.path.samestat(os.stat(path), wanted):
                 return True
         except OSError:
-            pass  # what does not exist yet lies in the first ancestor that does
+            pass  # this part of the path does not exist yet; its first existing ancestor decides
         parent = os.path.dirname(path)
         if parent == path:
             return False

@@ -1,4 +1,4 @@
-"""JSON that people and other programs write: parsed and checked in one pass, refused by file and entry."""
+"""Parses and checks JSON that people and other programs wrote; an error names the file and the entry at fault."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Model = TypeVar("Model")
 
 
 def parse_json(data: bytes, adapter: TypeAdapter[Model], name: str, error: type[UsageError] = UsageError) -> Model:
-    """Parse ``data`` and check it against the type of ``adapter``; UTF-8 with or without a mark, UTF-16 and UTF-32.
+    """Parse ``data`` and check it against the type of ``adapter``. The text may be UTF-8, UTF-16 or UTF-32.
 
     name: the file, for messages. Raises ``error``, naming the file and the first entry at fault, such as
     ``annotations[17].image_id``. Lists that may be long should be marked with pydantic's FailFast, so that a file
@@ -30,7 +30,7 @@ def parse_json(data: bytes, adapter: TypeAdapter[Model], name: str, error: type[
 
 
 def explain(problem: ValidationError) -> str:
-    """Say in a few words where the first entry at fault is and what is wrong with it; follows the name of the file."""
+    """Say where the first entry at fault is and what is wrong with it; the text continues the name of the file."""
     first = problem.errors(include_url=False)[0]
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] in ("model_type", "dataclass_type"):
@@ -48,7 +48,7 @@ def explain(problem: ValidationError) -> str:
 
 
 def entry_name(place: tuple[int | str, ...]) -> str:
-    """Write a path into a document as it is written in code: ``annotations[17].image_id``."""
+    """Write the place of an entry as code would: ``annotations[17].image_id``."""
     text = ""
     for part in place:
         text += f"[{part}]" if isinstance(part, int) else f".{part}"
@@ -56,7 +56,7 @@ def entry_name(place: tuple[int | str, ...]) -> str:
 
 
 def short(value: Any, most: int = 60) -> str:
-    """A value as it is shown in messages, cut where it is long."""
+    """A value for messages, cut to ``most`` characters."""
     text = repr(value)
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
@@ -74,6 +74,6 @@ def _flag(value: Any) -> bool:
 
 
 Identifier = Annotated[int | str, PlainValidator(_identifier)]
-"""An id as JSON files hold them: an integer or a text that is not empty; no truth value and no fraction."""
+"""An id as JSON files hold them: an integer or a text that is not empty; neither a truth value nor a fraction."""
 Flag = Annotated[bool, PlainValidator(_flag)]
 """A yes or no that is written as 0, 1, false or true; null is no."""

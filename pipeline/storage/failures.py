@@ -1,4 +1,4 @@
-"""What an error of a store means: not there, not allowed, or gone the next time one asks."""
+"""Tells what an error of a store means: the file is missing, access is refused, or another attempt may succeed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _TRANSIENT_ERRNOS = {
     errno.ESTALE,
     errno.ETIMEDOUT,
 }
-# By name, because none of these packages need be installed, or imported when the data is local.
+# Types are compared by name: these packages may not be installed, and importing them for local data would cost time.
 _TRANSIENT_TYPES = {
     "aiohttp.ClientConnectionError",
     "aiohttp.ClientPayloadError",
@@ -48,14 +48,14 @@ _MISSING_STATUS = {404, 410}
 
 
 class ShortReadError(OSError):
-    """A transfer ended before all announced bytes had come; counts as transient."""
+    """A transfer ended before all announced bytes had arrived; this counts as transient."""
 
     def __init__(self, path: str, expected: int, received: int) -> None:
         super().__init__(errno.EIO, f"read {received} of {expected} bytes", public_uri(path))
 
 
 def error_chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error and its causes: file systems wrap the client's error in an OSError, and either may tell."""
+    """Yield an error and its causes: file systems wrap the error of their client, and either may tell the reason."""
     current: BaseException | None = error
     for _ in range(8):
         if current is None:
@@ -69,7 +69,7 @@ def _type_names(error: BaseException) -> set[str]:
 
 
 def http_status(error: BaseException) -> int | None:
-    """Return the status that a server answered with, None where this error knows of none."""
+    """Return the status that a server answered with, None where the error does not carry one."""
     response = getattr(error, "response", None)
     if isinstance(response, dict):
         code = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
@@ -85,15 +85,15 @@ def _s3_code(error: BaseException) -> str | None:
 
 
 def is_missing(error: BaseException) -> bool:
-    """Whether ``error`` says that there is no such file or object. A missing bucket is none: that is wrong set-up."""
+    """Whether ``error`` says that there is no such file or object. A missing bucket is wrong set-up instead."""
     chain = list(error_chain(error))
     if any(_s3_code(each) == "NoSuchBucket" for each in chain):
         return False
     if any(http_status(each) in _MISSING_STATUS for each in chain):
         return True
-    # fsspec's web file system says "not found" of whatever went wrong; then the cause tells what it was.
-    told_otherwise = any(_is_transient_itself(each) or _is_permission_itself(each) for each in chain)
-    return not told_otherwise and any(isinstance(each, FileNotFoundError) for each in chain)
+    # fsspec's web file system raises FileNotFoundError for every failure; only the cause tells which it was.
+    has_other_cause = any(_is_transient_itself(each) or _is_permission_itself(each) for each in chain)
+    return not has_other_cause and any(isinstance(each, FileNotFoundError) for each in chain)
 
 
 def _is_permission_itself(error: BaseException) -> bool:
@@ -105,7 +105,7 @@ def _is_permission_itself(error: BaseException) -> bool:
 
 
 def is_permission(error: BaseException) -> bool:
-    """Whether ``error`` says that we may not: a run stops on it, for it concerns the set-up and no single image."""
+    """Whether ``error`` says that access is refused. A run stops on it: the set-up is wrong, and not a single image."""
     return any(_is_permission_itself(each) for each in error_chain(error))
 
 
@@ -119,7 +119,7 @@ def _is_transient_itself(error: BaseException) -> bool:
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether ``error`` may go away by itself: time-outs, throttling, resets, short transfers, server errors."""
+    """Whether another attempt may succeed: after time-outs, throttling, resets, short transfers and server errors."""
     if is_permission(error) or is_missing(error):
         return False
     if any(isinstance(each, PrivateAddressError) for each in error_chain(error)):
@@ -128,7 +128,7 @@ def is_transient(error: BaseException) -> bool:
 
 
 def public_error(error: Exception) -> Exception:
-    """Return ``error``, or one of the same kind where its text or its causes' hold what may not be shown."""
+    """Return ``error``, or one of the same kind without secrets where its text or a cause's text holds a secret."""
     texts = [str(each) for each in error_chain(error)]
     if all(public_text(text) == text for text in texts):
         return error

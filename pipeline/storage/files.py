@@ -1,7 +1,7 @@
-"""Files wherever they lie: opening fsspec file systems, atomic writes, and telling what went wrong from what will pass.
+"""Opens the file system of an address, repeats what failed transiently, and writes files as a whole or not at all.
 
 Credentials and endpoints come from the standard environment variables (``AWS_ENDPOINT_URL``, ...) or from storage
-options, and never appear in a message of ours.
+options, and never appear in a message.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ FIRST_DELAY_S = 0.2
 """Pause before the second attempt; it triples each time, so that five attempts span 8 s."""
 
 UNFINISHED_PREFIX, UNFINISHED_SUFFIX = ".maskmill-", ".tmp"
-"""How the names of files begin and end that are still being written, or whose writer was killed, on a local disk."""
+"""How the names of unfinished files on a local disk begin and end: still being written, or left by a killed writer."""
 
 
 def open_filesystem(
@@ -69,9 +69,9 @@ def open_filesystem(
     """Return the file system of ``uri`` and the path inside it.
 
     Storage options go to the file system's constructor; dots in a key nest ("client_kwargs.endpoint_url"). Listings of
-    S3 are not cached: what another process wrote is seen at once. web: how web servers are asked; by default storage
-    options go to the server of ``uri`` and not along its redirects. Raises UsageError for chained addresses, and when
-    the scheme is unknown, its package is missing or an option is not understood.
+    S3 are not cached, so that files of other processes are seen at once. web: how web servers are asked; by default
+    storage options go to the server of ``uri`` and not along its redirects. Raises UsageError for chained addresses,
+    and when the scheme is unknown, its package is missing or an option is not understood.
     """
     if is_chained(uri):
         raise UsageError(f"chained addresses (with ::) are not opened: {public_uri(uri)}")
@@ -93,7 +93,7 @@ def open_filesystem(
 
 
 def _remote_filesystem(scheme: str, uri: str, options: dict[str, Any]) -> tuple[fsspec.AbstractFileSystem, str]:
-    # fsspec.url_to_fs would take "::" in the name of an object for a chain of addresses.
+    # fsspec.url_to_fs is not used: it would take "::" in the name of an object for a chain of addresses.
     kind = fsspec.get_filesystem_class(scheme)
     return fsspec.filesystem(scheme, **{**kind._get_kwargs_from_urls(uri), **options}), kind._strip_protocol(uri)
 
@@ -112,7 +112,7 @@ def try_again(
 ) -> Result:
     """Return ``call()``, repeated after growing pauses while its error is transient; the last error is raised.
 
-    patience_s: no attempt begins later than this.
+    patience_s: no attempt begins later than this after the first.
     """
     delay_s = first_delay_s
     last_start = time.monotonic() + patience_s
@@ -130,7 +130,7 @@ def try_again(
 def with_retries(
     call: Callable[[], Result], *, attempts: int = ATTEMPTS, first_delay_s: float = FIRST_DELAY_S
 ) -> Result:
-    """Do as `try_again` does; an error whose text holds a signed address is raised as one of the same kind without."""
+    """Do as `try_again`; an error whose text holds a secret is raised as one of the same kind without the secret."""
     try:
         return try_again(call, attempts=attempts, first_delay_s=first_delay_s)
     except Exception as error:
@@ -141,12 +141,12 @@ def with_retries(
 
 
 def read_bytes(fs: fsspec.AbstractFileSystem, path: str, *, attempts: int = ATTEMPTS) -> bytes:
-    """Return a whole (small) file, trying again on transient errors."""
+    """Return a whole file, with repeated attempts after transient errors."""
     return with_retries(lambda: fs.cat_file(path), attempts=attempts)
 
 
 def write_atomic(fs: fsspec.AbstractFileSystem, path: str, data: bytes) -> None:
-    """Write ``data`` so that a reader sees the whole file or none: rename on a local disk, one PUT on object storage.
+    """Write ``data`` so that a reader sees the whole file or none: by a rename on a local disk, by one PUT on a store.
 
     Uploads of 100 MB and more go in parts, which become visible together.
     """
@@ -159,10 +159,10 @@ def write_atomic(fs: fsspec.AbstractFileSystem, path: str, data: bytes) -> None:
 
 @contextmanager
 def open_atomic(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[IO[bytes]]:
-    """Yield a local file to write to; it appears at ``path`` when the block ends, and not at all if that raises.
+    """Yield a local file to write to; it appears at ``path`` when the block ends, and not at all if the block raises.
 
-    Parent directories are made. On a local disk data and name are both synced, so that the name outlives a power cut
-    only with its content.
+    Parent directories are made. On a local disk first the data and then the directory are synced, so that after a power
+    cut the file is either absent or whole.
     """
     if not is_local(fs):
         with tempfile.NamedTemporaryFile(prefix="maskmill-") as remote_stream:
@@ -172,7 +172,7 @@ def open_atomic(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[IO[bytes]]
         return
     directory = os.path.dirname(os.path.abspath(path))
     os.makedirs(directory, exist_ok=True)
-    # The leading dot keeps the unfinished file out of every listing by pattern.
+    # The leading dot of the name keeps the unfinished file out of listings by pattern.
     descriptor, temporary = tempfile.mkstemp(prefix=UNFINISHED_PREFIX, suffix=UNFINISHED_SUFFIX, dir=directory)
     try:
         with open(descriptor, "wb") as stream:

@@ -1,4 +1,4 @@
-"""What a user may say of a store: parsed, typed and checked by name."""
+"""Parses storage options, gives their values types, and checks their names."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def parse_storage_options(entries: list[str]) -> dict[str, str]:
 
 
 def nested_options(options: StorageOptions) -> dict[str, Any]:
-    """Expand dotted keys ("client_kwargs.endpoint_url") into nested dicts; give text its type where it has another."""
+    """Expand dotted keys ("client_kwargs.endpoint_url") into nested dicts; text becomes a number or a truth value."""
     nested: dict[str, Any] = {}
     for name, value in options.items():
         *groups, key = name.split(".")
@@ -46,7 +46,7 @@ def nested_options(options: StorageOptions) -> dict[str, Any]:
         for group in groups:
             target = target.setdefault(group, {})
             if not isinstance(target, dict):
-                raise UsageError(f"storage option {name!r}: {group!r} has a value of its own and cannot be a group")
+                raise UsageError(f"storage option {name!r}: {group!r} has a value and cannot be a group as well")
         target[key] = _typed(key, value)
     return nested
 
@@ -54,21 +54,21 @@ def nested_options(options: StorageOptions) -> dict[str, Any]:
 def _typed(key: str, value: Any) -> Any:
     if not isinstance(value, str):
         return value
-    # By name: a password may well be a number.
+    # Only named keys become numbers: a password may consist of digits and must stay text.
     if key in _NUMBERS and value.isdecimal():
         return int(value)
     return {"true": True, "false": False}.get(value.lower(), value)
 
 
 def s3_options(options: dict[str, Any]) -> dict[str, Any]:
-    """Check the names, and fill in time-outs after which a stalled connection is given up and tried again."""
+    """Check the names of the options, and add time-outs, after which a stalled connection is given up and retried."""
     known = _s3_option_names()
     unknown = sorted(set(options) - known)
     if unknown:
-        # s3fs takes any name, and complains of some when it connects and of others never.
+        # Check here: s3fs accepts any name, and reports an unknown one late or never.
         raise UsageError(f"unknown storage option {unknown[0]!r} for s3://; choose from: {', '.join(sorted(known))}")
     if "endpoint_url" not in options and "endpoint_url" not in options.get("client_kwargs", {}):
-        # botocore reads these itself, but fsspec would hand out a cached connection made under another value.
+        # botocore reads these variables too, but fsspec would reuse a connection made under another value of them.
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
         options = options | ({"endpoint_url": endpoint} if endpoint else {})
     config = {"connect_timeout": 10, "read_timeout": 30, "retries": {"mode": "standard", "max_attempts": 2}}

@@ -1,4 +1,4 @@
-"""Reads the small text files that people write, whatever their editor saved them as."""
+"""Reads small text files that people wrote, in any Unicode encoding that editors save."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from maskmill.pipeline.storage.files import (
 
 YAML_SUFFIXES = (".yaml", ".yml")
 
-# UTF-32 comes first: its little-endian mark begins with that of UTF-16.
+# UTF-32 comes before UTF-16: the little-endian mark of UTF-32 begins with that of UTF-16.
 _MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -40,8 +40,8 @@ def suffix_of(uri: str) -> str:
 def decode_text(data: bytes, name: str) -> str:
     """Return the text of a file: UTF-8, with or without a byte order mark, or UTF-16 or UTF-32 with one.
 
-    Raises UsageError with ``name``, the line and the byte for anything else. Latin-1 is not guessed: every file of
-    bytes is valid Latin-1, so that a wrong guess would show as wrong class names only.
+    Raises UsageError with ``name``, the line and the byte for anything else. Latin-1 is not tried: every file is
+    valid Latin-1, so a wrong guess would only show as wrong class names.
     """
     encoding = next((encoding for mark, encoding in _MARKS if data.startswith(mark)), "utf-8")
     try:
@@ -59,7 +59,7 @@ def decode_text(data: bytes, name: str) -> str:
 
 
 def read_text(uri: str, storage_options: StorageOptions | None = None) -> str:
-    """Return the text of a file at any fsspec URI. Raises UsageError where there is none, or it may not be read."""
+    """Return the text of a file at any fsspec URI. Raises UsageError where there is no file, or access is refused."""
     fs, path = open_filesystem(uri, storage_options)
     shown = public_uri(uri)
     try:
@@ -76,7 +76,7 @@ def read_text(uri: str, storage_options: StorageOptions | None = None) -> str:
 
 
 def parse_data(text: str, name: str) -> Any:
-    """Parse JSON where ``name`` ends so, else YAML. Raises UsageError with ``name`` and the place of the mistake."""
+    """Parse JSON if ``name`` ends in .json, else YAML. Raises UsageError with ``name`` and the place of the mistake."""
     is_json = suffix_of(name) == ".json"
     try:
         return json.loads(text) if is_json else yaml.safe_load(text)

@@ -1,4 +1,4 @@
-"""How web servers are asked: storage options stay with one server, and private addresses can be refused."""
+"""Makes the sessions for web servers: storage options go to one server only, and private addresses can be refused."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from aiohttp import ClientHandlerType, ClientRequest, ClientResponse, ClientSession
 
 CONNECT_S = 10.0
-"""A server that does not take the connection by then is tried again or given up."""
+"""Time for a server to accept a connection; afterwards the attempt has failed."""
 SILENCE_S = 60.0
-"""So long may pass without a byte of an answer."""
+"""Longest time between two bytes of an answer; afterwards the attempt has failed."""
 ENTRY_S = 300.0
-"""A file that a list names must have come whole by then."""
+"""Time for the whole transfer of a file that a list names; afterwards the attempt has failed."""
 _PLAIN_HEADERS = {"accept", "accept-encoding", "accept-language", "host", "if-range", "range", "user-agent"}
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
@@ -29,12 +29,12 @@ class PrivateAddressError(OSError):
     """A list named a web server at a private, loopback or link-local address."""
 
     def __init__(self) -> None:
-        # One text for all addresses of a host: aiohttp passes on the error itself only if all of them agree.
+        # The text names no address: aiohttp passes this error on only if the errors of all addresses of a host agree.
         super().__init__(errno.EACCES, "the server lies at a private, loopback or link-local address")
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address lies in the public internet, and so does the IPv4 address inside, if it carries one."""
+    """Whether an IP address is public; an IPv6 address that carries an IPv4 address is judged by that one."""
     found = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(found, ipaddress.IPv6Address):
         inner = found.ipv4_mapped or found.sixtofour or (found.teredo or (None, None))[1]
@@ -47,12 +47,11 @@ def is_public(address: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class WebClient:
-    """Makes the sessions of fsspec's web file system; equal ones share a session.
+    """Makes the sessions of fsspec's web file system; equal clients share a session.
 
-    origin: the server (see `uris.store_of`) that gets the storage options' headers, cookies and passwords; a
-    redirect elsewhere goes without them.
-    named_by_a_list: refuse private addresses at every connection, so that neither another spelling nor a name server
-    nor a redirect leads there. homes: hosts whose addresses are fine even so.
+    origin: the server (see `uris.store_of`) that gets the headers, cookies and passwords of the storage options; a
+    redirect to another server goes without them. named_by_a_list: private addresses are refused at every connection,
+    so that no spelling, name server or redirect leads there. homes: hosts that may have private addresses all the same.
     """
 
     origin: tuple[str, str] | None = None
@@ -71,7 +70,7 @@ class WebClient:
 
     async def __call__(self, **settings: Any) -> ClientSession:
         """Return a session; ``settings`` are aiohttp's."""
-        import aiohttp  # only where a web server is asked
+        import aiohttp  # imported late: most runs ask no web server
 
         total_s = ENTRY_S if self.named_by_a_list else None
         timeout = aiohttp.ClientTimeout(total=total_s, sock_connect=CONNECT_S, sock_read=SILENCE_S)
@@ -95,7 +94,7 @@ class WebClient:
             try:
                 found |= {str(info[4][0]) for info in await loop.getaddrinfo(host, None)}
             except OSError:
-                continue  # no entry can lie there either
+                continue  # a host without an address holds no entry either
         return frozenset(found)
 
 
@@ -113,7 +112,7 @@ class _Sockets:
 
 
 def host_of(uri: str) -> str | None:
-    """Return the host of a web address, None where it has none or cannot be understood."""
+    """Return the host of a web address, None where the address has none or cannot be parsed."""
     try:
         return urlsplit(uri).hostname
     except ValueError:

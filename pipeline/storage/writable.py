@@ -1,4 +1,4 @@
-"""Whether a place can be written to, found out before any work starts; leaves nothing behind."""
+"""Checks before any work starts that a place can be written to, and leaves nothing there."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from maskmill.pipeline.storage.files import (
 )
 
 PROBE_BYTES = 2**20
-"""A disk with less room than this is full."""
+"""Size of the file written as a trial: a disk with less room counts as full."""
 _ATTEMPTS = 3
 
 
 def check_writable(uri: str, storage_options: StorageOptions | None = None, *, what: str = "the output") -> None:
     """Raise UsageError, naming the cause, if no file can be written below ``uri``.
 
-    A file is written there, or to the folder that ``uri`` would be made in, and removed again. Raises ConnectionError
+    A file is written there, or to the folder in which ``uri`` would be made, and removed again. Raises ConnectionError
     where a store does not answer.
     """
     if not uri.strip():
@@ -44,7 +44,7 @@ def check_writable(uri: str, storage_options: StorageOptions | None = None, *, w
 
 
 def check_file_writable(uri: str, storage_options: StorageOptions | None = None, *, what: str = "the file") -> None:
-    """The same for a single file that is to be written: its folder is tried, and it must be no folder itself."""
+    """Raise UsageError if the file ``uri`` cannot be written: its folder is tried, and ``uri`` must be no folder."""
     fs, path = open_filesystem(uri, storage_options)
     if is_local(fs) and os.path.isdir(path):
         raise UsageError(f"{what} {uri} is a folder; name a file")
@@ -73,7 +73,7 @@ def _probe_store(fs: AbstractFileSystem, path: str, shown: str) -> None:
     try:
         with_retries(lambda: fs.pipe_file(name, b""), attempts=_ATTEMPTS)
         with_retries(lambda: fs.rm_file(name), attempts=_ATTEMPTS)
-    except Exception as error:  # clients of stores have no exception in common
+    except Exception as error:  # clients of stores share no class of errors
         if is_transient(error):
             raise ConnectionError(f"cannot reach {shown}: {error}") from error
         raise UsageError(f"{shown} cannot be written to: {_reason(error)}") from error

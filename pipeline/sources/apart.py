@@ -19,7 +19,8 @@ from maskmill.pipeline.storage.addresses import (
     is_pattern,
     may_match_inside,
 )
-from maskmill.pipeline.storage.files import StorageOptions, open_filesystem, public_uri, without_query
+from maskmill.pipeline.storage.files import StorageOptions, open_filesystem, public_uri
+from maskmill.pipeline.storage.text_files import suffix_of
 
 WRITTEN_SUFFIXES = (".parquet", ".json", ".html", ".md")
 """Endings of the files that commands write into an output folder under names that the user did not choose."""
@@ -97,7 +98,7 @@ def check_entries_apart(
         with fs.open(path, "rb") as stream:
             if not _mentions(stream, wanted):
                 continue
-            suffix = posixpath.splitext(without_query(file.location))[1].lower()
+            suffix = suffix_of(file.location)
             for entry in read_entries(stream, suffix, offset=0, count=sys.maxsize, image_column=image_column):
                 if entry.uri is not None:
                     place = absolute(resolve(entry.uri, file.location))

@@ -39,6 +39,7 @@ from maskmill.pipeline.storage.files import (
     public_uri,
     without_query,
 )
+from maskmill.pipeline.storage.text_files import suffix_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -156,7 +157,7 @@ def _table_record(shard: Shard, number: int, row: TableRow) -> ImageRecord:
 
 def _read_manifest_shard(reading: _Reading) -> Iterator[ImageRecord]:
     shard = reading.shard
-    suffix = posixpath.splitext(without_query(shard.location))[1].lower()
+    suffix = suffix_of(shard.location)
     with _open(reading) as stream:
         try:
             entries = read_entries(stream, suffix, shard.offset, shard.stop - shard.start, shard.image_column)

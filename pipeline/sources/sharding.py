@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import posixpath
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -19,7 +18,8 @@ from maskmill.pipeline.sources.parquet import open_parquet, row_group_rows
 from maskmill.pipeline.sources.shard import HEADERS_ONLY, DamagedError, Shard, printable, shard_id
 from maskmill.pipeline.sources.stream import open_file
 from maskmill.pipeline.sources.tar import read_tar
-from maskmill.pipeline.storage.files import StorageOptions, public_uri, without_query
+from maskmill.pipeline.storage.files import StorageOptions, public_uri
+from maskmill.pipeline.storage.text_files import suffix_of
 
 _PROBED_TARS = 3
 
@@ -184,7 +184,7 @@ def _cut_folder(listing: Listing, cut: _Cut) -> Iterator[Shard]:
 def _cut_manifests(listing: Listing, cut: _Cut) -> Iterator[Shard]:
     for file in listing.files:
         uri = printable(public_uri(file.location))
-        suffix = posixpath.splitext(without_query(file.location))[1].lower()
+        suffix = suffix_of(file.location)
         with cut.open_file(file) as stream:
             try:
                 check_manifest(stream, suffix, cut.image_column)

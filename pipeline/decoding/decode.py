@@ -52,7 +52,7 @@ class DecodedImage:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Decoding:
-    """How to decode. max_pixels: a larger image is an error. sample_bits: how many bits of 16-bit samples are used."""
+    """How to decode. max_pixels: a larger image is an error. sample_bits: how many bits of 16-bit samples count."""
 
     max_pixels: int = MAX_PIXELS
     sample_bits: int = FULL_BITS
@@ -193,7 +193,8 @@ def _decode(data: bytes, image: ImageFile.ImageFile, size_wanted: SizeWanted | N
         image.draft(None, (REDUCED_AT_LEAST * wanted[1], REDUCED_AT_LEAST * wanted[0]))
     loaded = with_fewer_bits(data, image, how.sample_bits)
     loaded.load()
-    # The orientation is read after loading: Pillow turns TIFFs while it loads them.
+    # The orientation is read after loading: Pillow turns a TIFF while it loads it, and then says orientation 1. The
+    # size that it gives of a TIFF is that of the turned image even before.
     orientation = _orientation(image)
     pixels = upright(rgb_array(loaded, image, how.sample_bits), orientation)
     return DecodedImage(pixels, *((width, height) if orientation in _TURNED else (height, width)))

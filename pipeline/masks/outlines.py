@@ -71,7 +71,8 @@ def _horizontal_starts(x: np.ndarray, y: np.ndarray, across: np.ndarray, south_e
 def _rings(starts: np.ndarray, across: np.ndarray, along: np.ndarray) -> Iterator[list[int]]:
     """Yield the corners of each ring in walking order, beginning with the first of ``starts`` not yet in a ring."""
     is_done = np.zeros(across.size, bool)
-    across_list, along_list = across.tolist(), along.tolist()  # single elements of lists are read faster
+    # Lists are used, since reading single elements of them is faster than reading those of arrays.
+    across_list, along_list = across.tolist(), along.tolist()
     for first in starts.tolist():
         if is_done[first]:
             continue

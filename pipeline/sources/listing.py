@@ -93,7 +93,7 @@ Infos = dict[str, dict[str, Any]]
 
 
 def _find(fs: fsspec.AbstractFileSystem, path: str, uri: str) -> tuple[Infos, str, bool]:
-    """Return the files, the root of their names, and whether ``uri`` named them itself rather than a folder of them."""
+    """Return the files, the root of their names, and whether a name or pattern, and not a folder, stands for them."""
     info = None if _bucket_is_pattern(fs, path) else _info(fs, path)
     if info is not None and _is_placeholder(path, info) and not is_local(fs) and (found := _walk(fs, path)):
         return found, path, False

@@ -44,8 +44,8 @@ def compare(results: Output, other: Output, protocol: Protocol, resamples: int) 
     Returns its contents: for each figure both values, the difference (this one minus the other) and its 95 % interval,
     all in percent, over the images that both evaluated. Raises EvaluationError where the two cannot be compared.
     """
-    own, others = _figures_file(results), _figures_file(other)
-    theirs = others["protocol"]
+    document_here, document_there = _figures_file(results), _figures_file(other)
+    theirs = document_there["protocol"]
     if theirs["digest"] != protocol.digest():
         raise EvaluationError(
             f"{other.uri} was evaluated with protocol {theirs['name']!r} ({theirs['setting']}), "
@@ -66,8 +66,8 @@ def compare(results: Output, other: Output, protocol: Protocol, resamples: int) 
         "resamples": resamples,
         "level": LEVEL,
         "method": "paired bootstrap over images (Poisson weights), percentile interval; figures in percent",
-        "predictions": own["predictions"],
-        "other_predictions": others["predictions"],
+        "predictions": document_here["predictions"],
+        "other_predictions": document_there["predictions"],
         "figures": {name: _difference(figures[0][name], figures[1][name]) for name in COMPARED},
     }
     results.write_json(COMPARISON, document)
@@ -135,16 +135,16 @@ def _figures(sums: _ClassSums, protocol: Protocol) -> Mapping[str, np.ndarray]:
     return {name: 100 * value for name, value in zip(COMPARED, values, strict=True)}
 
 
-def _difference(own: np.ndarray, other: np.ndarray) -> dict[str, float | None]:
-    resampled = (own - other)[1:]
+def _difference(values: np.ndarray, other: np.ndarray) -> dict[str, float | None]:
+    resampled = (values - other)[1:]
     known = resampled[~np.isnan(resampled)]
-    if np.isnan(own[0]) or np.isnan(other[0]) or not known.size:
+    if np.isnan(values[0]) or np.isnan(other[0]) or not known.size:
         return dict.fromkeys(("value", "other", "difference", "low", "high", "share_above"))
     low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return {
-        "value": float(own[0]),
+        "value": float(values[0]),
         "other": float(other[0]),
-        "difference": float(own[0] - other[0]),
+        "difference": float(values[0] - other[0]),
         "low": float(low),
         "high": float(high),
         "share_above": float((known > 0).mean()),

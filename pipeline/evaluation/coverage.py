@@ -125,11 +125,11 @@ def _problems(inventory: Inventory, total: Total, unused: np.ndarray) -> list[st
 def _nothing_found(inventory: Inventory, total: Total, problems: Sequence[str]) -> str:
     missing = total.left_out["images_without_prediction"]
     found = f"ground truth such as {', '.join(map(repr, missing.examples[:2]))}" if missing.count else "none"
-    own = f"such as {inventory.image_id(0)!r}" if len(inventory.index) else "none"
+    example = f"such as {inventory.image_id(0)!r}" if len(inventory.index) else "none"
     others = [problem for problem in problems if "no prediction" not in problem and "no ground truth" not in problem]
     more = f"; {'; '.join(others)}" if others else ""
     return (
-        f"no prediction has ground truth: {len(inventory.index)} predictions ({own}), {missing.count} images with "
+        f"no prediction has ground truth: {len(inventory.index)} predictions ({example}), {missing.count} images with "
         f"ground truth ({found}){more}"
     )
 

@@ -243,12 +243,12 @@ def _json_units(
     versions = _png_versions(config, entries) if kind == "panoptic" else {}
     units = []
     for start in range(0, len(entries), config.shard_size):
-        own = tuple(entries[start : start + config.shard_size])
+        chunk = tuple(entries[start : start + config.shard_size])
         content = [
-            (repr(entry), versions.get(entry.file_name, "missing") if kind == "panoptic" else "") for entry in own
+            (repr(entry), versions.get(entry.file_name, "missing") if kind == "panoptic" else "") for entry in chunk
         ]
         version = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
-        units.append(TruthShard(part_id=shard_id(uri, start=start), kind=kind, version=version, entries=own))
+        units.append(TruthShard(part_id=shard_id(uri, start=start), kind=kind, version=version, entries=chunk))
     return units, categories
 
 

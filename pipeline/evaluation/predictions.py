@@ -77,8 +77,8 @@ class PredictionReader:
         """
         load = self._load_maps if self._source.kind == "maps" else self._load_rows
         for prediction, each in zip(load(list(positions)), wanted, strict=True):
-            own = stem(prediction.image_id.removesuffix(self._source.suffix))
-            if own not in {stem(name) for name in each.names}:
+            found = stem(prediction.image_id.removesuffix(self._source.suffix))
+            if found not in {stem(name) for name in each.names}:
                 raise RuntimeError(f"the hashes of {each.names[0]!r} and {prediction.image_id!r} collide")
             yield prediction
 
@@ -114,12 +114,12 @@ class PredictionReader:
         runs = parse_column(rles, counts, heights * widths, lambda i: f"the prediction of {image_ids[i]!r}")
         ends = np.cumsum(counts)
         for i, position in enumerate(positions):
-            own = slice(ends[i] - counts[i], ends[i])
+            of_image = slice(ends[i] - counts[i], ends[i])
             pixels, name = int(heights[i] * widths[i]), f"the prediction of {image_ids[i]!r}"
             segment_map = SegmentMap(
                 index=paint(runs, i, pixels, int(counts[i]), name),
-                classes=classes[own],
-                scores=None if scores is None else scores[own],
+                classes=classes[of_image],
+                scores=None if scores is None else scores[of_image],
             )
             yield Prediction(
                 position=position,

@@ -39,8 +39,8 @@ def parse_column(
     except ValueError as error:
         if len(rles) > 1:  # find the damaged image
             for image in range(len(rles)):
-                own = slice(image, image + 1)
-                parse_column(rles[own], counts[own], pixels[own], lambda _, image=image: name_of(image))  # type: ignore[misc]
+                alone = slice(image, image + 1)
+                parse_column(rles[alone], counts[alone], pixels[alone], lambda _, image=image: name_of(image))  # type: ignore[misc]
         raise EvaluationError(f"{name_of(0)}: {error}") from error
 
 

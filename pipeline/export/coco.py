@@ -75,9 +75,9 @@ def _segment_ids(class_ids: Sequence[int], things: Sequence[bool]) -> list[int]:
     of_stuff: dict[int, int] = {}
     following = 1
     for class_id in class_ids:
-        own = following if things[class_id] else of_stuff.setdefault(class_id, following)
-        following += own == following
-        ids.append(own)
+        segment_id = following if things[class_id] else of_stuff.setdefault(class_id, following)
+        following += segment_id == following
+        ids.append(segment_id)
     return ids
 
 

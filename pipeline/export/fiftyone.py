@@ -173,8 +173,8 @@ def _detection_list() -> dict[str, Any]:
         _field("stability", "FloatField"),
         _field("agreement", "FloatField"),
     ]
-    own = _field("detections", "ListField", subfield="EmbeddedDocumentField")
-    return {**own, "embedded_doc_type": f"{_LABELS}Detection", "fields": fields}
+    detections = _field("detections", "ListField", subfield="EmbeddedDocumentField")
+    return {**detections, "embedded_doc_type": f"{_LABELS}Detection", "fields": fields}
 
 
 def _label_fields() -> list[dict[str, Any]]:

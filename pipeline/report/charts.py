@@ -71,8 +71,8 @@ def _by_kind(figures: Figures, classes: Sequence[RunClass], bins: str, count: in
     """Return a histogram over all classes, with one series for each kind of class."""
     totals: dict[bool | None, Counter[int]] = {}
     for class_id, sums in figures.sums.classes.items():
-        own: Counter[int] = getattr(sums, bins)
-        totals.setdefault(classes[class_id].seen, Counter()).update(own)
+        counts: Counter[int] = getattr(sums, bins)
+        totals.setdefault(classes[class_id].seen, Counter()).update(counts)
     kinds = kinds_of(classes)
     return [
         Series(name=kinds.name(kind), values=[totals[kind][i] for i in range(count)], colour=kinds.colour(kind))
@@ -108,9 +108,11 @@ def _long_tail(figures: Figures, classes: Sequence[RunClass]) -> Plot | None:
         return None
     series, kinds = [], kinds_of(classes)
     for seen in kinds.kinds:
-        own = [row["images"] for row in figures.class_rows if classes[row["class_id"]].seen is seen and row["images"]]
-        if own:
-            values = sorted(own, reverse=True)
+        images_per_class = [
+            row["images"] for row in figures.class_rows if classes[row["class_id"]].seen is seen and row["images"]
+        ]
+        if images_per_class:
+            values = sorted(images_per_class, reverse=True)
             series.append(Series(name=kinds.name(seen), values=values, colour=kinds.colour(seen)))
     if not series:
         return None
@@ -220,10 +222,10 @@ def _co_occurrence(figures: Figures, classes: Sequence[RunClass]) -> Plot | None
 def _strongest_pairs(found: Sequence[tuple[int, ClassSums]], names: Sequence[str], shares: np.ndarray) -> str:
     order = np.argsort(-np.nan_to_num(shares, nan=-1.0), axis=None)[:3]
     pairs = [divmod(int(cell), len(found)) for cell in order]
-    told = "; ".join(
+    strongest = "; ".join(
         f"{names[column]} in {shares[row, column]:.0%} of images with {names[row]}" for row, column in pairs
     )
-    return f"Which classes occur together. Most: {told}."
+    return f"Which classes occur together. Most: {strongest}."
 
 
 def _agreement(figures: Figures, classes: Sequence[RunClass]) -> Plot | None:

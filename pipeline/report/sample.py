@@ -83,8 +83,8 @@ def _covering(sample: Sample, chosen: Sequence[int], most: int) -> list[int]:
     for rare in classes[np.argsort(counts, kind="stable")].tolist():
         if rare in shown or len(added) == most:
             continue
-        own = np.flatnonzero(class_id == rare)
-        best = int(image[own[np.argmax(share[own])]])
+        candidates = np.flatnonzero(class_id == rare)
+        best = int(image[candidates[np.argmax(share[candidates])]])
         if best not in added:
             added.append(best)
         shown |= set(class_id[image == best].tolist())

@@ -38,8 +38,8 @@ def comparison(
         letters.draw(picture, (column * (SIDE_PX + _GAP_PX), 2), name, SIDE_PX)
     for row, (image, truth) in enumerate(zip(images, truths, strict=True)):
         top = _LINE_PX + _GAP_PX + row * step
-        maps = [truth, *(own[row] for own in label_maps.values())]
-        panels = [image, *(_painted(own, colours) for own in maps)]
+        maps = [truth, *(method_maps[row] for method_maps in label_maps.values())]
+        panels = [image, *(_painted(label_map, colours) for label_map in maps)]
         for column, panel in enumerate(panels):
             drawn = Image.fromarray(panel).resize((SIDE_PX, height), Image.Resampling.LANCZOS)
             picture.paste(drawn, (column * (SIDE_PX + _GAP_PX), top))

@@ -79,13 +79,13 @@ class _Misfits:
             header = read_header(image)
         except BadImageError as error:
             raise UsageError(f"{uri}: {error.message}") from error
-        own, size = label_map_size(label, f"the label map of {uri}"), (header.height, header.width)
-        if own == size:
+        label_size, size = label_map_size(label, f"the label map of {uri}"), (header.height, header.width)
+        if label_size == size:
             return
         self.count += 1
-        self.swapped += own == size[::-1]
+        self.swapped += label_size == size[::-1]
         if len(self.examples) < _EXAMPLES:
-            self.examples.append(f"{uri} (label map {own[1]}x{own[0]}, image {size[1]}x{size[0]})")
+            self.examples.append(f"{uri} (label map {label_size[1]}x{label_size[0]}, image {size[1]}x{size[0]})")
 
     def refuse(self, images: int) -> None:
         """Raise UsageError if any label map had another size, naming a few."""

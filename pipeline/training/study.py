@@ -175,9 +175,9 @@ def _best_calibration(scores: Scores, bench: _Bench) -> float:
     classes = len(bench.vocabulary)
     sums = {amount: np.zeros((3, classes), dtype=np.int64) for amount in CALIBRATIONS}
     for image, label in bench.validation:
-        own = scores(image)
+        class_scores = scores(image)
         for amount, total in sums.items():
-            total += pixel_counts(label, label_map(own, bench.seen, amount), classes)
+            total += pixel_counts(label, label_map(class_scores, bench.seen, amount), classes)
     groups = class_groups(bench.vocabulary, {})
     return max(sums, key=lambda amount: figures(sums[amount][None], np.ones((1, 1)), groups)["harmonic"][0])
 
@@ -189,7 +189,7 @@ def _row(name: str, measured: Mapping[int, Any], values: Mapping[int, Any]) -> d
         "cpu_ms_per_image": float(np.mean([methods[name]["seconds"] for methods in measured.values()])) * 1000,
     }
     for figure in FIGURES:
-        by_seed = np.stack([own[name][figure] for own in values.values()])
+        by_seed = np.stack([by_method[name][figure] for by_method in values.values()])
         _, low, high = interval(by_seed.mean(axis=0))
         row[figure] = {
             "mean": float(by_seed[:, 0].mean()),
@@ -202,7 +202,7 @@ def _row(name: str, measured: Mapping[int, Any], values: Mapping[int, Any]) -> d
 
 
 def _difference(values: Mapping[int, Any], one: str, other: str, figure: str) -> dict[str, Any]:
-    gaps = np.stack([own[one][figure] - own[other][figure] for own in values.values()]).mean(axis=0)
+    gaps = np.stack([by_method[one][figure] - by_method[other][figure] for by_method in values.values()]).mean(axis=0)
     value, low, high = interval(gaps)
     return {"of": one, "over": other, "figure": figure, "difference": value, "low": low, "high": high}
 
@@ -235,9 +235,11 @@ def _markdown(document: Mapping[str, Any]) -> str:
         lines.append(f"| {gap['of']} - {gap['over']} | {gap['figure']} | {gap['difference']:+.1f} | {bounds} |")
     regions = document["regions"]
     lines += ["", "| class-agnostic masks | recall at IoU 0.5 | mean best IoU |", "|---|---|---|"]
-    lines += [f"| {kind} | {own['recall']:.3f} | {own['iou']:.3f} |" for kind, own in regions["masks"].items()]
+    lines += [
+        f"| {kind} | {quality['recall']:.3f} | {quality['iou']:.3f} |" for kind, quality in regions["masks"].items()
+    ]
     lines += ["", "| CLIP's top-1 | on predicted masks | on true masks |", "|---|---|---|"]
-    lines += [f"| {name} | {own['predicted']:.3f} | {own['true']:.3f} |" for name, own in regions["top1"].items()]
+    lines += [f"| {name} | {top1['predicted']:.3f} | {top1['true']:.3f} |" for name, top1 in regions["top1"].items()]
     lines += ["", "| classes asked for as | example | top-1 on true masks |", "|---|---|---|"]
     lines += [f"| {name} | {PHRASINGS[name]} | {share:.3f} |" for name, share in document["phrases"].items()]
     return "\n".join(lines) + "\n"

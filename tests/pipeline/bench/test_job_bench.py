@@ -1,4 +1,4 @@
-"""The benches that run the whole job, and reading alone: on real runs, small ones, whose figures must fit together."""
+"""The benchmarks of the whole job and of reading alone, on small real runs, whose figures must be consistent."""
 
 from __future__ import annotations
 

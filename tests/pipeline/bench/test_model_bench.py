@@ -1,4 +1,4 @@
-"""The yardstick gives the same labels, the measuring adds up, and the real size is what it says."""
+"""The yardstick gives the same labels, the measured parts add up, and the real size has the stated properties."""
 
 from __future__ import annotations
 

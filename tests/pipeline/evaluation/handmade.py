@@ -39,7 +39,7 @@ def png(labels: np.ndarray) -> bytes:
 
 
 def wide(labels: np.ndarray) -> np.ndarray:
-    """An 8-bit label map in 16 bits, 255 becoming 65535."""
+    """Return an 8-bit label map in 16 bits, with 255 turned into 65535."""
     return np.where(labels == 255, np.uint16(UNLABELLED), labels.astype(np.uint16))
 
 
@@ -48,7 +48,7 @@ def encode(mask: np.ndarray) -> str:
 
 
 def segments_of(labels: np.ndarray) -> tuple[list[int], list[str]]:
-    """One segment per class of a label map."""
+    """Return one segment per class of a label map: class ids and RLEs."""
     class_ids = [int(value) for value in np.unique(labels) if value != UNLABELLED]
     return class_ids, [encode(labels == class_id) for class_id in class_ids]
 
@@ -56,7 +56,7 @@ def segments_of(labels: np.ndarray) -> tuple[list[int], list[str]]:
 def label_row(
     image_id: str, shape: tuple[int, int], class_ids: Sequence[int], rles: Sequence[str], scores: Sequence[float]
 ) -> dict[str, Any]:
-    """A row of the labels schema; columns evaluation does not read get a value of their type."""
+    """Return a row of the labels schema; columns that evaluation does not read get any value of their type."""
     known = {
         "image_id": image_id,
         "height": shape[0],
@@ -103,7 +103,7 @@ class Run:
 
 
 def write_folder(folder: Path, maps: Maps) -> Path:
-    """Label maps as PNG files."""
+    """Write label maps as PNG files."""
     for image_id, labels in maps.items():
         path = folder / f"{image_id}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -112,7 +112,7 @@ def write_folder(folder: Path, maps: Maps) -> Path:
 
 
 def write_tar(path: Path, maps: Maps) -> Path:
-    """Images with x.seg.png beside them, as in a WebDataset shard."""
+    """Write images with x.seg.png beside them, as in a WebDataset shard."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as archive:
         for image_id, labels in maps.items():
@@ -126,7 +126,7 @@ def write_tar(path: Path, maps: Maps) -> Path:
 
 
 def panoptic_json(folder: Path, truth: Maps) -> Path:
-    """Panoptic annotations with one segment per class and image, ids above 65535."""
+    """Write panoptic annotations with one segment per class and image, and ids above 65535."""
     annotations = []
     for image_id, labels in truth.items():
         ids = np.where(labels == 255, 0, labels.astype(np.int64) * 70000 + 3)
@@ -145,7 +145,7 @@ def panoptic_json(folder: Path, truth: Maps) -> Path:
 
 
 def blobs(rng: np.random.Generator, classes: int, shape: tuple[int, int] = (20, 24)) -> np.ndarray:
-    """A label map of a few rectangles."""
+    """Return a label map of a few rectangles."""
     labels = np.full(shape, rng.integers(classes), dtype=np.uint8)
     for _ in range(3):
         y, x = rng.integers(shape[0] - 4), rng.integers(shape[1] - 4)

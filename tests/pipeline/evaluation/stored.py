@@ -1,4 +1,4 @@
-"""Label maps stored in ways that Pillow itself does not write, sample by sample."""
+"""Writes label maps in formats that Pillow can read but does not write, sample by sample."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def grey_png(labels: np.ndarray, bits: int) -> bytes:
 
 
 def grey_tiff(labels: np.ndarray, bits: int, *, zero_is_white: bool = False, big_endian: bool = False) -> bytes:
-    """An uncompressed grey TIFF; ``zero_is_white`` says how it is to be shown and leaves the samples as they are."""
+    """Return an uncompressed grey TIFF; ``zero_is_white`` changes how it is shown, but not the stored samples."""
     order = ">" if big_endian else "<"
     data = labels.astype("<u2").tobytes() if bits == 16 and not big_endian else b"".join(packed(labels, bits))
     tags = [
@@ -50,7 +50,7 @@ def grey_tiff(labels: np.ndarray, bits: int, *, zero_is_white: bool = False, big
 
 
 def palette_file(labels: np.ndarray, file_format: str, bits: int = 8) -> bytes:
-    """A palette image whose colours say nothing about its indices."""
+    """Return a palette image whose colours do not follow from its indices."""
     picture = Image.fromarray(labels.astype(np.uint8), "P")
     picture.putpalette([value * 37 % 256 for value in range(3 * 2**bits)])
     sink = io.BytesIO()
@@ -59,7 +59,7 @@ def palette_file(labels: np.ndarray, file_format: str, bits: int = 8) -> bytes:
 
 
 def bilevel_file(labels: np.ndarray, file_format: str, **settings: str) -> bytes:
-    """A map of zeros and ones as an image of one bit."""
+    """Return a map of zeros and ones as an image of one bit."""
     sink = io.BytesIO()
     Image.fromarray(labels.astype(bool)).save(sink, file_format, **settings)
     return sink.getvalue()

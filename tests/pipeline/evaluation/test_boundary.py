@@ -13,7 +13,7 @@ CLASSES = 4
 
 
 def by_distance_transform(truth: np.ndarray, predicted: np.ndarray, radius: int) -> np.ndarray:
-    """The same counts class by class, from scipy's distances and a loop over neighbours."""
+    """Compute the same counts class by class, from scipy's distances and a loop over neighbours."""
     ignored = truth == CLASSES
     counts = np.zeros((CLASSES, 4), dtype=np.int64)
     for class_id in range(CLASSES):
@@ -58,7 +58,7 @@ def test_a_border_within_tolerance_is_found_and_one_beyond_is_not() -> None:
     truth[:, 20:] = 1
     for shift, f in ((0, 1.0), (2, 1.0), (3, 0.0)):
         counts = boundary_counts(truth, np.roll(truth, shift, axis=1) if shift else truth, CLASSES, 2)
-        # Rolling also makes a border at the left edge, which has no true one nearby.
+        # Rolling also makes a border at the left edge, and no true border is near that one.
         own = counts if not shift else boundary_counts(truth, shifted(truth, shift), CLASSES, 2)
         np.testing.assert_allclose(f_measure(own)[:2], [f, f])
 

@@ -51,7 +51,7 @@ def test_a_bucket_gives_the_figures_of_a_disk(
             **options,
         )
         figures = evaluate(config, evaluate_here).figures
-        # Calling again must find every part, and say the same.
+        # A second call must find every part and give the same figures.
         again = evaluate(config, lambda comparison, units: pytest.fail(f"{len(units)} units counted twice")).figures
         assert again == figures
         return {key: value for key, value in figures.items() if key != "fingerprint"}

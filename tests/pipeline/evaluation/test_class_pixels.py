@@ -1,4 +1,4 @@
-"""Figures computed by hand, and by torchmetrics."""
+"""Compares pixel figures with figures computed by hand and by torchmetrics."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.pipeline.evaluation.handmade import blobs
 
 
 def overlaps_of(pairs: list[tuple[np.ndarray, np.ndarray]], classes: int, **settings: int) -> Overlaps:
-    """Overlaps of label maps; ``classes`` means ignored and unlabelled."""
+    """Return the overlaps of label maps, in which the value ``classes`` means ignored and unlabelled."""
     builder = OverlapsBuilder(**settings)
     for gt, pred in pairs:
         builder.add(
@@ -74,7 +74,7 @@ def test_agreement_with_torchmetrics(seed: int, classes: int, images: int) -> No
     pixels = ClassPixels.from_confusion(confusion_matrix(overlaps, classes))
     gt, pred = (torch.tensor(np.stack(maps)).long() for maps in zip(*pairs, strict=True))
 
-    # Their sums are float32.
+    # The sums of torchmetrics are float32.
     jaccard = MulticlassJaccardIndex(classes, average="macro", ignore_index=classes)
     assert mean(pixels.iou) == pytest.approx(jaccard(pred, gt).item(), abs=1e-6)
     accuracy = MulticlassAccuracy(classes, average="micro", ignore_index=classes)

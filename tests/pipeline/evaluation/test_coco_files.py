@@ -1,4 +1,4 @@
-"""What is wrong in a COCO file is named by file and entry, on the command line, before anything starts."""
+"""An error in a COCO file is reported with file and entry, on the command line, before any work starts."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ WRONG_RESULTS = [row for row in WRONG_SEGMENTS if row[0][0] == "annotations" and
 
 
 def changed(data: dict[str, Any], place: tuple[str | int, ...], value: Any) -> dict[str, Any]:
-    """A copy with one value changed or removed."""
+    """Return a copy with one value changed or removed."""
     copy = deepcopy(data)
     *way, last = place
     inside: Any = copy
@@ -105,7 +105,7 @@ def changed(data: dict[str, Any], place: tuple[str | int, ...], value: Any) -> d
 
 @pytest.fixture
 def refusal(run: Run, protocol_file: Path, tmp_path: Path) -> Refusal:
-    """Evaluates against a file of this content, or as "output" the file itself; returns the line it is refused with."""
+    """Evaluates against a file of this content, or (side "output") the file itself; returns the error line."""
     run.add("s", {"a": wide(np.zeros((4, 6), np.uint8)), "b": wide(np.zeros((4, 6), np.uint8))})
 
     def call(content: str | bytes, side: str) -> str:

@@ -17,7 +17,7 @@ IMAGES = 60
 
 
 def spoiled(truth: Maps, share: float, seed: int) -> dict[str, np.ndarray]:
-    """Predictions with about this share of pixels replaced."""
+    """Return predictions with about this share of pixels replaced."""
     rng = np.random.default_rng(seed)
     return {
         name: np.where(rng.random(labels.shape) < share, rng.integers(0, 3, labels.shape), labels).astype(np.uint8)
@@ -33,7 +33,7 @@ def truth() -> dict[str, np.ndarray]:
 
 @pytest.fixture
 def two(truth: dict[str, np.ndarray], tmp_path: Path, evaluated: Evaluated) -> tuple[Evaluation, Evaluation]:
-    """A good and a worse run on the same images, cut into different shards."""
+    """A good and a worse run on the same images, divided into different shards."""
     folder = write_folder(tmp_path / "gt", truth)
     found = []
     for name, share, shard_size in (("good", 0.1, 7), ("bad", 0.3, 100)):
@@ -75,7 +75,7 @@ def test_a_run_against_itself_differs_by_nothing(two: tuple[Evaluation, Evaluati
 def test_intervals_agree_with_a_plain_bootstrap(
     truth: dict[str, np.ndarray], two: tuple[Evaluation, Evaluation]
 ) -> None:
-    """Pixel accuracy, resampling images with replacement instead of by Poisson weights."""
+    """Compare pixel accuracy with a bootstrap that draws images with replacement instead of Poisson weights."""
     good, bad = two
     predictions = [spoiled(truth, share, seed=1) for share in (0.1, 0.3)]
     correct = np.array([[(maps[name] == truth[name]).sum() for name in truth] for maps in predictions])

@@ -1,4 +1,4 @@
-"""The same figures from Ray workers, whatever their number and their fate."""
+"""Ray workers give the same figures, whatever their number, and also when workers die."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def settings(data: Path, protocol_file: Path, tmp_path: Path) -> Callable[..., E
 @pytest.mark.usefixtures("local_ray")
 def test_any_number_of_workers_gives_identical_figures(settings: Callable[..., EvaluationConfig]) -> None:
     here = evaluate(settings("here"), evaluate_here).figures
-    for workers in (1, 2, 5):  # more than there are CPUs must not wait for ever
+    for workers in (1, 2, 5):  # more workers than CPUs must not wait for ever
         on_ray = partial(evaluate_units, workers=workers, address=None)
         assert evaluate(settings(f"workers{workers}"), on_ray).figures == here
 

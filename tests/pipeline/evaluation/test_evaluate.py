@@ -1,4 +1,4 @@
-"""Whole evaluations through the file system, with the units counted in this process."""
+"""Whole evaluations through the file system; the units are counted in this process."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def read_results(folder: Path) -> dict[str, object]:
 
 @pytest.fixture
 def small(run: Run, tmp_path: Path) -> tuple[Run, Path]:
-    """Two images of 2 x 4 pixels whose figures are known by heart. Classes: sky and cat (seen), dog (unseen)."""
+    """Two images of 2 x 4 pixels whose figures are computed by hand. Classes: sky and cat (seen), dog (unseen)."""
     run.add("s1", {"a": np.array([[0, 0, 1, 1], [0, 0, 1, 65535]], np.uint16)}, scores=0.8)
     run.add("s2", {"b": np.array([[2, 2, 2, 0], [2, 2, 0, 0]], np.uint16)}, scores=0.6)
     truth = {
@@ -58,7 +58,7 @@ def test_figures_by_hand(small: tuple[Run, Path], evaluated: Evaluated) -> None:
     expected["miou_harmonic"] = 2 * seen * unseen / (seen + unseen)
     for name, value in expected.items():
         assert found[name] == pytest.approx(100 * value, abs=1e-7), name  # sums of shares are kept to 2^-32
-    # Every segment is named for most of its pixels, so a better naming could not help.
+    # Every segment has the class of most of its pixels, so no other naming is better.
     assert found["oracle_miou"] == found["miou"]
     assert found["lost_to_naming"] == 0
     # Four segments, all right: |0.8 - 1| twice, |0.6 - 1| twice; scores are kept to 2^-20.

@@ -42,7 +42,7 @@ def expected(run: Run, predictions: dict[str, np.ndarray], truth: Path, evaluate
 
 
 def results_of(predictions: dict[str, np.ndarray], ids: tuple[int, ...] = (0, 1, 2)) -> list[dict[str, object]]:
-    """The form of the release's sem_seg_predictions.json."""
+    """Return results in the form of the release's sem_seg_predictions.json."""
     return [
         {
             "file_name": f"datasets/coco/val2017/{name}.jpg",

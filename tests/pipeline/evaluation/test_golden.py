@@ -1,4 +1,4 @@
-"""The release's own confusion matrices and figures: equal where it is sound, and the differences spelled out."""
+"""Compares with the release's confusion matrices and figures: equal where it is right, with each difference stated."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GOLDEN = Path(__file__).resolve().parents[2] / "golden"
 RELEASE = json.loads((GOLDEN / "eval_results.json").read_text())
 CASES = ("all_present", "absent_in_gt_but_predicted", "absent_everywhere", "unseen_absent_in_gt")
 SUMMATION = 1e-12
-"""Relative: sums of at most eight doubles in another order. The largest difference measured is 2e-16."""
+"""Relative tolerance for sums of at most eight doubles in another order. The largest measured difference is 2e-16."""
 
 
 @pytest.fixture
@@ -45,7 +45,9 @@ def overlaps_of(case: str) -> Overlaps:
 
 @pytest.mark.parametrize("case", CASES)
 def test_confusion_matrix_is_the_releases_own(case: str) -> None:
-    expected = np.load(GOLDEN / "eval.npz")[f"{case}__conf_matrix"].T  # theirs has the prediction in its rows
+    expected = np.load(GOLDEN / "eval.npz")[
+        f"{case}__conf_matrix"
+    ].T  # the release's matrix has the prediction in its rows
     assert np.array_equal(confusion_matrix(overlaps_of(case), 8), expected)
 
 
@@ -71,7 +73,7 @@ def test_per_class_figures_agree_except_where_theirs_are_nan(case: str, protocol
         if not math.isnan(theirs[f"IoU-{name}"]):
             assert 100 * pixels.iou[class_id] == pytest.approx(theirs[f"IoU-{name}"], rel=SUMMATION)
             assert 100 * pixels.accuracy[class_id] == pytest.approx(theirs[f"ACC-{name}"], rel=SUMMATION)
-        else:  # without ground truth theirs is NaN; ours says whether the class was predicted in vain
+        else:  # without ground truth the release gives NaN; here a class that was predicted has IoU 0
             assert pixels.gt[class_id] == 0
             assert np.isnan(pixels.accuracy[class_id])
             assert pixels.iou[class_id] == 0 if pixels.pred[class_id] else np.isnan(pixels.iou[class_id])

@@ -1,4 +1,4 @@
-"""The same ground truth in every form gives the same figures; other forms are refused with a reason."""
+"""The same ground truth in every supported form gives the same figures; other forms are refused with a reason."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ IDS = [f"set/{i:03d}" for i in range(7)]
 
 @pytest.fixture
 def truth() -> dict[str, np.ndarray]:
-    """Ground truth of seven images, with ignored pixels and a class that one of them has not."""
+    """Ground truth of seven images, with ignored pixels, and a class that one of them lacks."""
     rng = np.random.default_rng(5)
     maps = {image_id: blobs(rng, 3) for image_id in IDS}
     for labels in maps.values():
@@ -58,7 +58,7 @@ def labelled(run: Run) -> Run:
 
 @pytest.fixture
 def figures(labelled: Run, truth: dict[str, np.ndarray], evaluated: Evaluated, tmp_path: Path) -> dict[str, object]:
-    """What every form of this ground truth must give."""
+    """The figures that every form of this ground truth must give."""
     return comparable(evaluated(labelled.folder, write_folder(tmp_path / "reference", truth)))
 
 
@@ -143,7 +143,7 @@ def test_parquet_with_rles(
 
 
 def stuff_json(truth: dict[str, np.ndarray], categories: dict[int, str], compressed: bool = True) -> dict[str, object]:
-    """COCO annotations with one RLE per class and image; a category's position is its class."""
+    """Return COCO annotations with one RLE per class and image; a category's position is its class."""
     annotations = []
     for number, labels in enumerate(truth.values()):
         for class_id, category in enumerate(categories):

@@ -1,4 +1,4 @@
-"""A label map's values are the samples its file stores, however few bits they have and whatever they look like."""
+"""The values of a label map are the samples stored in its file, for any number of bits and any colours."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Evaluated = Callable[..., Evaluation]
 
 
 def labels_below(values: int, seed: int = 0) -> np.ndarray:
-    """A map of odd size that holds the lowest and the highest value."""
+    """Return a map of odd size that holds the lowest and the highest value."""
     labels = np.random.default_rng(seed).integers(0, values, (7, 13)).astype(np.uint16)
     labels[0, :2] = 0, values - 1
     return labels

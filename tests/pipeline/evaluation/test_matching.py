@@ -1,4 +1,4 @@
-"""Which prediction belongs to which ground truth, where ids repeat, names differ or numbers stand for them."""
+"""Matches predictions with ground truth where ids repeat, names differ, or numbers replace names."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ Evaluated = Callable[..., Evaluation]
 
 @pytest.fixture
 def maps() -> list[np.ndarray]:
-    """Four maps, no two alike."""
+    """Four different maps."""
     return [blobs(np.random.default_rng(seed), 3) for seed in range(4)]
 
 
 def row(image_id: str, labels: np.ndarray, uri: str) -> dict[str, Any]:
-    """A perfect prediction."""
+    """Return a labels row with a perfect prediction."""
     class_ids, rles = segments_of(wide(labels))
     return {**label_row(image_id, labels.shape, class_ids, rles, [0.5] * len(rles)), "uri": uri}
 
 
 def coco_file(path: Path, images: list[dict[str, Any]], maps: dict[int, np.ndarray]) -> Path:
-    """COCO annotations of ``maps`` by image id, whose categories are the classes."""
+    """Write COCO annotations of ``maps`` by image id; the categories are the classes."""
     annotations = [
         {
             "image_id": image_id,
@@ -93,7 +93,7 @@ def test_results_of_two_images_of_one_name_stay_apart(
 def test_results_by_image_id_meet_ground_truth_that_has_ids_and_names(
     ids: list[Any], maps: list[np.ndarray], evaluated: Evaluated, tmp_path: Path
 ) -> None:
-    # The file names are numbers, too, and those of the other image: the ids alone are right.
+    # Each file name is the number of the other image, so only matching by the ids is right.
     images = [{"id": ids[0], "file_name": "000000000008.jpg"}, {"id": ids[1], "file_name": "000000000007.jpg"}]
     truth = coco_file(tmp_path / "gt.json", images, {ids[0]: maps[0], ids[1]: maps[1]})
     results = json.loads(truth.read_text())["annotations"]

@@ -1,4 +1,4 @@
-"""Two sides that do not fit together are an error that says what does not match."""
+"""Predictions and ground truth that do not fit together are an error that says what does not match."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_two_truths_for_one_prediction(run: Run, tmp_path: Path, evaluated: Eval
         evaluated(run.folder, folder)
     run.add("s2", {"b": SKY})
     write_folder(tmp_path / "twice", {"b": SKY})
-    for _ in range(2):  # from the parts as well
+    for _ in range(2):  # the second evaluation reads the parts of the first
         found = evaluated(run.folder, folder, allow_missing=True, shard_size=1).figures
         assert (found["counts"]["images"], found["counts"]["images_ambiguous"]) == (1, 2)
         assert any("'x/a', 'y/a'" in warning for warning in found["warnings"])
@@ -137,7 +137,7 @@ def test_class_ids_out_of_range(class_id: int, run: Run, truth: Path, evaluated:
 def test_damaged_segments_name_their_image(
     rles: list[str], scores: list[float], message: str, run: Run, truth: Path, evaluated: Evaluated
 ) -> None:
-    if scores[-1] > 1:  # a segment without pixels says nothing about its score
+    if scores[-1] > 1:  # the score of a segment without pixels is not used
         rles = [encode(np.arange(24).reshape(4, 6) % 2 == 0), encode(np.arange(24).reshape(4, 6) % 2 == 1)]
     good = [label_row(name, SKY.shape, [0], [encode(SKY == 0)], [1.0]) for name in ("a", "c")]
     run.add_rows("s", [good[0], label_row("b", SKY.shape, [0, 1], rles, scores), good[1]])

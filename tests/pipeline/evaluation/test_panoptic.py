@@ -15,7 +15,7 @@ CLASSES = THINGS.size
 
 
 def segments(classes: np.ndarray, instances: np.ndarray, crowd: np.ndarray | None = None) -> SegmentMap:
-    """Segments of (class, instance) pairs; class CLASSES is none."""
+    """Return segments of (class, instance) pairs; class CLASSES means no segment."""
     keys = classes.T.ravel().astype(np.int64) * 100 + instances.T.ravel()
     unique, index = np.unique(keys, return_inverse=True)
     kept = unique < CLASSES * 100
@@ -33,7 +33,7 @@ def counts_of(*pairs: tuple[SegmentMap, SegmentMap]) -> np.ndarray:
 
 
 def random_scene(rng: np.random.Generator, shape: tuple[int, int] = (16, 18)) -> tuple[np.ndarray, np.ndarray]:
-    """Class and instance maps: a stuff ground with thing rectangles."""
+    """Return class and instance maps: a stuff ground with thing rectangles."""
     classes, instances = np.full(shape, 2 + rng.integers(2)), np.zeros(shape, dtype=np.int64)
     classes[:, : rng.integers(1, shape[1])] = 2 + rng.integers(2)
     for instance in range(1, 5):
@@ -44,7 +44,7 @@ def random_scene(rng: np.random.Generator, shape: tuple[int, int] = (16, 18)) ->
 
 
 def disturbed(rng: np.random.Generator, classes: np.ndarray, instances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The same scene moved by a pixel, with a rectangle overwritten, so that some segments match and some do not."""
+    """Return the scene moved by a pixel, with a rectangle overwritten, so that some segments match and some do not."""
     classes, instances = np.roll(classes, rng.integers(2), 0), np.roll(instances, rng.integers(2), 1)
     y, x = rng.integers(0, 10, 2)
     classes[y : y + 6, x : x + 6], instances[y : y + 6, x : x + 6] = rng.integers(CLASSES), 9
@@ -69,7 +69,8 @@ def test_agreement_with_torchmetrics(seed: int, images: int, with_ignored: bool)
         metric.update(*(torch.tensor(np.stack(maps, axis=-1))[None] for maps in (predicted, truth)))
     ours = np.stack(quality(counts_of(*pairs)), axis=1)
     theirs = metric.compute().numpy()
-    # Theirs gives 0 to a class that is nowhere, in float32 sums; ours is NaN. IoU sums are rounded to 2^-32.
+    # For a class on neither side torchmetrics gives 0, this code NaN. Its sums are float32; IoUs here are in units of
+    # 2^-32.
     np.testing.assert_allclose(np.nan_to_num(ours), theirs, atol=1e-6)
 
 

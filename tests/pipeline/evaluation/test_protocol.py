@@ -56,7 +56,7 @@ def test_protocols_of_open_vocabularies(name: str, classes: int, things: int) ->
     first = 0 if name == "voc-21" else 1
     assert [entry.raw_id for entry in protocol.classes] == list(range(first, first + classes))
     assert protocol.ignore_label == 255
-    assert protocol.groups() == {}  # nobody says what a model has seen
+    assert protocol.groups() == {}  # the protocol does not say what a model has seen
 
 
 def test_shapes_is_the_world_that_is_drawn() -> None:

@@ -1,4 +1,4 @@
-"""Cut, ordered, interrupted or changed: the figures are those of one evaluation in one piece."""
+"""Evaluations with other shards, another order, interruptions or changed inputs give the figures of a single one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Evaluated = Callable[..., Evaluation]
 
 
 def whole(evaluated: Evaluated, folder: Path, segments: str) -> tuple[dict[str, object], dict[str, object]]:
-    """The figures of PAIRS with one shard on each side."""
+    """Return the figures of PAIRS with one shard on each side."""
     return sharded(evaluated, folder, [list(PAIRS)], list(PAIRS), len(PAIRS), segments)
 
 
@@ -35,7 +35,7 @@ def sharded(
     run = Run(folder / "run", THREE["classes"], segments)
     for number, names in enumerate(shards):
         run.add(f"s{number}", {name: PAIRS[name][1] for name in names}, scores=0.3)
-    # Units are cut from the sorted folder, so other names put other images together.
+    # Units are made from the sorted folder, so other names put other images into the same unit.
     truth = write_folder(folder / "gt", {f"{order.index(name):02d}/{name}": PAIRS[name][0] for name in PAIRS})
     figures = evaluated(run.folder, truth, shard_size=unit_size).figures
     tables = pq.read_table(run.folder / "evaluation/per_class.parquet").to_pylist()
@@ -61,7 +61,7 @@ def test_any_sharding_and_order_gives_identical_figures(
 
 
 class Recorder:
-    """Counts units in this process, remembers which, and stops like a killed run after ``limit`` of them."""
+    """Counts units in this process, remembers them, and stops like a killed run after ``limit`` units."""
 
     def __init__(self, limit: int | None = None) -> None:
         self.limit = limit
@@ -105,7 +105,7 @@ def test_a_torn_part_is_never_read(resumable: tuple[Run, EvaluationConfig]) -> N
     whole = evaluate(config, evaluate_here).figures
     part = sorted((run.folder / "evaluation/_parts").glob("*.json"))[0]
     assert not list(part.parent.glob(".*")), "temporary files are renamed or removed"
-    part.unlink()  # the marker is written last: without it the unit is not done, whatever else is there
+    part.unlink()  # the part is written last, so without it the unit is not done, even if its table exists
     recorder = Recorder()
     assert evaluate(config, recorder).figures == whole
     assert recorder.done == [part.stem]

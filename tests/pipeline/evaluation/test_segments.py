@@ -1,4 +1,4 @@
-"""Figures of segments: calibration and class-agnostic recall."""
+"""Tests the figures of segments: calibration and class-agnostic recall."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from maskmill.pipeline.evaluation.proposals import IOU_UNIT, THRESHOLDS, proposa
 
 
 def overlaps_of(truth: list[int], segments: list[int], classes: list[int], scores: list[float] | None) -> Overlaps:
-    """One image of one row: classes of its pixels (9: ignored), and the segment each pixel belongs to."""
+    """Return the overlaps of an image with one row: classes of its pixels (9: ignored), and each pixel's segment."""
     gt = np.array(truth)
     builder = OverlapsBuilder()
     builder.add(
@@ -68,7 +68,7 @@ def test_scores_outside_0_to_1_are_refused() -> None:
 
 
 inside_a_bin = st.builds(lambda number, place: (number + place) / BINS, st.integers(0, BINS - 1), st.floats(0.01, 0.99))
-"""Scores apart from the edges of the bins, which the two implementations count to different sides."""
+"""Scores away from the edges of the bins, since the two implementations put an edge into different bins."""
 
 
 @settings(max_examples=40, deadline=None)
@@ -81,7 +81,9 @@ def test_ece_agrees_with_torchmetrics(segments: list[tuple[float, bool]]) -> Non
     theirs = binary_calibration_error(
         torch.tensor(scores), torch.tensor([int(correct) for _, correct in segments]), n_bins=BINS, norm="l1"
     )
-    assert ours == pytest.approx(theirs.item(), abs=1e-5)  # theirs adds in float32, ours rounds scores to 2^-20
+    assert ours == pytest.approx(
+        theirs.item(), abs=1e-5
+    )  # torchmetrics adds in float32; here scores are rounded to 2^-20
 
 
 def test_recall_and_best_iou_ignore_names() -> None:

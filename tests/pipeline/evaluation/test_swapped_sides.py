@@ -1,4 +1,4 @@
-"""Photographs that EXIF turns, and ground truth that was not turned with them: named, and squeezed only if told to."""
+"""Photographs that EXIF turns while their ground truth is not turned: reported, and resized only on request."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Evaluated = Callable[..., Evaluation]
 
 @pytest.fixture
 def turned(run: Run) -> dict[str, np.ndarray]:
-    """Ground truth of three photographs as they are stored; two are shown turned by a quarter, clockwise."""
+    """Ground truth of three photographs as they are stored; EXIF turns two of them clockwise by a quarter."""
     truth = {name: blobs(np.random.default_rng(seed), 3) for seed, name in enumerate("abc")}
     run.add("s", {"a": wide(truth["a"]), "b": wide(np.rot90(truth["b"], 3)), "c": wide(np.rot90(truth["c"], 3))})
     return truth

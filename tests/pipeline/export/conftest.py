@@ -1,4 +1,4 @@
-"""Runs to export: one of semantic segments, one of instances, written once for all tests of formats."""
+"""Runs to export, written once for all tests of formats: one of semantic segments, one of instances, an empty one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def query_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def export(tmp_path: Path) -> Export:
-    """Export a run into a fresh folder, which is returned."""
+    """Exports a run into a new folder and returns the folder."""
 
     def call(out: Path, file_format: str, **settings: object) -> Path:
         destination = tmp_path / file_format

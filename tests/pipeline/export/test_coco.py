@@ -1,4 +1,4 @@
-"""COCO exports are read by pycocotools, by the panoptic format's rules and by our own evaluation, with equal areas."""
+"""COCO exports are read by pycocotools, the panoptic format's rules and ``maskmill evaluate``, with equal areas."""
 
 from __future__ import annotations
 
@@ -86,10 +86,10 @@ def test_panoptic_pngs_hold_the_segments_listed(run: Path, query_run: Path, expo
 
 
 def follow_the_panoptic_rules(folder: Path) -> list[dict[str, Any]]:
-    """Check what panopticapi's evaluation and the format's description ask for; returns the annotations.
+    """Check what panopticapi's evaluation and the format's description require, and return the annotations.
 
     panopticapi (cocodataset/panopticapi, evaluation.py) raises for an id of the PNG that the JSON lacks and the other
-    way round, and for categories that are not listed. The format has unique ids, and one segment for a class of stuff.
+    way round, and for categories that are not listed. In the format ids are unique, and a stuff class is one segment.
     """
     document = json.loads((folder / "panoptic.json").read_text())
     is_thing = {entry["id"]: entry["isthing"] for entry in document["categories"]}
@@ -147,7 +147,7 @@ def test_all_classes_are_stuff_where_a_segment_is_all_of_a_class(tmp_path: Path,
 
 
 def segment_ids(path: Path) -> np.ndarray:
-    """As panopticapi's rgb2id."""
+    """Return the ids of a PNG, computed as panopticapi's rgb2id does."""
     with Image.open(path) as picture:
         assert picture.mode == "RGB"
         colour = np.asarray(picture).astype(np.int64)

@@ -1,4 +1,4 @@
-"""Names as people give them, opened by the rule of whoever reads each format: every image has its own labels."""
+"""Images with unusual names, opened by the rules of each format's readers: every image has the right labels."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ NAMES = [
     r"back\slash.png",
     "a::b.png",
 ]
-"""Each with an image of its own shade, so that pixels tell whose file it is."""
+"""The names; each image has a different shade, so that its pixels identify its file."""
 
 
 @pytest.fixture(scope="module")
@@ -74,14 +74,14 @@ def shade_of(path: Path | io.BytesIO) -> int:
 
 
 def all_shades(paths: list[Path]) -> None:
-    """Every image is there once; JPEG moves a shade by one or so."""
+    """Check that every image is there once; JPEG changes a shade by one or so."""
     assert len(paths) == len(NAMES)
     found = sorted(shade_of(path) for path in paths)
     assert np.abs(np.array(found) - np.arange(len(NAMES))).max() <= 2
 
 
 def listed_by_ultralytics(folder: Path) -> list[Path]:
-    """What a trainer of YOLO takes for images: by pattern, so nothing that begins with a dot, and by ending."""
+    """Return what a YOLO trainer takes for images: files with its endings whose names do not begin with a dot."""
     found = [path for path in folder.rglob("*.*") if path.is_file()]
     found = [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
     taken = {"bmp", "dng", "jpeg", "jpg", "mpo", "png", "tif", "tiff", "webp", "pfm"}
@@ -89,7 +89,7 @@ def listed_by_ultralytics(folder: Path) -> list[Path]:
 
 
 def label_of(image: Path) -> Path:
-    """The rule of ultralytics' img2label_paths: the last "/images/" becomes "/labels/", the ending ".txt"."""
+    """Apply the rule of ultralytics' img2label_paths: the last "/images/" becomes "/labels/", the ending ".txt"."""
     swapped = f"{os.sep}labels{os.sep}".join(str(image).rsplit(f"{os.sep}images{os.sep}", 1))
     return Path(swapped.rsplit(".", 1)[0] + ".txt")
 
@@ -135,7 +135,7 @@ def test_datasets_opens_every_image(odd_run: Path, export: Export, tmp_path: Pat
 def test_fiftyone_finds_image_and_mask_of_every_sample(odd_run: Path, export: Export) -> None:
     folder = export(odd_run, "fiftyone")
     samples = json.loads((folder / "samples.json").read_text())["samples"]
-    # The importer joins the folder with what is no absolute path.
+    # The importer joins relative paths with the folder.
     all_shades([Path(os.path.join(folder, sample["filepath"])) for sample in samples])
     masks = [Path(os.path.join(folder, sample["segmentation"]["mask_path"])) for sample in samples]
     assert len(set(masks)) == len(NAMES)
@@ -152,7 +152,7 @@ def test_every_label_map_is_a_file_of_its_own(odd_run: Path, export: Export) -> 
 
 
 def two_of_one_id(folder: Path) -> Path:
-    """Three images of one id: two in one tar, one in another; a fourth with its own."""
+    """Write three images with the same id, two in one tar and one in another, and a fourth with another id."""
     for number, names in enumerate([["a.png", "a.jpg"], ["a.png", "b.png"]]):
         with tarfile.open(folder / f"{number}.tar", "w") as archive:
             for name in names:
@@ -171,8 +171,8 @@ def test_images_of_one_id_get_names_of_their_own(tmp_path: Path, file_format: st
     result = export_run(str(out), str(tmp_path / "to"), settings)
     again = export_run(str(out), str(tmp_path / "again"), settings)
     assert (result.images, result.left_out) == (4, 0)
-    # With images names begin with the shard, so that only the two of one shard meet; else all three, but where
-    # readers look at the ending as well.
+    # With images, names begin with the shard, so only the two images of one shard have the same name. Without images,
+    # all three have, unless readers also look at the ending.
     expected = 1 if images else 2 if file_format == "coco-stuff" else 1
     assert result.renamed == again.renamed == expected
     files = {path.relative_to(tmp_path / "to") for path in (tmp_path / "to").rglob("*") if path.is_file()}

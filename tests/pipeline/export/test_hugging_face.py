@@ -1,4 +1,4 @@
-"""``datasets`` opens the folder with its features: images, label maps, class names; areas are those of the labels."""
+"""``datasets`` opens the folder with images, label maps and class names, and with the areas of the labels."""
 
 from __future__ import annotations
 

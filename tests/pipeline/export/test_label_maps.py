@@ -1,4 +1,4 @@
-"""Label maps hold class ids, whatever opens them, in 8 bits as long as these do."""
+"""Label maps hold class ids for every reader, in 8 bits where the number of classes allows it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One image that cannot be had costs that image, by name; what labelling could read, an export can."""
+"""An image that cannot be read is left out alone, and named; an export reads every image that labelling could read."""
 
 from __future__ import annotations
 
@@ -130,6 +130,6 @@ def test_a_store_that_gives_nothing_ends_the_export(tmp_path: Path) -> None:
     out = write_run(tmp_path, RunSettings(images=64))
     for path in (tmp_path / "images").glob("*.tar"):
         path.unlink()
-        path.mkdir()  # refused to everyone, the superuser included
+        path.mkdir()  # reading a folder as a file fails for everyone, also for the superuser
     with pytest.raises(ExportError, match="--no-images"):
         export_run(str(out), str(tmp_path / "to"), ExportSettings(file_format="hf"))

@@ -18,7 +18,7 @@ from tests.pipeline.written_run import read_labels
 
 
 def read_polygons(path: Path) -> list[tuple[int, np.ndarray]]:
-    """Lines of "class x y x y ..." with coordinates in 0..1."""
+    """Parse lines of "class x y x y ..." with coordinates in 0..1."""
     lines = [line.split() for line in path.read_text().splitlines()]
     return [(int(line[0]), np.array(line[1:], float).reshape(-1, 2)) for line in lines]
 

@@ -1,4 +1,4 @@
-"""The runs a report must cope with, each with its page, written once."""
+"""The kinds of runs that a report must handle, each with its page, written once."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ THOUSAND = [{"name": f"class {number}", "seen": number % 3 > 0} for number in ra
 
 
 def hostile_classes() -> list[dict[str, object]]:
-    """The shapes, with the stuffs (one is in every image) and two more under hostile names."""
+    """Return the shapes' classes, with hostile names for the stuffs (one is in every image) and two more classes."""
     names = dict(zip((*range(48, 56), 46, 47), HOSTILE, strict=True))
     return [{**entry, "name": names.get(number, entry["name"])} for number, entry in enumerate(SHAPES_CLASSES)]
 
@@ -51,7 +51,7 @@ KINDS: dict[str, RunSettings] = {
 
 @pytest.fixture(scope="session")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Gives the index.html of the report of one of KINDS."""
+    """Returns the index.html of the report of one of KINDS."""
     made: dict[str, Path] = {}
 
     def page(kind: str) -> Path:

@@ -1,6 +1,6 @@
-"""The report in a real browser: a silent console, working controls, loaded images, no serious violation of axe's rules.
+"""The report in a real browser: no console messages, working controls, loaded images, nothing serious found by axe.
 
-Needs Chromium (``apt-get install chromium``); without one the tests are skipped, which in CI is a failure.
+The tests need Chromium (``apt-get install chromium``); without it they are skipped, which is a failure in CI.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no 
 
 NO_VALUE = "\u2013"
 PATIENCE_MS = 120_000
-"""Machines that run tests may be busy; a page takes a second or two on a quiet one."""
+"""A page takes a second or two on a quiet machine, but a machine that runs tests may be busy."""
 PHONE = {"width": 390, "height": 844}
 DESKTOP = {"width": 1280, "height": 900}
 
@@ -37,7 +37,7 @@ def browser() -> Iterator[Any]:
 
 @dataclass
 class Opened:
-    """A page and all that it said or asked the network for."""
+    """A page, its console messages and its network requests."""
 
     page: Any
     complaints: list[str] = field(default_factory=list)

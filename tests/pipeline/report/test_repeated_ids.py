@@ -1,4 +1,4 @@
-"""Where several images have one id, the report shows nobody's figures for another's, and commands that find each."""
+"""Where several images have the same id, the report never mixes up their figures, and its commands find each image."""
 
 from __future__ import annotations
 

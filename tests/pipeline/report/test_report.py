@@ -1,4 +1,4 @@
-"""What the report says is what the run holds, and what it costs does not grow with the run."""
+"""The report shows what the run holds, and its cost does not grow with the run."""
 
 from __future__ import annotations
 
@@ -205,7 +205,7 @@ def test_outlines_are_closed_steps_along_pixels() -> None:
 
 
 def synthetic_marker(rng: np.random.Generator, classes: int) -> dict[str, Any]:
-    """Sums of a thousand images in which two thirds of the classes occur."""
+    """Return sums of a thousand images in which two thirds of the classes occur."""
     sums = RunSums(labelled=990, failed=10, pixels=10**9, labelled_pixels=9 * 10**8, segments=5000)
     sums.coverage_bins.update({17: 400, 18: 590})
     sums.errors.update({"decode/truncated": 10})
@@ -241,7 +241,7 @@ def test_a_million_images_take_less_than_a_minute(tmp_path: Path) -> None:
         shards_column = pa.array([shard] * table.num_rows)
         output.write_table(f"labels/{shard}.parquet", table.set_column(at, LABELS.field("shard"), shards_column))
     write_run_files(output, settings, f"{tmp_path}/images/*.tar", len(shards))
-    # Seconds of processor time: reading is next to nothing here, and what else the machine does is left out.
+    # Measure processor time, which does not depend on other work of the machine; reading takes almost no time here.
     started = time.process_time()
     page = write_report(str(out))
     elapsed_s = time.process_time() - started

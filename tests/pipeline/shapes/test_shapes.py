@@ -1,4 +1,4 @@
-"""The shapes world: its split is the one documented, its drawings are repeatable, exact and quick to make."""
+"""The shapes world: its split is as documented, and its drawings are repeatable, exact and quick to make."""
 
 from __future__ import annotations
 
@@ -76,12 +76,12 @@ def test_every_object_of_a_scene_is_visible_in_its_label_map() -> None:
         scene, (_, label) = compose(1, index), draw(1, index)
         assert 1 <= len(scene.things) <= 5
         for thing in scene.things:
-            # The smallest here has 180 pixels; over 1,500 scenes of another world it was 161.
+            # The smallest object here has 180 pixels; over 1,500 scenes of another world it had 161.
             assert np.count_nonzero(label == thing.class_id) >= 150
 
 
 def test_the_label_border_is_where_the_picture_changes() -> None:
-    """Plain objects on calm ground: their labelled pixels have their paint's hue, the pixels next to them do not."""
+    """Plain objects on even ground: labelled pixels have the hue of the paint, and the pixels beside them do not."""
     checked = 0
     for index in range(SAMPLE):
         scene = compose(2, index)
@@ -102,7 +102,7 @@ def test_the_label_border_is_where_the_picture_changes() -> None:
 @pytest.mark.parametrize("file_format", ["wds", "parquet", "folder"])
 def test_writing_twice_gives_the_same_bytes(tmp_path: Path, file_format: str) -> None:
     trees = [written(tmp_path / name, file_format=file_format) for name in ("a", "b")]
-    # Again into the same place: the same files, not more.
+    # Writing again into the same place gives the same files and no more.
     written(tmp_path / "b", file_format=file_format)
     digests = [
         {p.relative_to(tree): hashlib.sha256(p.read_bytes()).hexdigest() for p in tree.rglob("*") if p.is_file()}

@@ -1,4 +1,4 @@
-"""What training is fed: records, label maps, views, words, regions and named masks."""
+"""The data of training: records, label maps, views, words, regions and named masks."""
 
 from __future__ import annotations
 

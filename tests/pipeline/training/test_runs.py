@@ -1,4 +1,4 @@
-"""Whole runs, tiny ones: what they leave behind, resuming after a kill, several workers."""
+"""Whole tiny training runs: the files they write, resuming after a kill, several workers."""
 
 from __future__ import annotations
 
@@ -81,7 +81,9 @@ def test_a_killed_run_goes_on_to_the_same_weights(seen_drawings: Path, tiny_clip
     ]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "2"})
     assert process.stderr is not None
-    while '"step": 3' not in (line := process.stderr.readline()):  # a line a step; a checkpoint every second step
+    while '"step": 3' not in (
+        line := process.stderr.readline()
+    ):  # there is a line for every step, and a checkpoint for every second
         assert line, "ended before it could be killed"
     process.kill()
     process.communicate()

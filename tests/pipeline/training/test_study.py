@@ -1,4 +1,4 @@
-"""The study: counting, figures with intervals, and a whole small one from training to table."""
+"""The study: counting, figures with intervals, and a whole small study from training to table."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ def test_intervals_are_those_of_the_images() -> None:
     whole = figures(counts, weights, GROUPS)
     value, low, high = interval(whole["seen"])
     assert low < value < high
-    # The spread over images tells how wide it has to be: twice 1.96 standard errors, within a third.
+    # From the spread over images the width is known: twice 1.96 standard errors, within a third.
     by_image = [figures(counts[i : i + 1], np.ones((1, 1)), GROUPS)["seen"][0] for i in range(50)]
     expected = 2 * 1.96 * np.std(by_image, ddof=1) / np.sqrt(50)
     assert high - low == pytest.approx(expected, rel=1 / 3)
     same = whole["seen"] - figures(counts, weights, GROUPS)["seen"]
-    assert interval(same) == (0, 0, 0)  # paired: a method does not differ from itself
+    assert interval(same) == (0, 0, 0)  # the intervals are paired, so a method does not differ from itself
 
 
 def test_calibration_moves_pixels_to_unseen_classes() -> None:

@@ -79,6 +79,12 @@ def local_ray(shared_ray: SharedRay) -> None:
 
 
 @pytest.fixture
+def idle_ray(shared_ray: SharedRay, local_ray: None) -> None:
+    """This process is on the shared Ray, and all of its CPUs are free, for tests that need every one of them."""
+    shared_ray.wait_until_idle()
+
+
+@pytest.fixture
 def tiny_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs in this process use the model of tests/faults/tiny_model.py, for which any four classes will do."""
     use_tiny_model(monkeypatch)

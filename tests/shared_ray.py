@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import time
+
 import ray
 from ray._common.utils import reset_ray_address
 from ray.cluster_utils import Cluster
@@ -39,6 +42,18 @@ class SharedRay:
             return
         ray.shutdown()
         ray.init(address=self.address, log_to_driver=False)
+
+    def wait_until_idle(self, timeout_s: float = 240.0) -> None:
+        """Wait until no task and no actor holds a CPU; this process is on the cluster.
+
+        Ray Data's actors live as long as the handles to them, which are in circles: a run that ended in this process
+        keeps some of its actors until Python collects these.
+        """
+        deadline = time.monotonic() + timeout_s
+        while (free := ray.available_resources().get("CPU", 0.0)) < CPUS:
+            assert time.monotonic() < deadline, f"{free:g} of {CPUS} CPUs are free after {timeout_s:g} s"
+            gc.collect()
+            time.sleep(0.2)
 
     def end(self) -> None:
         """Take this process off the cluster and end all processes of it."""

@@ -53,6 +53,7 @@ def label(command: Path, folder: Path) -> None:
     assert len(read_rows(folder / "out")) == IMAGES
 
 
+@pytest.mark.slow
 def test_an_editable_install_labels_there(folder: Path) -> None:
     label(Path(sys.executable).with_name("maskmill"), folder)
 

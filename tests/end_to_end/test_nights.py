@@ -81,7 +81,8 @@ def test_three_nights_the_second_killed(s3_bucket: Bucket, tars: list[Path]) -> 
     assert set(night_1) == {tar.name for tar in first}
 
     arrive(s3_bucket, second)
-    run_and_kill_after(s3_bucket, nightly(s3_bucket, tars), commits=2)
+    # Small batches of encoding, so that one shard after another is committed.
+    run_and_kill_after(s3_bucket, nightly(s3_bucket, tars, "--encode-batch-size", str(SHARD_IMAGES)), commits=2)
     night_2 = committed_at(s3_bucket)
     assert {name: at for name, at in night_2.items() if name in night_1} == night_1
     left = {tar.name for tar in second} - set(night_2)

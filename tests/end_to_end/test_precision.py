@@ -7,7 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 
+
+@pytest.mark.slow
 def test_the_measured_precision_is_recorded_and_kept(label: Callable[..., Any], shapes: Path, tmp_path: Path) -> None:
     def recorded() -> dict[str, Any]:
         return json.loads((tmp_path / "run.json").read_text())["measured_dtype"]

@@ -69,9 +69,8 @@ def test_killed_half_way(many: Path, tmp_path: Path) -> None:
         assert path.stat().st_mtime_ns == time_ns
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted(many: Path, tmp_path: Path, number: signal.Signals, code: int) -> None:
     output = tmp_path / "out"
     process = start_and_wait_for_markers(many, output, 2)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.end_to_end.conftest import IMAGES, read_rows
+from tests.end_to_end.conftest import IMAGES, copies_of, read_rows
 from tests.end_to_end.ray_head import end_session, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -73,7 +73,7 @@ def test_a_run_to_its_end(node: dict[str, str], shapes: Path, tmp_path: Path) ->
 
 
 def test_the_time_limit_ends_the_run_in_order(node: dict[str, str], shapes: Path, tmp_path: Path) -> None:
-    process = start(write_job(tmp_path, shapes, shapes / "wds"), node)
+    process = start(write_job(tmp_path, shapes, copies_of(shapes, tmp_path / "many")), node)
     deadline = time.monotonic() + 600
     while not list(tmp_path.glob("out/stats/*.json")):
         assert process.poll() is None

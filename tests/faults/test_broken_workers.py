@@ -22,6 +22,8 @@ if any("default_worker.py" in argument for argument in sys.orig_argv):
 """A sitecustomize.py: Python runs it at its start, wherever the current folder is."""
 BROKEN = 'raise SystemExit("this worker lacks a library")'
 HANGING = "time.sleep(3600)"
+LONGEST_S = 90.0
+"""Thirty seconds are promised; a machine that other work keeps busy may take three times as long."""
 
 
 def attempt(folder: Path, body: str, *more: str) -> Attempt:
@@ -38,6 +40,7 @@ def attempt(folder: Path, body: str, *more: str) -> Attempt:
     )
 
 
+@pytest.mark.slow
 def test_the_workers_own_error_is_shown(tmp_path: Path) -> None:
     run = attempt(tmp_path, BROKEN)
     assert run.run(timeout_s=200) == 1
@@ -47,18 +50,19 @@ def test_the_workers_own_error_is_shown(tmp_path: Path) -> None:
     assert "run.py" not in log  # no traceback of ours
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", pytest.param("SIGINT", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
 def test_signals_end_a_run_whose_workers_never_start(tmp_path: Path, name: str) -> None:
     number = signal.Signals[name]
     run = attempt(tmp_path, HANGING)
     process = run.start()
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 4 * LONGEST_S
     while not (tmp_path / "started").exists():
         assert time.monotonic() < deadline, run.log.read_text()
         time.sleep(0.05)
     assert process.pid is not None
     os.kill(process.pid, number)
-    process.join(60)
+    process.join(LONGEST_S)
     code = process.exitcode
     kill_tree(process.pid)
     assert code == 128 + number, run.log.read_text()

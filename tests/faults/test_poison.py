@@ -42,6 +42,7 @@ def test_the_worst_images_are_quarantined(tmp_path: Path, place: Place) -> None:
     check(tmp_path / "out", 200, poison)
 
 
+@pytest.mark.slow
 def test_archives_that_kill_their_reader_are_an_error_each(tmp_path: Path, place: Place) -> None:
     source = tmp_path / "in"
     source.mkdir()
@@ -61,13 +62,15 @@ def test_archives_that_kill_their_reader_are_an_error_each(tmp_path: Path, place
     assert "reading on killed its worker 2 times (after 3 images)" in messages["segfault"]
 
 
+@pytest.mark.slow
 def test_a_pipeline_that_stands_still_is_ended_with_a_diagnosis(tmp_path: Path, place: Place) -> None:
     source = write_poisoned(tmp_path / "in", 40, 20, [])
     run = attempt(source, tmp_path / "out", "StuckStage", 4, place)
-    run = replace(run, arguments=[*run.arguments, "--stall-timeout-s", "5"])
+    # Long enough for a busy machine to start a worker and to build the graph, which must not take as long either.
+    run = replace(run, arguments=[*run.arguments, "--stall-timeout-s", "20"])
     assert run.run() == 1
     log = run.log.read_text()
-    assert "error: no row for 5 s. Stages working on" in log
+    assert "error: no row for 20 s. Stages working on" in log
     assert re.search(r"stages: read, decode: .*; StuckStage: .* actors alive, \d starting; encode: ", log)
     assert "free resources" in log
     assert "Traceback" not in log

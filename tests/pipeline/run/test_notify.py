@@ -13,7 +13,7 @@ import pytest
 
 from maskmill.pipeline.run import notify as module
 from maskmill.pipeline.run.notify import ended_message, notify
-from tests.end_to_end.conftest import command, command_here
+from tests.end_to_end.conftest import command_here
 
 
 class Hook:
@@ -83,7 +83,7 @@ def test_a_failure_is_logged_without_the_address(hook: Hook, gone: bool, caplog:
 
 def test_wrong_usage_of_an_unattended_run_is_told_too(hook: Hook, tmp_path: Path) -> None:
     places = (tmp_path / "nothing", tmp_path / "out", "--classes", "cat,dog")
-    done = command("label", *places, "--notify-url", hook.url)
+    done = command_here("label", *places, "--notify-url", hook.url)
     assert done.returncode == 2
     (received,) = hook.received
     assert (received["exit_code"], received["summary"]) == (2, None)

@@ -127,7 +127,7 @@ def test_a_checkpoint_of_other_settings_is_refused(seen_drawings: Path, tiny_cli
 
 # Two workers average their gradients, which is one worker's gradient over the whole batch where the loss is a mean
 # over equally many pixels and no batch norm mixes images. Largest difference of a weight measured: 7.1e-8.
-@pytest.mark.usefixtures("local_ray")
+@pytest.mark.usefixtures("idle_ray")
 def test_two_workers_train_as_one(seen_drawings: Path, tiny_clip: Path, tmp_path: Path) -> None:
     settings = [*tiny("baseline"), "data.scale_least=1.2", "loop.learning_rate=1e-4"]
     model = {"backbone": {**TINY_BACKBONE, "norm": "frozen"}, "conv_dim": 32, "mask_dim": 16}
@@ -142,8 +142,9 @@ def test_two_workers_train_as_one(seen_drawings: Path, tiny_clip: Path, tmp_path
         torch.testing.assert_close(theirs[name], value, rtol=0, atol=1e-5, msg=name)
 
 
-@pytest.mark.usefixtures("local_ray")
-@pytest.mark.parametrize("kind", [pytest.param("grouping", marks=pytest.mark.slow), "clip"])
+@pytest.mark.slow
+@pytest.mark.usefixtures("idle_ray")
+@pytest.mark.parametrize("kind", ["grouping", "clip"])
 def test_two_workers_finish(kind: str, drawings: Path, seen_drawings: Path, tiny_clip: Path, tmp_path: Path) -> None:
     data = drawings if kind == "clip" else seen_drawings
     wanted = tiny_request(kind, data, tmp_path, tiny(kind), None if kind == "clip" else tiny_clip)

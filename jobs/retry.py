@@ -9,7 +9,6 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from maskmill.jobs.label import execute
 from maskmill.jobs.options import build_command
 from maskmill.pipeline.config import LabelConfig
-from maskmill.pipeline.errors import UsageError
 
 ERROR_KEYS = ("stage", "error_class")
 
@@ -49,11 +48,11 @@ def run_retry(config: RetryConfig) -> int:
 
 def stored_config(config: RetryConfig) -> LabelConfig:
     """The configuration the run was started with, under what this call says on top."""
-    from maskmill.pipeline.output.folder import RUN_FILE, Output
+    from maskmill.pipeline.output.folder import RUN_FILE, Output, no_run
 
     run = Output(config.output, config.storage_option).read_json(RUN_FILE)
     if run is None:
-        raise UsageError(f"{config.output} holds no run (no run.json there)")
+        raise no_run(config.output)
     now = config.model_dump(exclude={"errors", "max_failed"} | ({"input"} if config.input is None else set()))
     max_failed = run["config"]["max_failed"] if config.max_failed is None else config.max_failed
     plain = {

@@ -198,6 +198,11 @@ def byte_slices(table: pa.Table, most_bytes: int = ROW_GROUP_BYTES) -> Iterator[
     yield from byte_slices(table.slice(half), most_bytes)
 
 
+def no_run(uri: str, missing: str = RUN_FILE) -> UsageError:
+    """The error for a place that should hold a run and does not. missing: the file by which a run is known there."""
+    return UsageError(f"{uri} holds no run (no {missing} there)")
+
+
 def labels_name(shard_id: str) -> str:
     """The shard's table of labelled images."""
     return f"{LABELS_FOLDER}/{shard_id}.parquet"

@@ -11,9 +11,8 @@ import pyarrow.parquet as pq
 
 from maskmill.pipeline.decoding.decode import Decoding
 from maskmill.pipeline.decoding.samples import FULL_BITS
-from maskmill.pipeline.errors import UsageError
 from maskmill.pipeline.limits import MAX_PIXELS
-from maskmill.pipeline.output.folder import CLASSES_FILE, RUN_FILE, Output, labels_name
+from maskmill.pipeline.output.folder import CLASSES_FILE, RUN_FILE, Output, labels_name, no_run
 from maskmill.pipeline.output.markers import marked_shards
 from maskmill.pipeline.pictures.palette import Colour, class_colours
 from maskmill.pipeline.results.classes import read_run_classes
@@ -131,8 +130,7 @@ def open_results(uri: str, storage_options: StorageOptions | None = None) -> Res
     output = Output(uri, storage_options)
     run, classes = output.read_json(RUN_FILE), read_run_classes(output)
     if run is None or classes is None:
-        missing = RUN_FILE if run is None else CLASSES_FILE
-        raise UsageError(f"{uri} holds no run (no {missing} there)")
+        raise no_run(uri, RUN_FILE if run is None else CLASSES_FILE)
     return Results(
         output=output,
         run=run,

@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from maskmill.pipeline.errors import UsageError
-from maskmill.pipeline.output.folder import RUN_FILE, Output
+from maskmill.pipeline.output.folder import RUN_FILE, Output, no_run
 from maskmill.pipeline.output.markers import marked_shards, read_marker_heads
 from maskmill.pipeline.storage.files import StorageOptions
 
@@ -46,7 +45,7 @@ def read_status(output_uri: str, storage_options: StorageOptions | None = None) 
     output = Output(output_uri, storage_options)
     run = output.read_json(RUN_FILE)
     if run is None:
-        raise UsageError(f"{output_uri} holds no run (no {RUN_FILE} there)")
+        raise no_run(output_uri)
     found = read_marker_heads(output, marked_shards(output))
     markers = [marker for marker in found if "sums" in marker]  # users may have put other files there
     errors: Counter[str] = Counter()

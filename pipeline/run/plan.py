@@ -12,7 +12,7 @@ from maskmill.model import Vocabulary
 from maskmill.model.spec import ModelSpec
 from maskmill.pipeline.config import LabelConfig
 from maskmill.pipeline.errors import UsageError
-from maskmill.pipeline.output.folder import ERRORS_FOLDER, LABELS_FOLDER, RUN_FILE, Output, errors_name
+from maskmill.pipeline.output.folder import ERRORS_FOLDER, LABELS_FOLDER, Output, errors_name, no_run
 from maskmill.pipeline.output.markers import finished_shards, read_versions
 from maskmill.pipeline.output.ownership import check_free, some_names
 from maskmill.pipeline.run.incremental import (
@@ -196,7 +196,7 @@ def plan_retry(config: LabelConfig, stage: str | None = None, error_class: str |
     check_writable(config.output, config.storage_option)
     record = read_record(output)
     if record is None:
-        raise UsageError(f"{config.output} holds no run (no {RUN_FILE} there)")
+        raise no_run(config.output)
     record = with_absolute_input(record, config)
     spec = model_spec(config, record.fingerprint)
     vocabulary = read_vocabulary(config, spec)

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from maskmill.pipeline.evaluation import calibration, panoptic, proposals
+from maskmill.pipeline.evaluation import calibration, panoptic
 from maskmill.pipeline.evaluation.boundary import f_measure
 from maskmill.pipeline.evaluation.class_pixels import ClassPixels, harmonic_mean, mean
 from maskmill.pipeline.evaluation.inventory import Inventory
+from maskmill.pipeline.evaluation.overlaps import IOU_UNIT
 from maskmill.pipeline.evaluation.protocol import Protocol
 from maskmill.pipeline.evaluation.sums import COUNTS, SHARE_UNIT, Sums
 from maskmill.pipeline.evaluation.unit import Comparison
@@ -134,7 +135,7 @@ def _proposal_figures(sums: Sums, protocol: Protocol) -> dict[str, float | None]
         result[f"recall_50{suffix}"] = _percent(hits[0] / count if count else None)
         result[f"recall_75{suffix}"] = _percent(hits[5] / count if count else None)
         result[f"average_recall{suffix}"] = _percent(sum(hits) / (len(hits) * count) if count else None)
-        result[f"mean_best_iou{suffix}"] = _percent(best / proposals.IOU_UNIT / count if count else None)
+        result[f"mean_best_iou{suffix}"] = _percent(best / IOU_UNIT / count if count else None)
     return result
 
 

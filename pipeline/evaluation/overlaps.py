@@ -15,6 +15,8 @@ BLOCK_PIXELS = 2**22
 """How many pixels are counted at once, so that a large image takes 32 MB beyond its maps."""
 LIMIT = 2**16
 """A protocol has fewer classes, and an image fewer segments, than this."""
+IOU_UNIT = 2**32
+"""IoUs are summed as integers in units of 2^-32, so that sums do not depend on their order."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

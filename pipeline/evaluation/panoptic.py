@@ -6,11 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from maskmill.pipeline.evaluation.overlaps import Overlaps, sum_by
+from maskmill.pipeline.evaluation.overlaps import IOU_UNIT, Overlaps, sum_by
 
 COLUMNS = ("true_positives", "false_positives", "false_negatives", "iou_sum")
-IOU_UNIT = 2**32
-"""IoUs are summed as integers in units of 2^-32, so that sums do not depend on their order."""
 
 
 def panoptic_counts(overlaps: Overlaps, things: np.ndarray) -> np.ndarray:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from maskmill.pipeline.evaluation.overlaps import Overlaps, sum_by
+from maskmill.pipeline.evaluation.overlaps import IOU_UNIT, Overlaps, sum_by
 
 THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
 """IoU thresholds from 0.50 to 0.95, as in COCO's average recall."""
-IOU_UNIT = 2**32
-"""IoUs are summed as integers in units of 2^-32, so that sums do not depend on their order."""
 
 
 def proposal_counts(overlaps: Overlaps, classes: int) -> np.ndarray:

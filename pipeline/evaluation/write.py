@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from maskmill.pipeline.evaluation import panoptic, proposals
+from maskmill.pipeline.evaluation import panoptic
 from maskmill.pipeline.evaluation.boundary import f_measure
 from maskmill.pipeline.evaluation.class_pixels import ClassPixels
+from maskmill.pipeline.evaluation.overlaps import IOU_UNIT
 from maskmill.pipeline.evaluation.protocol import Protocol
 from maskmill.pipeline.evaluation.sums import Sums
 from maskmill.pipeline.output.folder import Output
@@ -106,7 +107,7 @@ def per_class_table(sums: Sums, protocol: Protocol) -> pa.Table:
     pq, sq, rq = panoptic.quality(sums.panoptic)
     with np.errstate(invalid="ignore"):
         recall = sums.proposals[:, 2] / segments
-        best = sums.proposals[:, 1] / proposals.IOU_UNIT / segments
+        best = sums.proposals[:, 1] / IOU_UNIT / segments
     shares = {
         "iou": pixels.iou,
         "accuracy": pixels.accuracy,

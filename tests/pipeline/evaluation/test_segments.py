@@ -16,8 +16,8 @@ from maskmill.pipeline.evaluation.calibration import (
     expected_calibration_error,
     reliability,
 )
-from maskmill.pipeline.evaluation.overlaps import Overlaps, OverlapsBuilder, SegmentMap
-from maskmill.pipeline.evaluation.proposals import IOU_UNIT, THRESHOLDS, proposal_counts
+from maskmill.pipeline.evaluation.overlaps import IOU_UNIT, Overlaps, OverlapsBuilder, SegmentMap
+from maskmill.pipeline.evaluation.proposals import THRESHOLDS, proposal_counts
 
 
 def overlaps_of(truth: list[int], segments: list[int], classes: list[int], scores: list[float] | None) -> Overlaps:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -156,49 +157,40 @@ def training_classes(spec: ModelSpec) -> tuple[str, ...]:
     return benchmark_seen_classes(benchmark) if not recorded and benchmark else recorded
 
 
-ALWAYS_RECORDED = (
-    "region",
-    "fusion",
-    "prompts",
-    "calibration",
-    "short_side",
-    "max_long_side",
-    "dtype",
-    "compile",
-    "query_segments",
-    "min_objectness",
-    "min_area",
-    "min_visible",
-    "attend_side",
-    "attend_layer",
-)
-"""Settings that a fingerprint has held from the first version on, whatever their value. Later ones are recorded only
-where they differ from their default, so that a setting added today does not make every older run a changed one."""
+NOT_SETTINGS = ("preset", "weights", "clip", "device")
+"""Fields of a spec that its fingerprint does not hold as they are: files are hashed, and the device is left out."""
 
-UNRECORDED = {"proposer": "zegformer", "image_prompts": "release", "synonyms": "mean", "pool_mask": "soft"}
-"""What a missing part of a fingerprint means, for settings whose default comes from the preset."""
+PRESETS_DEFAULTS = {"proposer": "zegformer", "image_prompts": "release", "synonyms": "mean", "pool_mask": "soft"}
+"""What labels were made with before these settings existed; a spec takes their default from its preset."""
 
 
 def spec_fingerprint(spec: ModelSpec, vocabulary: Vocabulary) -> dict[str, str]:
     """Return, part by part, what labels depend on: short hashes of files and names, settings as text.
 
-    The device is left out. Raises ValueError where there are no weights to hash.
+    Raises ValueError where there are no weights to hash.
     """
     classes = [
         (entry.names, entry.prompts, entry.seen, entry.distractor) for entry in vocabulary
     ]  # colours and groups change no label
-    settings = {
-        field.name: str(getattr(spec, field.name))
-        for field in fields(spec)
-        if field.name not in ("preset", "weights", "clip", "device")
-        and (field.name in ALWAYS_RECORDED or getattr(spec, field.name) != UNRECORDED.get(field.name, field.default))
-    }
     assert spec.clip is not None
     return {
         "weights": _hash_weights(spec),
         "clip": _hash_clip(spec.clip),
         "vocabulary": hashlib.sha256(json.dumps(classes).encode()).hexdigest()[:16],
-        **settings,
+        **{name: str(getattr(spec, name)) for name in _setting_defaults()},
+    }
+
+
+def default_parts() -> dict[str, str]:
+    """Return what a part means that an older fingerprint lacks: its setting had its default before it existed."""
+    return {name: str(default) for name, default in _setting_defaults().items()}
+
+
+def _setting_defaults() -> dict[str, Any]:
+    return {
+        field.name: PRESETS_DEFAULTS.get(field.name, field.default)
+        for field in fields(ModelSpec)
+        if field.name not in NOT_SETTINGS
     }
 
 

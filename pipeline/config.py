@@ -230,3 +230,8 @@ def public_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
 def output_settings(config: LabelConfig) -> dict[str, Any]:
     """The part of the run's fingerprint that comes from settings other than the model's."""
     return {key: getattr(config, key) for key in OUTPUT_SETTINGS}
+
+
+def default_output_settings() -> dict[str, Any]:
+    """The same settings at their defaults."""
+    return {key: LabelConfig.model_fields[key].get_default(call_default_factory=True) for key in OUTPUT_SETTINGS}

@@ -12,8 +12,8 @@ from importlib.metadata import version
 from typing import Any
 
 from maskmill.model import Vocabulary
-from maskmill.model.spec import ModelSpec, spec_fingerprint
-from maskmill.pipeline.config import URIS, LabelConfig, output_settings
+from maskmill.model.spec import ModelSpec, default_parts, spec_fingerprint
+from maskmill.pipeline.config import URIS, LabelConfig, default_output_settings, output_settings
 from maskmill.pipeline.decoding.decode import DECODE_VERSION
 from maskmill.pipeline.errors import UsageError
 from maskmill.pipeline.output.folder import CLASSES_FILE, RUN_FILE, Output
@@ -61,15 +61,18 @@ def fingerprint(config: LabelConfig, spec: ModelSpec, vocabulary: Vocabulary) ->
         model = spec_fingerprint(local_spec(spec, config.storage_option), vocabulary)
     except ValueError as error:
         raise UsageError(str(error)) from error
-    settings = {name: digest(value) for name, value in output_settings(config).items()}
     return {
         **model,
-        **settings,
+        **_digests(output_settings(config)),
         # The hash leaves out signatures in the address, which change with every attempt although the input does not.
         "input": digest(public_uri(config.input)),
         "decoding": str(DECODE_VERSION),
         "schema_version": str(SCHEMA_VERSION),
     }
+
+
+def _digests(settings: Mapping[str, Any]) -> dict[str, str]:
+    return {name: digest(value) for name, value in settings.items()}
 
 
 def new_record(config: LabelConfig, parts: dict[str, str], shards: int) -> RunRecord:
@@ -142,6 +145,13 @@ def classes_json(vocabulary: Vocabulary) -> dict[str, Any]:
 
 
 def changed_parts(old: RunRecord, parts: Mapping[str, str]) -> list[str]:
-    """Return the names of the parts in which the fingerprint ``parts`` differs from that of the run in the output."""
+    """Return the names of the parts in which the fingerprint ``parts`` differs from that of the run in the output.
+
+    A part that one of them lacks has its default there: the version that wrote it did not know the setting yet, and did
+    what later versions do by default.
+    """
+    defaults = {**default_parts(), **_digests(default_output_settings())}
     names = sorted(set(old.fingerprint) | set(parts))
-    return [name for name in names if old.fingerprint.get(name) != parts.get(name)]
+    return [
+        name for name in names if old.fingerprint.get(name, defaults.get(name)) != parts.get(name, defaults.get(name))
+    ]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from maskmill.model.presets import PRESETS
 from maskmill.model.segmenter import load_segmenter
 from maskmill.model.spec import (
     ModelSpec,
+    default_parts,
     load_classifier,
     load_proposer,
     resolve_device,
@@ -153,32 +155,17 @@ def test_fingerprint_changes_with_what_labels_depend_on(spec: ModelSpec, golden_
     assert {key for key in after if after[key] != before[key]} == {"weights"}
 
 
-def test_settings_newer_than_a_run_do_not_make_it_a_changed_one(spec: ModelSpec) -> None:
-    """These are the parts that the first version recorded; digests of its runs must stay what they are."""
-    first = {
-        "weights",
-        "clip",
-        "vocabulary",
-        "region",
-        "fusion",
-        "prompts",
-        "calibration",
-        "short_side",
-        "max_long_side",
-        "dtype",
-        "compile",
-        "query_segments",
-        "min_objectness",
-        "min_area",
-        "min_visible",
-        "attend_side",
-        "attend_layer",
+def test_every_setting_is_in_the_fingerprint_and_has_a_default(spec: ModelSpec) -> None:
+    parts = spec_fingerprint(spec, Vocabulary(["person", "grass"]))
+    files = {"preset", "weights", "clip", "device"}
+    settings = {field.name for field in fields(ModelSpec)} - files
+    assert parts.keys() == {"weights", "clip", "vocabulary", *settings}
+    assert default_parts().keys() == settings
+    plain = ("proposer", "region", "fusion", "image_prompts", "synonyms", "pool_mask", "min_visible", "attend_layer")
+    assert {name: parts[name] for name in plain} == {name: default_parts()[name] for name in plain} | {
+        "region": "cropmask",
+        "fusion": "ensembling",
     }
-    vocabulary = Vocabulary(["person", "grass"])
-    assert spec_fingerprint(spec, vocabulary).keys() == first
-    values = {name: getattr(spec, name) for name in spec.__dataclass_fields__}
-    newer = spec_fingerprint(ModelSpec(**{**values, "synonyms": "max"}), vocabulary)
-    assert newer.keys() - first == {"synonyms"}
 
 
 def test_fingerprint_of_weights_that_are_not_there_is_refused(spec: ModelSpec, tmp_path: Path) -> None:

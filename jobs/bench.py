@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
+from maskmill.model.choices import Dtype
+from maskmill.model.naming.settings import Region, SinglePassRegion
 from maskmill.pipeline.errors import UsageError
 
 app = typer.Typer(
@@ -25,8 +27,7 @@ StorageOption = Annotated[
     list[str] | None, typer.Option(metavar="KEY=VALUE", help="Option of the file system; may be repeated.")
 ]
 SUBJECTS = ("bundled", "real")
-PRECISIONS = ("float32", "bfloat16", "float16")
-WHOLE = ("crop", "mask", "cropmask", "attend", "pool")
+PRECISIONS = tuple(dtype for dtype in get_args(Dtype) if dtype != "auto")
 
 
 @app.command()
@@ -58,13 +59,13 @@ def model(
     """Seconds per image and part of the bare model: backbone, decoder, regions, CLIP, fusion, map."""
     regions, dtypes = region or ["cropmask"], dtype or ["float32"]
     _require("--subject", [subject], SUBJECTS)
-    _require("--region", regions, WHOLE)
+    _require("--region", regions, get_args(Region))
     _require("--dtype", dtypes, PRECISIONS)
     from maskmill.pipeline.bench.model import AS_RELEASED, ModelBench, Variant, measure_model, model_rows
 
     variants = [Variant(region=AS_RELEASED)] if as_released else []
     for own in regions:
-        side = attend_side if own in ("attend", "pool") else None
+        side = attend_side if own in get_args(SinglePassRegion) else None
         for precision in dtypes:
             exact = Variant(region=own, dtype=precision, attend_side=side)
             variants.append(exact)

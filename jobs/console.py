@@ -76,13 +76,13 @@ def plan_lines(plan: Plan) -> list[str]:
     """What is about to happen, in two lines; further ones say which files of the input will not be labelled, and what
     licences of the weights forbid.
     """
-    todo, shards = len(plan.tasks), len(plan.shards)
+    todo, shards, naming = len(plan.tasks), len(plan.shards), plan.spec.naming
     fresh = f"{shards} shards" if todo == shards else f"{todo} of {shards} shards to do"
     if plan.changes is not None:
         fresh = changes_text(plan.changes)
     return [
         f"{public_uri(plan.config.input)} -> {public_uri(plan.config.output)}: {fresh}",
-        f"{plan.config.preset}: {len(plan.vocabulary)} classes, region {plan.spec.region}, fusion {plan.spec.fusion}",
+        f"{plan.config.preset}: {len(plan.vocabulary)} classes, region {naming.region}, fusion {naming.fusion}",
         *_skipped_lines(plan),
         *(f"warning: {notice}" for notice in licence_notices(plan.spec)),
     ]

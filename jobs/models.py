@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -39,16 +39,22 @@ def models(
     if into is not None or storage_option:
         raise UsageError("--into and --storage-option are about --fetch: add --fetch PRESET")
     if as_json:
-        typer.echo(json.dumps({name: asdict(preset) for name, preset in PRESETS.items()}, indent=1))
+        typer.echo(json.dumps({name: _flat(preset) for name, preset in PRESETS.items()}, indent=1))
         return
     for preset in PRESETS.values():
         typer.echo("\n".join(preset_lines(preset)) + "\n")
     typer.echo("Use one with `maskmill label --preset NAME`; --weights and --clip bring files of your own.")
 
 
+def _flat(preset: Preset) -> dict[str, Any]:
+    """A preset's facts and naming settings side by side, as scripts read them."""
+    facts = asdict(preset)
+    return {**facts.pop("naming"), **facts}
+
+
 def preset_lines(preset: Preset) -> list[str]:
     """One preset in a few lines: name and summary, then its facts."""
-    needs = "nothing"
+    needs, naming = "nothing", preset.naming
     if preset.download is not None:
         needs = f"a download of {preset.download}, once a machine; pip install 'maskmill[photo]'"
     elif preset.weights is None:
@@ -61,8 +67,8 @@ def preset_lines(preset: Preset) -> list[str]:
         "licence": preset.licence,
         **_quality(preset),
         "defaults": (
-            f"region {preset.region}, fusion {preset.fusion}, prompts {preset.prompts}, "
-            f"calibration {preset.calibration}, short side {preset.short_side}, long side <= {preset.max_long_side}"
+            f"region {naming.region}, fusion {naming.fusion}, prompts {naming.prompts}, "
+            f"calibration {naming.calibration}, short side {preset.short_side}, long side <= {preset.max_long_side}"
         ),
     }
     return [preset.name, f"  {preset.summary}", *(f"  {name + ':':10}{text}" for name, text in facts.items())]

@@ -64,7 +64,6 @@ def _source_on_hub(spec: ModelSpec) -> HubName | None:
 
 def _clip_on_hub(spec: ModelSpec) -> HubName | None:
     """Return the repository that holds CLIP's weights, None where they lie elsewhere or open_clip fetches them."""
-    assert spec.clip is not None
     if spec.clip.startswith(HUB):
         return HubName.parse(spec.clip.removeprefix(HUB))
     name, _, tag = spec.clip.partition(":")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from maskmill.model.errors import CheckpointError
 from maskmill.model.images.resize import MAX_LONG_SIDE
-from maskmill.model.naming.settings import RELEASED_CALIBRATION
+from maskmill.model.naming.settings import RELEASED_CALIBRATION, NamingSettings, Prompts, setting_types
 from maskmill.model.zegformer.training_classes import checkpoint_description
 
 BUNDLED = Path(__file__).parent / "bundled"
@@ -36,8 +36,8 @@ class Preset:
     where the proposer's name says where they are. weights_from: where to get them. licence: of the weights. download:
     how much is fetched, None if nothing. published: figures that others have published of its parts, each with what
     was measured; None if there are none. config: the official training configuration, if released.
-    benchmark: whose seen classes it was trained with; None where the weights record them.
-    Other fields are the defaults of a ``ModelSpec``.
+    benchmark: whose seen classes it was trained with; None where the weights record them. naming, short_side and
+    max_long_side are the defaults of a ``ModelSpec``.
     """
 
     name: str
@@ -45,8 +45,6 @@ class Preset:
     weights_from: str
     licence: str
     clip: str
-    prompts: str
-    calibration: float
     short_side: int
     max_long_side: int
     proposer: str = "zegformer"
@@ -55,16 +53,11 @@ class Preset:
     published: str | None = None
     config: str | None = None
     benchmark: str | None = None
-    region: str = "cropmask"
-    fusion: str = "ensembling"
-    image_prompts: str = "release"
-    synonyms: str = "mean"
-    pool_mask: str = "soft"
-    attend_side: int | None = None
+    naming: NamingSettings = field(default_factory=NamingSettings)
 
 
 def _released(
-    name: str, config: str, benchmark: str, prompts: str, calibration: float, sides: tuple[int, int]
+    name: str, config: str, benchmark: str, prompts: Prompts, calibration: float, sides: tuple[int, int]
 ) -> Preset:
     backbone, data = config.split("_")[1], {"coco-stuff": "COCO-Stuff", "voc": "PASCAL VOC", "ade20k-full": "ADE20K"}
     return Preset(
@@ -73,8 +66,7 @@ def _released(
         weights_from=_RELEASED_FROM,
         licence=_RELEASED_LICENCE,
         clip=OPENAI_VIT_B16,
-        prompts=prompts,
-        calibration=calibration,
+        naming=NamingSettings(prompts=prompts, calibration=calibration),
         short_side=sides[0],
         max_long_side=sides[1],
         config=config,
@@ -82,17 +74,32 @@ def _released(
     )
 
 
-RECORDED_DEFAULTS = ("region", "fusion", "prompts", "calibration", "short_side", "max_long_side")
-"""Settings a checkpoint of ours may recommend, under "defaults" in its zegformer.json."""
+_SIDES = ("short_side", "max_long_side")
 
 
 def checkpoint_defaults(weights: str | Path) -> dict[str, Any]:
-    """Return the settings recorded with our checkpoint, none for others. CheckpointError for one there is not."""
+    """Return the settings that a checkpoint of ours recommends, under "defaults" in its zegformer.json.
+
+    These are fields of ``NamingSettings``, ``short_side`` and ``max_long_side``; none for other files. Raises
+    CheckpointError for any other name.
+    """
     defaults = checkpoint_description(weights).get("defaults", {})
-    unknown = sorted(set(defaults) - set(RECORDED_DEFAULTS))
+    valid = (*setting_types(), *_SIDES)
+    unknown = sorted(set(defaults) - set(valid))
     if unknown:
-        raise CheckpointError(f"{weights} records unknown defaults {unknown}; valid: {', '.join(RECORDED_DEFAULTS)}")
+        raise CheckpointError(f"{weights} records unknown defaults {unknown}; valid: {', '.join(valid)}")
     return dict(defaults)
+
+
+def preset_with(name: str, weights: str | Path | None) -> Preset:
+    """Return the preset of this name, with the settings recorded in ``weights`` where these are of our format."""
+    return PRESETS[name] if weights is None else _with_recorded(PRESETS[name], weights)
+
+
+def _with_recorded(preset: Preset, weights: str | Path) -> Preset:
+    recorded = checkpoint_defaults(weights)
+    sides = {name: recorded.pop(name) for name in _SIDES if name in recorded}
+    return replace(preset, naming=preset.naming.changed(recorded), **sides)
 
 
 def _bundled() -> Preset:
@@ -103,12 +110,11 @@ def _bundled() -> Preset:
         licence="Apache-2.0",
         weights=str(BUNDLED),
         clip=str(BUNDLED),
-        prompts="single",
-        calibration=RELEASED_CALIBRATION,
+        naming=NamingSettings(calibration=RELEASED_CALIBRATION),
         short_side=128,
         max_long_side=512,
     )
-    return replace(preset, **checkpoint_defaults(BUNDLED))
+    return _with_recorded(preset, BUNDLED)
 
 
 def _photo(name: str, summary: str, eomt: str, clip: str, download: str, published: str) -> Preset:
@@ -122,16 +128,18 @@ def _photo(name: str, summary: str, eomt: str, clip: str, download: str, publish
         published=published,
         proposer=f"hf:tue-mps/{eomt}",
         clip=clip,
-        region="pool",
-        fusion="vocabulary",
-        prompts="vild-14",
-        image_prompts="vild-14",
-        synonyms="max",
-        pool_mask="binary",
-        calibration=0.0,
+        naming=NamingSettings(
+            region="pool",
+            fusion="vocabulary",
+            prompts="vild-14",
+            image_prompts="vild-14",
+            synonyms="max",
+            pool_mask="binary",
+            calibration=0.0,
+            attend_side=800,
+        ),
         short_side=800,
         max_long_side=1333,
-        attend_side=800,
     )
 
 
@@ -185,12 +193,9 @@ PRESETS: dict[str, Preset] = {
             published="CLIP alone: 73.5 % top-1 on ImageNet (open_clip). SAM 2.1's masks of everything: none.",
             proposer="sam:facebook/sam2.1-hiera-small",
             clip="ViT-B-16:datacomp_xl_s13b_b90k",
-            region="cropmask",
-            fusion="clip",
-            prompts="vild-14",
-            image_prompts="vild-14",
-            synonyms="max",
-            calibration=0.0,
+            naming=NamingSettings(
+                fusion="clip", prompts="vild-14", image_prompts="vild-14", synonyms="max", calibration=0.0
+            ),
             short_side=800,
             max_long_side=1333,
         ),

@@ -85,7 +85,7 @@ class Segmentation:
     semantic_scores: (C, H, W) float32 calibrated scores, only on request.
     query_map: (H, W) uint16 index of the accepted query each pixel belongs to, only on request.
 
-    Queries that were skipped (``ClassifierSettings``) have scores, box and margin 0 and agree.
+    Queries that were skipped (``NamingSettings``) have scores, box and margin 0 and agree.
     """
 
     label_map: np.ndarray

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from maskmill.model.choices import require_choice
 from maskmill.model.clip.loading import load_clip
 from maskmill.model.fetching import fetched_spec, pinned_spec
 from maskmill.model.images.resize import MAX_LONG_SIDE
 from maskmill.model.licences import licence_notices
 from maskmill.model.naming.classifier import Classifier
-from maskmill.model.naming.settings import ClassifierSettings, require_choice
+from maskmill.model.naming.settings import NamingSettings
 from maskmill.model.proposals import Segmentation
 from maskmill.model.sources.source import ProposalSource
 from maskmill.model.spec import DTYPES, ModelSpec, load_classifier, load_proposer
@@ -45,44 +45,24 @@ class Segmenter:
         *,
         clip: str | Path,
         vocabulary: Vocabulary,
-        region: str = "cropmask",
-        fusion: str = "ensembling",
-        prompts: str = "single",
-        calibration: float | None = None,
+        naming: NamingSettings | None = None,
         short_side: int | None = 640,
         max_long_side: int = MAX_LONG_SIDE,
         device: str | torch.device = "cpu",
         dtype: str = "float32",
-        resize_masks_first: bool = False,
-        query_segments: bool = False,
-        min_objectness: float | None = None,
-        min_area: int = 0,
-        min_visible: int = 0,
-        attend_side: int | None = None,
-        attend_layer: int | None = None,
         cache_dir: str | Path | None = None,
+        **choices: Any,
     ) -> Segmenter:
         """Build from a ZegFormer checkpoint (``maskmill.model.zegformer.checkpoint.load_zegformer``) and CLIP
         (``maskmill.model.clip.loading.load_clip``).
 
         vocabulary: classes nobody has flagged are seen if the checkpoint records them among its training classes.
-        short_side, max_long_side: as for ``Proposer``. dtype: "float32", "bfloat16" or "float16".
-        The others are those of ``ClassifierSettings`` and ``Classifier``.
+        naming: how segments get their names; single settings may be given by name instead, as in ``fusion="clip"``.
+        short_side, max_long_side: as for ``Proposer``. dtype: "float32", "bfloat16" or "float16". cache_dir: as for
+        ``Classifier``. Raises ValueError for an unknown setting or choice, naming the valid ones.
         """
         require_choice("dtype", dtype, tuple(DTYPES))
-        settings = ClassifierSettings(
-            region=region,
-            fusion=fusion,
-            prompts=prompts,
-            calibration=calibration,
-            resize_masks_first=resize_masks_first,
-            query_segments=query_segments,
-            min_objectness=min_objectness,
-            min_area=min_area,
-            min_visible=min_visible,
-            attend_side=attend_side,
-            attend_layer=attend_layer,
-        )
+        settings = (naming or NamingSettings()).changed(choices)
         network = load_zegformer(weights).to(device, DTYPES[dtype])
         proposer = Proposer(network, short_side=short_side, max_long_side=max_long_side, owns_network=True)
         vocabulary = vocabulary.with_training_classes(checkpoint_seen_classes(weights))
@@ -96,14 +76,10 @@ class Segmenter:
     ) -> Segmenter:
         """Build a whole model by name (``maskmill models`` lists them); weights that are not here are fetched.
 
-        settings: further fields of ``ModelSpec``, such as ``device="cuda"`` or ``weights="file.pth"``. Raises
+        settings: further arguments of ``ModelSpec``, such as ``device="cuda"`` or ``fusion="clip"``. Raises
         ValueError for an unknown name or setting, and where weights cannot be had. Licences that forbid commercial use
         are logged as warnings.
         """
-        unknown = sorted(set(settings) - {field.name for field in fields(ModelSpec)})
-        if unknown:
-            valid = ", ".join(field.name for field in fields(ModelSpec))
-            raise ValueError(f"Unknown settings {', '.join(unknown)}. Choose from: {valid}")
         spec = pinned_spec(ModelSpec(preset=name, **settings))
         for notice in licence_notices(spec):
             log.warning(notice)

@@ -6,91 +6,103 @@ import hashlib
 import json
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
+from maskmill.model.choices import Device, Dtype, require_choice
 from maskmill.model.clip.loading import load_clip
 from maskmill.model.images.resize import InputSize
 from maskmill.model.naming.classifier import Classifier
-from maskmill.model.naming.scoring import FUSIONS_WITHOUT_QUERIES
-from maskmill.model.naming.settings import ClassifierSettings, require_choice
-from maskmill.model.presets import PRESETS, checkpoint_defaults
+from maskmill.model.naming.settings import FUSIONS_WITHOUT_QUERIES, NamingSettings, setting_types
+from maskmill.model.presets import PRESETS, preset_with
 from maskmill.model.sources.source import ProposalSource, SourceName, describe_source, load_source
 from maskmill.model.vocabulary import Vocabulary
 from maskmill.model.zegformer.training_classes import benchmark_seen_classes, checkpoint_seen_classes
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """Precision of the networks by name. Scores and maps are always float32."""
-DEVICES = ("auto", "cpu", "cuda")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, init=False, slots=True)
 class ModelSpec:
     """A model as plain values, for sending to workers.
 
-    What is None takes, when built, the value recorded with the given weights, else the preset's.
+    A value that is left out, or None, is the one recorded with the given weights, else the preset's.
 
-    proposer: where segments come from (``maskmill.model.sources.source.SourceName``). weights: its weights, a file or
-        a folder; None for a proposer whose name says where they are. clip: any source of
-        ``maskmill.model.clip.loading.load_clip``, or ``hf:REPOSITORY@COMMIT`` of open_clip's.
-    region, fusion, prompts, image_prompts, synonyms, pool_mask, calibration, query_segments, min_objectness, min_area,
-    min_visible, attend_side, attend_layer: see ``ClassifierSettings``.
-    short_side, max_long_side: see ``Proposer``; pixels. dtype: "float32", "bfloat16" or "float16"; "auto" stands for
-        what ``maskmill.model.precision`` finds, and has to be replaced by it before loading.
-    device: "cpu", "cuda", or "auto" for cuda where there is one. compile: see ``maskmill.model.networks.compiling``.
+    preset: a name of ``maskmill.model.presets.PRESETS``. proposer: where segments come from
+    (``maskmill.model.sources.source.SourceName``). weights: weights of the proposer, a file or a folder; None for a
+    proposer whose name says where its weights are. clip: any source of ``maskmill.model.clip.loading.load_clip``, or
+    ``hf:REPOSITORY@COMMIT`` of open_clip's. naming: how segments get their names; single settings may be given by name
+    instead, as in ``ModelSpec(preset="photo", fusion="clip")``. short_side, max_long_side: see ``Proposer``; pixels.
+    dtype: "auto" has to be replaced by a measured choice before loading. device: see ``maskmill.model.choices``.
+    compile: see ``maskmill.model.networks.compiling``.
 
-    Raises ValueError for an unknown choice, naming the valid ones, and for a preset that needs weights given none.
+    Raises ValueError for an unknown name or choice, naming the valid ones, and for a preset that needs weights and gets
+    none.
     """
 
-    preset: str = "bundled"
-    proposer: str | None = None
-    weights: str | None = None
-    clip: str | None = None
-    region: str | None = None
-    fusion: str | None = None
-    prompts: str | None = None
-    image_prompts: str | None = None
-    synonyms: str | None = None
-    pool_mask: str | None = None
-    calibration: float | None = None
-    short_side: int | None = None
-    max_long_side: int | None = None
-    dtype: str = "float32"
-    device: str = "auto"
-    compile: bool = False
-    query_segments: bool = False
-    min_objectness: float | None = None
-    min_area: int = 0
-    min_visible: int = 0
-    attend_side: int | None = None
-    attend_layer: int | None = None
+    preset: str
+    proposer: str
+    weights: str | None
+    clip: str
+    naming: NamingSettings
+    short_side: int
+    max_long_side: int
+    dtype: Dtype
+    device: Device
+    compile: bool
 
-    def __post_init__(self) -> None:
-        require_choice("preset", self.preset, tuple(PRESETS))
-        require_choice("dtype", self.dtype, ("auto", *DTYPES))
-        require_choice("device", self.device, DEVICES)
-        preset = PRESETS[self.preset]
-        recorded = checkpoint_defaults(self.weights) if self.weights else {}
-        for field in fields(self):
-            if getattr(self, field.name) is None:
-                object.__setattr__(self, field.name, recorded.get(field.name, getattr(preset, field.name, None)))
-        if self.proposer != preset.proposer and self.weights == preset.weights:
-            # The preset's weights are those of its own proposer.
-            object.__setattr__(self, "weights", None)
+    def __init__(
+        self,
+        *,
+        preset: str = "bundled",
+        proposer: str | None = None,
+        weights: str | None = None,
+        clip: str | None = None,
+        naming: NamingSettings | None = None,
+        short_side: int | None = None,
+        max_long_side: int | None = None,
+        dtype: Dtype = "float32",
+        device: Device = "auto",
+        compile: bool = False,  # noqa: A002 (the flag's name)
+        **choices: Any,
+    ) -> None:
+        require_choice("preset", preset, tuple(PRESETS))
+        require_choice("dtype", dtype, get_args(Dtype))
+        require_choice("device", device, get_args(Device))
+        unknown = sorted(set(choices) - set(setting_types()))
+        if unknown:
+            raise ValueError(f"Unknown settings {', '.join(unknown)}. Choose from: {', '.join(_valid_names())}")
+        chosen = preset_with(preset, weights)
+        proposer = chosen.proposer if proposer is None else proposer
+        weights = chosen.weights if weights is None else weights
+        values = {
+            "preset": preset,
+            "proposer": proposer,
+            # The preset's weights are those of its own proposer, and of no other.
+            "weights": None if proposer != chosen.proposer and weights == chosen.weights else weights,
+            "clip": chosen.clip if clip is None else clip,
+            "naming": (naming or chosen.naming).changed(choices),
+            "short_side": chosen.short_side if short_side is None else short_side,
+            "max_long_side": chosen.max_long_side if max_long_side is None else max_long_side,
+            "dtype": dtype,
+            "device": device,
+            "compile": compile,
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
         if self.weights is None and self.source.kind == "zegformer":
-            raise ValueError(f"Preset {self.preset!r} needs weights. {preset.weights_from} Config: {preset.config}")
-        _ = self.settings  # validates
-        if self.source.kind != "zegformer" and self.fusion not in FUSIONS_WITHOUT_QUERIES:
+            raise ValueError(f"Preset {preset!r} needs weights. {chosen.weights_from} Config: {chosen.config}")
+        if self.source.kind != "zegformer" and self.naming.fusion not in FUSIONS_WITHOUT_QUERIES:
             raise ValueError(
-                f"Fusion {self.fusion!r} needs query embeddings, which proposals of {str(self.source)!r} do not have. "
-                f"Choose from: {', '.join(FUSIONS_WITHOUT_QUERIES)}"
+                f"Fusion {self.naming.fusion!r} needs query embeddings, which proposals of {str(self.source)!r} do not "
+                f"have. Choose from: {', '.join(FUSIONS_WITHOUT_QUERIES)}"
             )
 
     @property
     def source(self) -> SourceName:
         """Where segments come from. ValueError for an unknown kind."""
-        assert self.proposer is not None
         return SourceName.parse(self.proposer)
 
     @property
@@ -101,18 +113,15 @@ class ModelSpec:
     @property
     def input_size(self) -> InputSize:
         """What images are brought to."""
-        assert self.max_long_side is not None
         return InputSize(self.short_side, self.max_long_side)
 
-    @property
-    def settings(self) -> ClassifierSettings:
-        """The classifier's settings."""
-        names = [field.name for field in fields(ClassifierSettings) if field.name != "resize_masks_first"]
-        return ClassifierSettings(**{name: getattr(self, name) for name in names})
+
+def _valid_names() -> list[str]:
+    return [field.name for field in fields(ModelSpec) if field.name != "naming"] + list(setting_types())
 
 
 def resolve_device(name: str) -> torch.device:
-    """Return the device called ``name``, one of ``DEVICES``."""
+    """Return the device called ``name``, a ``maskmill.model.choices.Device``."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
@@ -141,11 +150,10 @@ def load_classifier(spec: ModelSpec, vocabulary: Vocabulary, cache_dir: str | Pa
 
     Classes nobody has flagged as seen or unseen are seen if the preset's model was trained with them.
     """
-    assert spec.clip is not None
     clip = load_clip(spec.clip, resolve_device(spec.device), _dtype(spec))
     vocabulary = vocabulary.with_training_classes(training_classes(spec))
     names = describe_source(spec.source.kind, spec.source_weights).names
-    return Classifier(clip, vocabulary, spec.settings, source_names=names, cache_dir=cache_dir, compiled=spec.compile)
+    return Classifier(clip, vocabulary, spec.naming, source_names=names, cache_dir=cache_dir, compiled=spec.compile)
 
 
 def training_classes(spec: ModelSpec) -> tuple[str, ...]:
@@ -157,41 +165,36 @@ def training_classes(spec: ModelSpec) -> tuple[str, ...]:
     return benchmark_seen_classes(benchmark) if not recorded and benchmark else recorded
 
 
-NOT_SETTINGS = ("preset", "weights", "clip", "device")
-"""Fields of a spec that its fingerprint does not hold as they are: files are hashed, and the device is left out."""
+_PARTS = ("proposer", "short_side", "max_long_side", "dtype", "compile")
+"""Fields of a spec that are parts of a fingerprint as they are, beside the fields of ``NamingSettings``."""
 
-PRESETS_DEFAULTS = {"proposer": "zegformer", "image_prompts": "release", "synonyms": "mean", "pool_mask": "soft"}
-"""What labels were made with before these settings existed; a spec takes their default from its preset."""
+_DEFAULTS = {"proposer": "zegformer", "dtype": "float32", "compile": False}
+"""What these parts mean where an older fingerprint lacks them; all fingerprints hold the two sides."""
 
 
 def spec_fingerprint(spec: ModelSpec, vocabulary: Vocabulary) -> dict[str, str]:
     """Return, part by part, what labels depend on: short hashes of files and names, settings as text.
 
-    Raises ValueError where there are no weights to hash.
+    The device is left out. Raises ValueError where there are no weights to hash.
     """
-    classes = [
-        (entry.names, entry.prompts, entry.seen, entry.distractor) for entry in vocabulary
-    ]  # colours and groups change no label
-    assert spec.clip is not None
+    # Neither the colour nor the group of a class changes a label.
+    classes = [(entry.names, entry.prompts, entry.seen, entry.distractor) for entry in vocabulary]
+    settings = {name: getattr(spec, name) for name in _PARTS} | _plain(spec.naming)
     return {
         "weights": _hash_weights(spec),
         "clip": _hash_clip(spec.clip),
         "vocabulary": hashlib.sha256(json.dumps(classes).encode()).hexdigest()[:16],
-        **{name: str(getattr(spec, name)) for name in _setting_defaults()},
+        **{name: str(value) for name, value in settings.items()},
     }
 
 
 def default_parts() -> dict[str, str]:
-    """Return what a part means that an older fingerprint lacks: its setting had its default before it existed."""
-    return {name: str(default) for name, default in _setting_defaults().items()}
+    """Return what a part means that an older fingerprint lacks: before a setting existed, labels had its default."""
+    return {name: str(value) for name, value in {**_DEFAULTS, **_plain(NamingSettings())}.items()}
 
 
-def _setting_defaults() -> dict[str, Any]:
-    return {
-        field.name: PRESETS_DEFAULTS.get(field.name, field.default)
-        for field in fields(ModelSpec)
-        if field.name not in NOT_SETTINGS
-    }
+def _plain(naming: NamingSettings) -> dict[str, Any]:
+    return {field.name: getattr(naming, field.name) for field in fields(naming)}
 
 
 def _weights(spec: ModelSpec) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, create_model, field_validator, model_validator
 
+from maskmill.model.choices import Device, Dtype
+from maskmill.model.naming.settings import optional, out_of_range, setting_help, setting_types
 from maskmill.pipeline.limits import MAX_IMAGE_BYTES, MAX_PIXELS
 from maskmill.pipeline.uris import public_uri
 
@@ -39,8 +40,8 @@ ALLOW_LOCAL_HELP = "Let a list that lies elsewhere name files of this machine."
 ALLOW_PRIVATE_HELP = "Let a list name web servers at private, loopback and link-local addresses."
 
 
-class LabelConfig(BaseModel):
-    """Settings of ``maskmill label``. Sizes in pixels or bytes, times in seconds, shares in 0..1."""
+class _Model(BaseModel):
+    """What is labelled, with which model."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -60,39 +61,51 @@ class LabelConfig(BaseModel):
     clip: str | None = Field(
         None, description="CLIP instead of the preset's: a file, a folder, a URI, an open_clip name or hf:REPOSITORY."
     )
-    region: Literal["crop", "mask", "cropmask", "attend", "pool"] | None = Field(
-        None, description="What CLIP sees of a segment; attend and pool name all in one pass over the image."
+
+
+_SET_BY_ANOTHER_FLAG = ("query_segments",)
+"""Naming settings without a flag of their name: ``--segments query`` sets this one."""
+
+
+def _naming_flags() -> dict[str, Any]:
+    """Return pydantic's fields for the naming settings; None, the default, leaves a setting to the preset."""
+    help_of = setting_help()
+    return {
+        name: (optional(kind), Field(None, description=help_of[name]))
+        for name, kind in setting_types().items()
+        if name not in _SET_BY_ANOTHER_FLAG
+    }
+
+
+def _in_range(cls: type[BaseModel], value: Any, info: ValidationInfo) -> Any:
+    if isinstance(value, (int, float)) and (problem := out_of_range(str(info.field_name), value)) is not None:
+        raise ValueError(problem)
+    return value
+
+
+if TYPE_CHECKING:
+    _WithNaming = _Model
+else:
+    _WithNaming = create_model(
+        "_WithNaming",
+        __base__=_Model,
+        __validators__={"in_range": field_validator(*_naming_flags())(classmethod(_in_range))},
+        **_naming_flags(),
     )
-    attend_side: int | None = Field(
-        None,
-        ge=1,
-        description="With --region attend or pool: short side of CLIP's image in pixels; default: twice CLIP's.",
-    )
-    attend_layer: int | None = Field(
-        None, ge=0, description="With --region attend: the block from which segments are told apart; default: 8 of 12."
-    )
-    fusion: Literal["ensembling", "ensembling-all", "clip", "query", "vocabulary"] | None = Field(
-        None, description="How the query branch, the image branch and the proposer's own names are combined."
-    )
-    prompts: Literal["single", "imagenet_select", "imagenet", "vild-14"] | None = Field(
-        None, description="Prompt templates of the query branch."
-    )
-    image_prompts: Literal["release", "single", "imagenet_select", "imagenet", "vild-14"] | None = Field(
-        None, description="Prompt templates of the image branch."
-    )
-    synonyms: Literal["mean", "max"] | None = Field(
-        None, description="What the image branch makes of a class's synonyms: their mean, or the best one."
-    )
-    pool_mask: Literal["soft", "binary"] | None = Field(
-        None, description="With --region pool: whether a mask counts as soft shares of cells or as binary."
-    )
-    calibration: float | None = Field(None, description="Subtracted from every seen class before the argmax.")
+
+
+class LabelConfig(_WithNaming):
+    """Settings of ``maskmill label``. Sizes in pixels or bytes, times in seconds, shares in 0..1.
+
+    The fields of ``maskmill.model.naming.settings.NamingSettings`` are fields of it as well.
+    """
+
     short_side: int | None = Field(None, ge=1, description="Images are resized to this short side for the model.")
     max_long_side: int | None = Field(None, ge=1, description="Images with a longer long side are made smaller.")
-    dtype: Literal["float32", "bfloat16", "float16", "auto"] = Field(
+    dtype: Dtype = Field(
         "float32", description="Precision of the networks; auto: measured on the device when the run begins."
     )
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda in actors that have a GPU.")
+    device: Device = Field("auto", description="auto: cuda in actors that have a GPU.")
     compile: bool = Field(
         False,
         description="Compile the networks when an actor starts (needs a C++ compiler); pays for few image sizes.",
@@ -100,17 +113,10 @@ class LabelConfig(BaseModel):
     segments: Literal["semantic", "query"] = Field(
         "semantic", description="One segment per class of an image, or one per accepted query (instances)."
     )
-    min_objectness: Share | None = Field(
-        None,
-        description="Skip masks with a lower objectness before CLIP; default: 0, or 0.5 with --segments query.",
-    )
     min_score: Share = Field(0.0, description="Segments with a lower score are left unlabelled.")
     min_stability: Share = Field(0.0, description="Segments with a lower stability are left unlabelled.")
     min_area: int = Field(
         0, ge=0, description="Skip masks with fewer pixels before CLIP, and leave such segments unlabelled."
-    )
-    min_visible: int = Field(
-        0, ge=0, description="Skip masks that win fewer pixels than this before CLIP; the strongest mask wins a pixel."
     )
 
     shard_size: int = Field(1000, ge=1, description="Images per virtual shard of folders and manifests.")
@@ -183,13 +189,6 @@ class LabelConfig(BaseModel):
     dry_run: bool = Field(False, description="Check everything, say what would be done, and stop before Ray.")
     log_format: Literal["text", "json"] = Field("text", description="Form of the log lines.")
 
-    @field_validator("calibration")
-    @classmethod
-    def _finite(cls, value: float | None) -> float | None:
-        if value is not None and not math.isfinite(value):
-            raise ValueError("must be a finite number")
-        return value
-
     @field_validator("stall_timeout_s")
     @classmethod
     def _outlasts_a_batch(cls, value: float, info: ValidationInfo) -> float:
@@ -208,6 +207,10 @@ class LabelConfig(BaseModel):
         if self.if_nothing_new != "ok" and not self.incremental:
             raise ValueError("--if-nothing-new is about --incremental runs: add --incremental or drop it")
         return self
+
+    def naming(self) -> dict[str, Any]:
+        """Return the naming settings that were chosen, for ``ModelSpec``; None leaves one to the preset."""
+        return {name: getattr(self, name) for name in _naming_flags()} | {"query_segments": self.segments == "query"}
 
     def public(self) -> dict[str, Any]:
         """Return the settings as run.json stores them: no values of storage options, no webhook, no signatures."""
@@ -233,5 +236,5 @@ def output_settings(config: LabelConfig) -> dict[str, Any]:
 
 
 def default_output_settings() -> dict[str, Any]:
-    """The same settings at their defaults."""
+    """Return the same settings at their defaults."""
     return {key: LabelConfig.model_fields[key].get_default(call_default_factory=True) for key in OUTPUT_SETTINGS}

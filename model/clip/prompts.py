@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from open_clip import OPENAI_IMAGENET_TEMPLATES
 
+from maskmill.model.choices import require_choice
+
 SINGLE: tuple[str, ...] = ("A photo of a {} in the scene",)
 
 IMAGENET_SELECT: tuple[str, ...] = (
@@ -87,6 +89,5 @@ IMAGE_PROMPT_SETS: dict[str, tuple[str, ...]] = {"release": IMAGE_BRANCH, **PROM
 
 def prompt_set(name: str) -> tuple[str, ...]:
     """Return the query branch's templates called ``name``; ValueError names the sets there are."""
-    if name not in PROMPT_SETS:
-        raise ValueError(f"Unknown prompts {name!r}. Choose from: {', '.join(PROMPT_SETS)}")
+    require_choice("prompts", name, tuple(PROMPT_SETS))
     return PROMPT_SETS[name]

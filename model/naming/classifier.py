@@ -25,12 +25,10 @@ from maskmill.model.naming.quality import agreement, class_queries, margin, stab
 from maskmill.model.naming.regions import SINGLE_PASS_REGIONS, region_boxes, region_images
 from maskmill.model.naming.scoring import calibration_offsets, clip_probabilities, fuse, query_probabilities
 from maskmill.model.naming.semantic import Frame, SemanticSum
-from maskmill.model.naming.settings import ClassifierSettings
+from maskmill.model.naming.settings import NamingSettings
 from maskmill.model.naming.source_names import fuse_with_source, matches
 from maskmill.model.proposals import UNLABELLED, Proposals, Segmentation
 from maskmill.model.vocabulary import Vocabulary
-
-__all__ = ["Classifier", "ClassifierSettings"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +70,7 @@ class Classifier:
         self,
         clip: Clip,
         vocabulary: Vocabulary,
-        settings: ClassifierSettings | None = None,
+        settings: NamingSettings | None = None,
         *,
         source_names: Sequence[str] | None = None,
         cache_dir: str | Path | None = None,
@@ -82,7 +80,7 @@ class Classifier:
             raise ValueError(f"{len(vocabulary)} classes; a 16-bit label map holds at most {UNLABELLED}")
         self.device, self.embed_dim, self.logit_scale = clip.device, clip.embed_dim, clip.logit_scale
         self.vocabulary = vocabulary
-        self.settings = settings or ClassifierSettings()
+        self.settings = settings or NamingSettings()
         self.query_text = text_features(clip, vocabulary, prompt_set(self.settings.prompts), cache_dir)
         self._uses_images = self.settings.fusion != "query"
         sub_images = self._uses_images and self.settings.region not in SINGLE_PASS_REGIONS

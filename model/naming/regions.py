@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 import torch.nn.functional as F
@@ -17,15 +18,10 @@ from torchvision.ops import roi_align
 
 from maskmill.model.images.boxes import mask_boxes
 from maskmill.model.naming.resample import Taps, resize_rows
+from maskmill.model.naming.settings import SinglePassRegion, SubImageRegion
 
-SUB_IMAGE_REGIONS = ("crop", "mask", "cropmask")
-"""crop: the box of the mask. mask: the whole image, black outside the mask. cropmask: the box, black outside."""
-
-SINGLE_PASS_REGIONS = ("attend", "pool")
-"""One pass over the image for all masks (``maskmill.model.clip.image_encoder``). attend: a copy of the class token for
-each mask looks only at the patches under it. pool: features of a convolutional CLIP averaged under each mask."""
-
-REGIONS = SUB_IMAGE_REGIONS + SINGLE_PASS_REGIONS
+SUB_IMAGE_REGIONS: tuple[str, ...] = get_args(SubImageRegion)
+SINGLE_PASS_REGIONS: tuple[str, ...] = get_args(SinglePassRegion)
 
 MASK_PIXELS = 2**21
 """Pixels of the masks brought to padded size at a time (8 MB); bounds memory, not the result."""

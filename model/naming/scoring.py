@@ -5,19 +5,16 @@ Legend for shapes: Q queries, C classes, D embedding size.
 
 from __future__ import annotations
 
+from typing import get_args
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from maskmill.model.naming.settings import FUSIONS_WITHOUT_QUERIES, Fusion
 from maskmill.model.zegformer.network import TEMPERATURE
 
-FUSIONS = ("ensembling", "ensembling-all", "clip", "query", "vocabulary")
-"""ensembling: seen classes trust the query branch, others CLIP. ensembling-all: the same mixture for every class.
-clip, query: one branch alone. vocabulary: the proposal source's own class probabilities with CLIP's where it knows the
-class, CLIP's elsewhere (``maskmill.model.naming.source_names``)."""
-
-FUSIONS_WITHOUT_QUERIES = ("clip", "vocabulary")
-"""What can be done with proposals that have no query embeddings."""
+FUSIONS: tuple[str, ...] = get_args(Fusion)
 
 ENSEMBLE_WEIGHT = 2 / 3
 """Lambda of the paper's ensemble: the exponent of the trusted branch."""

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
+from maskmill.model.choices import require_choice
+
 Block = Literal["basic", "bottleneck"]
 Norm = Literal["frozen", "batch"]
 MaskStride = Literal[2, 4]
@@ -41,8 +43,8 @@ class BackboneConfig:
     norm: Norm = "frozen"
 
     def __post_init__(self) -> None:
-        _require_choice("block", self.block, get_args(Block))
-        _require_choice("norm", self.norm, get_args(Norm))
+        require_choice("block", self.block, get_args(Block))
+        require_choice("norm", self.norm, get_args(Norm))
         require_positive(self, "stem_channels", "width_per_group")
         for name in ("layers", "stage_channels"):
             value = tuple(getattr(self, name))
@@ -66,7 +68,7 @@ class BackboneConfig:
     def resnet(cls, depth: Literal[50, 101]) -> BackboneConfig:
         """Return ResNet-50 or ResNet-101 as released."""
         layers = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
-        _require_choice("depth", depth, tuple(layers))
+        require_choice("depth", depth, tuple(layers))
         return cls(layers=layers[depth])
 
     def to_dict(self) -> dict[str, Any]:
@@ -132,7 +134,7 @@ class ZegFormerConfig:
         )
         require_positive(self, *sizes)
         require_conv_dim(self.conv_dim, self.mask_stride)
-        _require_choice("memory_feature", self.memory_feature, get_args(MemoryFeature))
+        require_choice("memory_feature", self.memory_feature, get_args(MemoryFeature))
         if type(self.encoder_layers) is not int or self.encoder_layers < 0:
             raise ValueError(f"encoder_layers must be an integer >= 0; got {self.encoder_layers!r}")
         if self.hidden_dim % 4:
@@ -164,7 +166,7 @@ class ZegFormerConfig:
 
 def require_conv_dim(conv_dim: int, mask_stride: int) -> None:
     """Raise ValueError unless ``conv_dim`` fits the pixel decoder's norms and ``mask_stride`` is one there is."""
-    _require_choice("mask_stride", mask_stride, get_args(MaskStride))
+    require_choice("mask_stride", mask_stride, get_args(MaskStride))
     multiple = NORM_GROUPS if mask_stride == 4 else 2 * NORM_GROUPS
     if conv_dim % multiple:
         raise ValueError(f"conv_dim must be a multiple of {multiple} with mask_stride {mask_stride}; got {conv_dim}")
@@ -187,11 +189,6 @@ def reject_unknown_keys(cls: Any, values: Mapping[str, Any]) -> None:
     unknown = sorted(set(values) - set(known))
     if unknown:
         raise ValueError(f"unknown {cls.__name__} keys {', '.join(unknown)}; valid keys: {', '.join(known)}")
-
-
-def _require_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"unknown {name} {value!r}; choose from: {', '.join(map(str, choices))}")
 
 
 def require_positive(config: Any, *names: str) -> None:

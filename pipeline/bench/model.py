@@ -127,12 +127,13 @@ class _Yardstick:
 class _Ours:
     def __init__(self, subject: Subject, variant: Variant, batch_size: int) -> None:
         dtype = DTYPES[variant.dtype]
-        settings = replace(
-            subject.settings,
-            region=variant.region,
-            min_objectness=variant.min_objectness,
-            min_visible=variant.min_visible,
-            attend_side=variant.attend_side,
+        settings = subject.settings.changed(
+            {
+                "region": variant.region,
+                "min_objectness": variant.min_objectness,
+                "min_visible": variant.min_visible,
+                "attend_side": variant.attend_side,
+            }
         )
         clip = subject.clip()
         clip.model.visual.to(dtype, memory_format=torch.channels_last)

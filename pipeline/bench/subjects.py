@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from maskmill.model.clip.loading import Clip, load_clip, new_clip
-from maskmill.model.naming.settings import ClassifierSettings
+from maskmill.model.naming.settings import NamingSettings
 from maskmill.model.presets import BUNDLED, PRESETS
 from maskmill.model.vocabulary import ClassEntry, Vocabulary
 from maskmill.model.zegformer.checkpoint import load_zegformer
@@ -40,7 +40,7 @@ class Subject:
     network: Callable[[], ZegFormer]
     clip: Callable[[], Clip]
     vocabulary: Vocabulary
-    settings: ClassifierSettings
+    settings: NamingSettings
     short_side: int
     max_long_side: int
     images: Sequence[np.ndarray]
@@ -74,7 +74,7 @@ def _real(count: int, seed: int) -> Subject:
         network=network,
         clip=clip,
         vocabulary=Vocabulary(entries, seen=[number % 10 > 0 for number in range(REAL_CLASSES)]),
-        settings=ClassifierSettings(),
+        settings=NamingSettings(),
         short_side=REAL_SIDE,
         max_long_side=PRESETS["zegformer-r50-coco"].max_long_side,
         images=images,
@@ -87,9 +87,7 @@ def _bundled(count: int, seed: int) -> Subject:
         network=partial(load_zegformer, BUNDLED),
         clip=partial(load_clip, BUNDLED),
         vocabulary=Vocabulary([entry.name for entry in CLASSES], seen=[entry.seen for entry in CLASSES]),
-        settings=ClassifierSettings(
-            region=preset.region, fusion=preset.fusion, prompts=preset.prompts, calibration=preset.calibration
-        ),
+        settings=preset.naming,
         short_side=preset.short_side,
         max_long_side=preset.max_long_side,
         images=[draw(seed=seed, index=index)[0] for index in range(count)],

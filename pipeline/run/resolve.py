@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import fields
 
 from maskmill.model import ModelSpec, Vocabulary
 from maskmill.model.fetching import pinned_spec
@@ -14,29 +15,6 @@ from maskmill.pipeline.run.class_files import parse_classes
 from maskmill.pipeline.stages.weights import local_spec
 from maskmill.pipeline.storage.addresses import absolute, absolute_if_local
 
-MODEL_SETTINGS = (
-    "preset",
-    "proposer",
-    "weights",
-    "clip",
-    "region",
-    "fusion",
-    "prompts",
-    "image_prompts",
-    "synonyms",
-    "pool_mask",
-    "calibration",
-    "short_side",
-    "max_long_side",
-    "dtype",
-    "device",
-    "compile",
-    "min_objectness",
-    "min_area",
-    "min_visible",
-    "attend_side",
-    "attend_layer",
-)
 FILE_SETTINGS = ("classes", "weights", "clip")
 """Settings that may name a file or folder."""
 
@@ -63,9 +41,9 @@ def model_spec(config: LabelConfig, recorded: Mapping[str, str] | None = None) -
     recorded: the fingerprint of an earlier run in the same output; its commits are kept. Raises UsageError for a choice
     that the model does not have, and for a name that the hub does not have.
     """
-    settings = {name: getattr(config, name) for name in MODEL_SETTINGS}
+    settings = {field.name: getattr(config, field.name) for field in fields(ModelSpec) if field.name != "naming"}
     try:
-        return pinned_spec(ModelSpec(**settings, query_segments=config.segments == "query"), recorded)
+        return pinned_spec(ModelSpec(**settings, **config.naming()), recorded)
     except (ValueError, ImportError) as error:
         raise UsageError(str(error)) from error
 

@@ -29,7 +29,8 @@ def cache_directory() -> Path:
 
 def local_spec(spec: ModelSpec, storage_option: Mapping[str, Any]) -> ModelSpec:
     """The same model with every remote URI replaced by a local copy. Raises UsageError where nothing lies there."""
-    return replace(spec, weights=_local(spec.weights, storage_option), clip=_local(spec.clip, storage_option))
+    weights = None if spec.weights is None else _local(spec.weights, storage_option)
+    return replace(spec, weights=weights, clip=_local(spec.clip, storage_option))
 
 
 def loadable_spec(spec: ModelSpec, storage_option: Mapping[str, Any]) -> ModelSpec:
@@ -50,10 +51,8 @@ def fetch_preset(name: str, into: str | None, storage_option: Mapping[str, Any])
         fetched = fetched_spec(spec)
     except (ValueError, ImportError) as error:
         raise UsageError(str(error)) from error
-    assert fetched.clip is not None
-    assert spec.clip is not None
     if into is None:
-        return {"proposer": str(spec.proposer), "clip": spec.clip}
+        return {"proposer": spec.proposer, "clip": spec.clip}
     fs, root = open_filesystem(into, storage_option)
     places = {"weights": fetched.source_weights, "clip": fetched.clip}
     for part, folder in places.items():
@@ -64,9 +63,9 @@ def fetch_preset(name: str, into: str | None, storage_option: Mapping[str, Any])
     return {part: posixpath.join(into, part) for part in places}
 
 
-def _local(source: str | None, storage_option: Mapping[str, Any]) -> str | None:
+def _local(source: str, storage_option: Mapping[str, Any]) -> str:
     # open_clip's own names ("ViT-B-16-quickgelu:openai") have no "://".
-    if source is None or "://" not in source:
+    if "://" not in source:
         return source
     fs, path = open_filesystem(source, storage_option)
     try:

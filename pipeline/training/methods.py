@@ -16,7 +16,8 @@ from maskmill.model.clip.prompts import SINGLE
 from maskmill.model.clip.text import text_features
 from maskmill.model.images.preprocess import normalise, pad_to_multiple
 from maskmill.model.images.resize import resize_short_side
-from maskmill.model.naming.classifier import Classifier, ClassifierSettings
+from maskmill.model.naming.classifier import Classifier
+from maskmill.model.naming.settings import Fusion, NamingSettings, Region
 from maskmill.model.vocabulary import Vocabulary
 from maskmill.model.zegformer.baseline import pixel_logits
 from maskmill.model.zegformer.checkpoint import load_baseline, load_zegformer
@@ -30,11 +31,11 @@ CALIBRATIONS = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8)
 
 
 def decoupled(
-    grouping: Path, clip: Clip, vocabulary: Vocabulary, short_side: int, *, fusion: str, region: str
+    grouping: Path, clip: Clip, vocabulary: Vocabulary, short_side: int, *, fusion: Fusion, region: Region
 ) -> Scores:
     """Return ZegFormer with one fusion of its branches and one way of showing regions to CLIP."""
     propose = Proposer(load_zegformer(grouping), short_side=short_side)
-    classify = Classifier(clip, vocabulary, ClassifierSettings(region=region, fusion=fusion, calibration=0.0))
+    classify = Classifier(clip, vocabulary, NamingSettings(region=region, fusion=fusion, calibration=0.0))
 
     def scores(image: np.ndarray) -> np.ndarray:
         resized = propose.input_size.resize(image)

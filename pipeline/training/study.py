@@ -21,6 +21,7 @@ import torch
 from PIL import Image
 
 from maskmill.model.clip.loading import Clip, load_clip
+from maskmill.model.naming.settings import Fusion, Region
 from maskmill.model.vocabulary import Vocabulary
 from maskmill.pipeline.shapes.world import CLASSES
 from maskmill.pipeline.training.bundled import SHIPPED_SEED, SHORT_SIDE, TEST_SEED, VALIDATION_IMAGES, Course, drawn
@@ -31,7 +32,7 @@ from maskmill.pipeline.training.pictures import comparison
 from maskmill.pipeline.training.record_store import RecordStore, open_records
 from maskmill.pipeline.training.region_scores import PHRASINGS, measure_phrases, measure_regions
 
-METHODS = {
+METHODS: dict[str, tuple[Fusion, Region] | None] = {
     "per-pixel": None,
     "decoupled, no image branch": ("query", "cropmask"),
     "ensembling, cropmask": ("ensembling", "cropmask"),

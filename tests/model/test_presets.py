@@ -11,6 +11,7 @@ import torch
 
 from maskmill.model.clip.loading import load_clip, save_clip
 from maskmill.model.errors import CheckpointError
+from maskmill.model.naming.settings import setting_types
 from maskmill.model.presets import PRESETS
 from maskmill.model.segmenter import load_segmenter
 from maskmill.model.spec import (
@@ -52,9 +53,14 @@ def test_released_presets_say_licence_config_and_source() -> None:
 def test_unset_fields_take_the_presets_values(golden_path: Path) -> None:
     weights = str(golden_path / "zegformer_tiny.pth")
     spec = ModelSpec(preset="zegformer-r101-voc", weights=weights, fusion="clip", calibration=0.0)
-    assert (spec.short_side, spec.max_long_side, spec.prompts, spec.region) == (512, 2048, "single", "cropmask")
-    assert (spec.fusion, spec.calibration) == ("clip", 0.0)
-    assert ModelSpec(preset="zegformer-r50-ade", weights=weights).calibration == 0.0
+    assert (spec.short_side, spec.max_long_side, spec.naming.prompts, spec.naming.region) == (
+        512,
+        2048,
+        "single",
+        "cropmask",
+    )
+    assert (spec.naming.fusion, spec.naming.calibration) == ("clip", 0.0)
+    assert ModelSpec(preset="zegformer-r50-ade", weights=weights).naming.calibration == 0.0
 
 
 @pytest.mark.parametrize(
@@ -64,7 +70,7 @@ def test_unset_fields_take_the_presets_values(golden_path: Path) -> None:
         ({"proposer": "sum:x"}, "Unknown proposer 'sum:x'. Choose from: zegformer, hf:FOLDER_OR_REPOSITORY"),
         ({"proposer": "hf:"}, "Unknown proposer 'hf:'"),
         ({"proposer": "sam:x", "fusion": "query"}, "needs query embeddings.*'sam:x'.*Choose from: clip, vocabulary"),
-        ({"dtype": "int8"}, "Choose from: auto, float32, bfloat16, float16"),
+        ({"dtype": "int8"}, "Choose from: float32, bfloat16, float16, auto"),
         ({"device": "tpu"}, "Choose from: auto, cpu, cuda"),
         ({"region": "box"}, "Choose from: crop, mask, cropmask"),
         ({"preset": "zegformer-r101-coco"}, r"needs weights.*Config: zegformer_R101_bs32_60k_vit16_coco-stuff"),
@@ -117,10 +123,10 @@ def test_settings_recorded_with_the_weights_come_before_the_presets(
     plain = description.read_text()
     description.write_text(plain.replace("{", '{"defaults": {"fusion": "clip", "short_side": 99},', 1))
     own = ModelSpec(preset="zegformer-r50-coco", weights=str(tmp_path), clip=spec.clip)
-    assert (own.fusion, own.short_side, own.prompts) == ("clip", 99, "imagenet_select")
-    assert ModelSpec(preset="zegformer-r50-coco", weights=str(tmp_path), fusion="query").fusion == "query"
+    assert (own.naming.fusion, own.short_side, own.naming.prompts) == ("clip", 99, "imagenet_select")
+    assert ModelSpec(preset="zegformer-r50-coco", weights=str(tmp_path), fusion="query").naming.fusion == "query"
     description.write_text(plain.replace("{", '{"defaults": {"fuse": "clip"},', 1))
-    with pytest.raises(CheckpointError, match=r"unknown defaults \['fuse'\]; valid: region, fusion"):
+    with pytest.raises(CheckpointError, match=r"unknown defaults \['fuse'\]; valid: region, attend_side"):
         ModelSpec(preset="zegformer-r50-coco", weights=str(tmp_path))
 
 
@@ -157,15 +163,10 @@ def test_fingerprint_changes_with_what_labels_depend_on(spec: ModelSpec, golden_
 
 def test_every_setting_is_in_the_fingerprint_and_has_a_default(spec: ModelSpec) -> None:
     parts = spec_fingerprint(spec, Vocabulary(["person", "grass"]))
-    files = {"preset", "weights", "clip", "device"}
-    settings = {field.name for field in fields(ModelSpec)} - files
-    assert parts.keys() == {"weights", "clip", "vocabulary", *settings}
-    assert default_parts().keys() == settings
-    plain = ("proposer", "region", "fusion", "image_prompts", "synonyms", "pool_mask", "min_visible", "attend_layer")
-    assert {name: parts[name] for name in plain} == {name: default_parts()[name] for name in plain} | {
-        "region": "cropmask",
-        "fusion": "ensembling",
-    }
+    of_the_spec = {field.name for field in fields(ModelSpec)} - {"preset", "weights", "clip", "device", "naming"}
+    assert parts.keys() == {"weights", "clip", "vocabulary", *of_the_spec, *setting_types()}
+    # All versions have recorded the two sides, whose default is the preset's.
+    assert default_parts().keys() == parts.keys() - {"weights", "clip", "vocabulary", "short_side", "max_long_side"}
 
 
 def test_fingerprint_of_weights_that_are_not_there_is_refused(spec: ModelSpec, tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ import torch
 from maskmill.model import ModelSpec, Segmenter, Vocabulary, load_segmenter
 from maskmill.model.clip.loading import Clip, load_clip, save_clip
 from maskmill.model.images.preprocess import pad_to_multiple
-from maskmill.model.naming.classifier import Classifier, ClassifierSettings
+from maskmill.model.naming.classifier import Classifier
 from maskmill.model.naming.quality import visible_cells
+from maskmill.model.naming.settings import NamingSettings
 from maskmill.model.proposals import UNLABELLED, Proposals
 from maskmill.model.vocabulary import ClassEntry
 from maskmill.model.zegformer.checkpoint import load_zegformer, save_zegformer
@@ -70,7 +71,7 @@ def sizes(golden: Golden) -> list[tuple[int, int]]:
 @pytest.fixture
 def build(network: ZegFormer, clip: Clip, vocabulary: Vocabulary) -> Callable[..., Segmenter]:
     def build(classes: Vocabulary = vocabulary, **settings: Any) -> Segmenter:
-        return Segmenter(Proposer(network, short_side=None), Classifier(clip, classes, ClassifierSettings(**settings)))
+        return Segmenter(Proposer(network, short_side=None), Classifier(clip, classes, NamingSettings(**settings)))
 
     return build
 
@@ -410,7 +411,7 @@ def test_bfloat16_keeps_the_labels_of_the_shapes_set() -> None:
 )
 def test_wrong_settings_are_refused_with_the_right_ones(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        ClassifierSettings(**settings)
+        NamingSettings(**settings)
 
 
 def test_wrong_precision_and_size_are_refused(golden_path: Path, network: ZegFormer, vocabulary: Vocabulary) -> None:
@@ -437,7 +438,7 @@ def test_clip_of_another_size_is_refused(network: ZegFormer, vocabulary: Vocabul
     text = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 1}
     other = new_clip({"embed_dim": 64, "vision_cfg": vision, "text_cfg": text})
     with pytest.raises(ValueError, match="a CLIP of 512 dimensions, this one has 64"):
-        Segmenter(Proposer(network, short_side=None), Classifier(other, vocabulary, ClassifierSettings(fusion="query")))
+        Segmenter(Proposer(network, short_side=None), Classifier(other, vocabulary, NamingSettings(fusion="query")))
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from maskmill.model.clip import vit
 from maskmill.model.clip.image_encoder import SAME_SIZE, ImageEncoder
 from maskmill.model.clip.loading import Clip, new_clip
 from maskmill.model.naming.classifier import Classifier
-from maskmill.model.naming.settings import ClassifierSettings
+from maskmill.model.naming.settings import NamingSettings
 from maskmill.model.networks.micro_batch import MicroBatches
 from maskmill.model.vocabulary import Vocabulary
 
@@ -167,11 +167,11 @@ def test_short_attention_in_half_precision_is_the_fused_kernel_s(tower: str, mon
 def test_a_tower_that_cannot_is_refused_with_what_it_can(tower: str, region: str, choose: str) -> None:
     clip = clip_with(tower)
     with pytest.raises(ValueError, match=f"choose '{choose}'"):
-        Classifier(clip, Vocabulary(["a", "b"]), ClassifierSettings(region=region, fusion="clip"))
+        Classifier(clip, Vocabulary(["a", "b"]), NamingSettings(region=region, fusion="clip"))
 
 
 def test_a_start_beyond_the_last_block_is_refused() -> None:
-    settings = ClassifierSettings(region="attend", fusion="clip", attend_layer=3)
+    settings = NamingSettings(region="attend", fusion="clip", attend_layer=3)
     with pytest.raises(ValueError, match="0 to 2"):
         Classifier(clip_with("vit-gelu"), Vocabulary(["a", "b"]), settings)
     assert ImageEncoder(clip_with("vit-gelu")).start_layer(None) == 2

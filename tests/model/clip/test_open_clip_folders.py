@@ -17,7 +17,7 @@ from maskmill.model.clip.text import text_features
 from maskmill.model.errors import CheckpointError
 from maskmill.model.images.preprocess import CLIP_MEAN, CLIP_STD, normalise
 from maskmill.model.naming.classifier import Classifier
-from maskmill.model.naming.settings import ClassifierSettings
+from maskmill.model.naming.settings import NamingSettings
 from maskmill.model.proposals import Proposals
 from maskmill.model.vocabulary import Vocabulary
 from tests.model.tiny_clips import CONVNEXT, HALVES, MAP_POOLED, OPENAI_INPUT, VIT, save_open_clip
@@ -67,7 +67,7 @@ def test_every_clip_carries_its_own_normalisation(clips: dict[str, Clip]) -> Non
 def test_sub_images_are_normalised_as_the_tower_was_trained(
     clips: dict[str, Clip], kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    classifier = Classifier(clips[kind], Vocabulary(CLASSES), ClassifierSettings(region="crop", fusion="clip"))
+    classifier = Classifier(clips[kind], Vocabulary(CLASSES), NamingSettings(region="crop", fusion="clip"))
     seen: list[torch.Tensor] = []
     encode = classifier.encoder.encode
     monkeypatch.setattr(classifier.encoder, "encode", lambda images: seen.append(images) or encode(images))
@@ -86,7 +86,7 @@ def test_sub_images_are_normalised_as_the_tower_was_trained(
 
 def test_pooling_by_binary_masks_is_a_mean_over_cells(clips: dict[str, Clip]) -> None:
     clip = clips["convnext"]
-    settings = ClassifierSettings(region="pool", fusion="clip", pool_mask="binary", attend_side=64)
+    settings = NamingSettings(region="pool", fusion="clip", pool_mask="binary", attend_side=64)
     classifier = Classifier(clip, Vocabulary(CLASSES), settings)
     image = picture()
     pixels = normalise(image, clip.input.mean, clip.input.std)
@@ -112,7 +112,7 @@ def test_synonyms_compete_or_are_averaged(clips: dict[str, Clip]) -> None:
     vocabulary = Vocabulary(CLASSES)
     scores = {}
     for synonyms in ("mean", "max"):
-        settings = ClassifierSettings(
+        settings = NamingSettings(
             region="pool", fusion="clip", synonyms=synonyms, image_prompts="vild-14", attend_side=64
         )
         classifier = Classifier(clips["convnext"], vocabulary, settings)
@@ -121,7 +121,7 @@ def test_synonyms_compete_or_are_averaged(clips: dict[str, Clip]) -> None:
     from maskmill.model.clip.prompts import VILD
 
     texts = text_features(clip, Vocabulary(["cat", "kitten", "dog", "grass"]), VILD)
-    classifier = Classifier(clip, vocabulary, ClassifierSettings(region="pool", fusion="clip", attend_side=64))
+    classifier = Classifier(clip, vocabulary, NamingSettings(region="pool", fusion="clip", attend_side=64))
     pixels = normalise(picture(), clip.input.mean, clip.input.std)
     features = F.normalize(classifier.encoder.pool(pixels, proposals().mask_logits.sigmoid(), short_side=64), dim=-1)
     logits = clip.logit_scale * features @ texts.T
@@ -133,7 +133,7 @@ def test_synonyms_compete_or_are_averaged(clips: dict[str, Clip]) -> None:
 def test_a_sources_own_probabilities_enter_where_it_knows_the_class(clips: dict[str, Clip]) -> None:
     from dataclasses import replace
 
-    settings = ClassifierSettings(region="pool", fusion="vocabulary", attend_side=64)
+    settings = NamingSettings(region="pool", fusion="vocabulary", attend_side=64)
     known = torch.tensor([[0.9, 0.05], [0.05, 0.9], [0.0, 0.0]])
     own = replace(proposals(), class_probabilities=known, objectness=torch.tensor([0.95, 0.95, 0.1]))
     with_names = Classifier(clips["convnext"], Vocabulary(CLASSES), settings, source_names=("kittens", "dog"))
@@ -148,7 +148,7 @@ def test_a_sources_own_probabilities_enter_where_it_knows_the_class(clips: dict[
 
 def test_attend_is_refused_where_the_tower_pools_by_attention(clips: dict[str, Clip]) -> None:
     with pytest.raises(ValueError, match="'attend' needs"):
-        Classifier(clips["map"], Vocabulary(CLASSES), ClassifierSettings(region="attend", fusion="clip"))
+        Classifier(clips["map"], Vocabulary(CLASSES), NamingSettings(region="attend", fusion="clip"))
 
 
 @pytest.mark.parametrize(

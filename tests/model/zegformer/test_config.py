@@ -30,9 +30,9 @@ def test_json_brings_a_config_back(config):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: BackboneConfig(block="resnext"), "unknown block 'resnext'; choose from: basic, bottleneck"),
-        (lambda: BackboneConfig(norm="layer"), "unknown norm 'layer'; choose from: frozen, batch"),
-        (lambda: BackboneConfig.resnet(18), "unknown depth 18; choose from: 50, 101"),
+        (lambda: BackboneConfig(block="resnext"), "Unknown block 'resnext'. Choose from: basic, bottleneck"),
+        (lambda: BackboneConfig(norm="layer"), "Unknown norm 'layer'. Choose from: frozen, batch"),
+        (lambda: BackboneConfig.resnet(18), "Unknown depth 18. Choose from: 50, 101"),
         (lambda: BackboneConfig(layers=(3, 4, 6)), "layers must be 4 positive integers"),
         (lambda: BackboneConfig(stage_channels=(64, 0, 64, 64)), "stage_channels must be 4 positive integers"),
         (
@@ -42,7 +42,7 @@ def test_json_brings_a_config_back(config):
         (lambda: ZegFormerConfig(conv_dim=48), "conv_dim must be a multiple of 32 with mask_stride 4; got 48"),
         (lambda: BaselineConfig(conv_dim=48), "conv_dim must be a multiple of 32 with mask_stride 4; got 48"),
         (lambda: ZegFormerConfig(conv_dim=96, mask_stride=2), "conv_dim must be a multiple of 64 with mask_stride 2"),
-        (lambda: BaselineConfig(mask_stride=8), "unknown mask_stride 8; choose from: 2, 4"),
+        (lambda: BaselineConfig(mask_stride=8), "Unknown mask_stride 8. Choose from: 2, 4"),
         (lambda: ZegFormerConfig(temperature=0.0), "temperature must be in 0..1, 0 excluded; got 0.0"),
         (lambda: BaselineConfig(temperature=2.0), "temperature must be in 0..1, 0 excluded; got 2.0"),
         (lambda: ZegFormerConfig(hidden_dim=64, heads=7), "heads must divide hidden_dim 64; got 7"),
@@ -50,7 +50,7 @@ def test_json_brings_a_config_back(config):
         (lambda: ZegFormerConfig(queries=0), "queries must be a positive integer; got 0"),
         (lambda: ZegFormerConfig(encoder_layers=-1), "encoder_layers must be an integer >= 0"),
         (lambda: ZegFormerConfig(dropout=1.0), "dropout must be in 0..1"),
-        (lambda: ZegFormerConfig(memory_feature="res6"), "unknown memory_feature 'res6'; choose from: res2, res3"),
+        (lambda: ZegFormerConfig(memory_feature="res6"), "Unknown memory_feature 'res6'. Choose from: res2, res3"),
         (lambda: ZegFormerConfig.from_dict({"querys": 5}), "unknown ZegFormerConfig keys querys; valid keys: backbone"),
         (lambda: BackboneConfig.from_dict({"depth": 50}), "unknown BackboneConfig keys depth; valid keys: block"),
     ],

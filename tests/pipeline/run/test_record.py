@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import pytest
 from pydantic import Field
 
+from maskmill.model import spec
+from maskmill.model.naming.settings import NamingSettings
+from maskmill.model.presets import PRESETS
 from maskmill.pipeline import config as settings
 from maskmill.pipeline.config import LabelConfig
 from maskmill.pipeline.errors import UsageError
-from maskmill.pipeline.run.plan import plan_run
+from maskmill.pipeline.run.plan import Plan, plan_run
 from maskmill.pipeline.run.record import digest
 from tests.jobs.finished_runs import CLASSES, add_images, finished, label, refused
 
@@ -73,6 +77,28 @@ def test_a_run_with_a_setting_that_is_not_known_here_is_another(here: Path) -> N
     run["fingerprint"]["sharpness"] = "3"
     (here / "out" / "run.json").write_text(json.dumps(run))
     assert "made with other settings: sharpness changed." in refused(label("in", "out"))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NewerNaming(NamingSettings):
+    """Naming settings of a later version, which has one more."""
+
+    sharpness: int = field(default=2, metadata={"help": "Of outlines.", "at_least": 0, "at_most": None})
+
+
+def test_a_naming_setting_added_later_does_not_change_older_runs(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundled = PRESETS["bundled"]
+
+    def plan_later(sharpness: int) -> Plan:
+        naming = NewerNaming(**asdict(bundled.naming), sharpness=sharpness)
+        monkeypatch.setitem(PRESETS, "bundled", replace(bundled, naming=naming))
+        return plan_run(LabelConfig(input="in", output="out", classes=CLASSES))
+
+    monkeypatch.setattr(spec, "NamingSettings", NewerNaming)
+    plan = plan_later(sharpness=2)
+    assert (len(plan.shards), len(plan.tasks), plan.start_anew) == (1, 0, False)
+    with pytest.raises(UsageError, match="made with other settings: sharpness changed"):
+        plan_later(sharpness=3)
 
 
 class NewerConfig(LabelConfig):

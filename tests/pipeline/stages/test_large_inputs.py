@@ -98,7 +98,7 @@ def label_with_many_classes() -> None:
     from maskmill.model import Vocabulary
     from maskmill.model.clip.loading import load_clip
     from maskmill.model.naming.classifier import Classifier
-    from maskmill.model.naming.settings import ClassifierSettings
+    from maskmill.model.naming.settings import NamingSettings
     from maskmill.model.presets import BUNDLED
     from maskmill.model.segmenter import Segmenter
     from maskmill.model.spec import ModelSpec as Spec
@@ -108,7 +108,7 @@ def label_with_many_classes() -> None:
 
     torch.set_num_threads(1)
     entries = [ClassEntry(name=f"red circle {number}", prompts=("a {}",)) for number in range(10_000)]
-    classifier = Classifier(load_clip(BUNDLED), Vocabulary(entries), ClassifierSettings(fusion="clip"))
+    classifier = Classifier(load_clip(BUNDLED), Vocabulary(entries), NamingSettings(fusion="clip"))
     segmenter = Segmenter(load_proposer(Spec(short_side=640, max_long_side=640)), classifier)
     (result,) = segmenter([draw(seed=1, index=0)[0]])
     assert result.query_scores.shape[1] == 10_000

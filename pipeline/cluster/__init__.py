@@ -1,1 +1,1 @@
-"""The only place of the labelling job that imports Ray: the graph, the driver's loop, the watching."""
+"""All of the labelling job that imports Ray: the graph, the driver's loop, and what watches a run."""

@@ -1,4 +1,4 @@
-"""The driver's loop: receipts in, commits out, with an eye on signals and on a pipeline that stands still."""
+"""The driver's loop: takes receipts, commits complete shards, and watches for signals and for a graph that stalls."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,13 +26,14 @@ from maskmill.pipeline.output.commit import CommitRequest, CommitResult
 log = logging.getLogger(__name__)
 
 POLL_S = 0.2
+"""How long the loop waits for receipts, and after the last receipt for commits, before it looks at other things."""
 SHUTDOWN_S = 30.0
 """After SIGINT or SIGTERM, commits in flight get this long to finish."""
 
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """One shard has its marker."""
+    """A shard has its marker."""
 
     shard_id: str
     result: CommitResult
@@ -40,16 +41,152 @@ class Committed:
 
 @dataclass(frozen=True, slots=True)
 class Staged:
-    """Some rows reached staging; for progress only."""
+    """Rows were staged. This event is for progress only."""
 
     images: int
     failed: int
 
 
-class _Receipts(threading.Thread):
-    """Builds the graph and pulls receipts out of it, so that the loop can look at other things while it waits.
+def run_job(job: Job, pools: Pools) -> Iterator[Staged | Committed]:
+    """Run the graph over the job's tasks, and commit every shard when all of its rows are staged; yield both events.
 
-    Building it runs tasks, too, which may wait for ever. trail: None until it is built.
+    Each round of the loop takes the receipts that have arrived, starts the commits that they make possible, and takes
+    the commits that have ended. Ray must be running.
+
+    Raises InterruptedRunError on a signal, StalledError, CommitError, and what a stage raised. The output can be
+    resumed in all of these cases.
+    """
+    with signals_collected() as signals:
+        running = _RunningJob(job, pools)
+        try:
+            running.start()
+            while not running.has_ended:
+                yield from running.take_receipts()
+                yield from running.take_commits()
+                if signals:
+                    yield from running.finish_commits(signals)
+                    raise InterruptedRunError(signals[0])
+                running.check_not_stalled()
+        finally:
+            running.close()
+    running.check_complete()
+
+
+class _RunningJob:
+    """The driver's state: receipts on their way, rows of shards in flight, commits in flight."""
+
+    def __init__(self, job: Job, pools: Pools) -> None:
+        self._job = job
+        self._commit = commit_task(job.config)
+        self._ledger = Ledger({task.index: len(task.rows) for task in job.tasks if task.rows is not None})
+        self._shards_by_commit: dict[Any, str] = {}
+        self._worker_logs = WorkerLogs()
+        self._receipts = _Receipts(job, pools)
+        self._receipts_ended = False
+        self._watchdog = _Watchdog(job.config.stall_timeout_s)
+
+    def start(self) -> None:
+        """Begin to build and run the graph."""
+        self._receipts.start()
+        self._watchdog.saw_life()
+
+    def close(self) -> None:
+        """End the actor that holds the breadcrumbs."""
+        if self._receipts.trail is not None:
+            self._receipts.trail.close()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the graph has given its last receipt and no commit is in flight."""
+        return self._receipts_ended and not self._shards_by_commit
+
+    def take_receipts(self) -> Iterator[Staged]:
+        """Account for the receipts that have arrived, and start the commit of each shard that they complete."""
+        if self._receipts_ended:
+            return
+        receipts = self._receipts.next()
+        if receipts is None:
+            self._receipts_ended = True
+            return
+        for receipt in receipts:
+            self._watchdog.saw_life()
+            if receipt["rows"]:
+                yield Staged(len(receipt["rows"]), receipt["failed"])
+            complete = self._ledger.add(receipt)
+            if complete is not None:
+                self._start_commit(complete)
+
+    def _start_commit(self, staged: StagedShard) -> None:
+        task = self._job.tasks[staged.shard]
+        request = CommitRequest(
+            shard=task.shard,
+            attempt=self._job.attempt,
+            rows=staged.rows,
+            parts=staged.parts,
+            run_id=self._job.run_id,
+            fingerprint=self._job.fingerprint,
+            relabelled=task.rows,
+        )
+        self._shards_by_commit[self._commit.remote(self._job.output, request)] = task.shard.shard_id
+
+    def take_commits(self) -> Iterator[Committed]:
+        """Yield the commits that have ended. Once there are no more receipts to wait for, wait for commits a while."""
+        for committed in self._ended_commits(timeout_s=POLL_S if self._receipts_ended else 0.0):
+            self._watchdog.saw_life()
+            yield committed
+
+    def _ended_commits(self, timeout_s: float) -> Iterator[Committed]:
+        in_flight = list(self._shards_by_commit)
+        if not in_flight:
+            return
+        ended, _ = ray.wait(in_flight, num_returns=len(in_flight), timeout=timeout_s)
+        for commit in ended:
+            yield Committed(self._shards_by_commit.pop(commit), ray.get(commit))
+
+    def finish_commits(self, signals: Sequence[int]) -> Iterator[Committed]:
+        """After a signal: yield the commits in flight as they end, for SHUTDOWN_S or until a second signal arrives."""
+        log.warning(
+            "stopping; %d commits in flight may finish; a second signal ends them too", len(self._shards_by_commit)
+        )
+        deadline = time.monotonic() + SHUTDOWN_S
+        while self._shards_by_commit and time.monotonic() < deadline and len(signals) < 2:
+            yield from self._ended_commits(timeout_s=1.0)
+
+    def check_not_stalled(self) -> None:
+        """Raise StalledError, with what is known of the graph's state, if nothing has happened for the time-out."""
+        if self._watchdog.is_stalled(self._receipts.trail):
+            raise StalledError(self._diagnosis())
+
+    def check_complete(self) -> None:
+        """Raise RuntimeError if the graph has ended without receipts for all rows."""
+        if len(self._ledger):
+            raise RuntimeError(f"the pipeline ended with incomplete shards: {self._ledger.describe()}")
+
+    def _diagnosis(self) -> str:
+        trail = self._receipts.trail
+        working_on: Any = "unknown"
+        with observing("the diagnosis of rows at work"):
+            working_on = "nothing yet, the graph is being built" if trail is None else trail.describe() or "no rows"
+        stages = resources = "unknown"
+        with observing("the diagnosis of stages and resources"):
+            stages = "; ".join(map(str, stage_queues())) or "none running"
+            resources = f"{ray.available_resources()} of {ray.cluster_resources()}"
+        error = self._worker_logs.error()
+        return (
+            f"no row for {self._job.config.stall_timeout_s:g} s. Stages working on (shard/row): {working_on}; "
+            f"stages: {stages}; "
+            f"shards in flight: {self._ledger.describe() or 'none'}; "
+            f"commits in flight: {sorted(self._shards_by_commit.values()) or 'none'}; "
+            f"free resources: {resources}"
+            + ("" if error is None else f"; the last error in the logs of workers:\n{error}")
+        )
+
+
+class _Receipts(threading.Thread):
+    """Builds the graph and takes receipts out of it, so that the driver's loop never waits for long.
+
+    The thread builds the graph as well, because building runs tasks of Ray, which may wait without end. trail: None
+    until the graph is built.
     """
 
     def __init__(self, job: Job, pools: Pools) -> None:
@@ -65,11 +202,11 @@ class _Receipts(threading.Thread):
             for batch in batches:
                 self.queue.put(batch.to_pylist())
             self.queue.put(None)
-        except BaseException as error:  # noqa: BLE001 (handed over whole, and raised by the loop)
+        except BaseException as error:  # noqa: BLE001 (next() raises the error in the driver's thread)
             self.queue.put(error)
 
     def next(self) -> list[dict[str, Any]] | None:
-        """The next receipts, [] if there are none yet, None at the end; raises what the pipeline raised."""
+        """Return the next receipts, [] if none arrived within POLL_S, None at the end; raise what the graph raised."""
         try:
             item = self.queue.get(timeout=POLL_S)
         except queue.Empty:
@@ -80,18 +217,18 @@ class _Receipts(threading.Thread):
 
 
 class _Watchdog:
-    """Tells a pipeline that stands still from one whose workers die and begin again, which the quarantine ends."""
+    """Notices a graph that stands still. A graph whose workers die and start again does not; the quarantine ends it."""
 
     def __init__(self, timeout_s: float) -> None:
         self.timeout_s = timeout_s
         self.saw_life()
 
     def saw_life(self) -> None:
-        """Some row or commit was finished."""
+        """Note that a row or a commit was finished."""
         self.last_at = time.monotonic()
 
     def is_stalled(self, trail: RemoteTrail | None) -> bool:
-        """Whether there was no sign of life for the time-out; only then the breadcrumbs are asked for one."""
+        """Return whether the time-out has passed without a row, a commit or, asked of ``trail``, a batch begun."""
         if time.monotonic() - self.last_at <= self.timeout_s:
             return False
         if trail is None:
@@ -102,92 +239,3 @@ class _Watchdog:
             return True
         self.last_at = time.monotonic() - idle_s
         return idle_s > self.timeout_s
-
-
-def run_job(job: Job, pools: Pools) -> Iterator[Committed | Staged]:
-    """Run the graph over the job's tasks and commit every shard as it completes; yields what happened.
-
-    Ray must be running. Raises InterruptedRunError, StalledError, CommitError or what a stage raised; the output is
-    resumable in each case.
-    """
-    commit = commit_task(job.config)
-    ledger = Ledger({task.index: len(task.rows) for task in job.tasks if task.rows is not None})
-    waiting: dict[Any, str] = {}
-    with signals_collected() as received:
-        logs = WorkerLogs()
-        receipts = _Receipts(job, pools)
-        try:
-            receipts.start()
-            watchdog = _Watchdog(job.config.stall_timeout_s)
-            batch: list[dict[str, Any]] | None = []
-            while batch is not None or waiting:
-                if batch is not None:
-                    batch = receipts.next()
-                for receipt in batch or ():
-                    watchdog.saw_life()
-                    if receipt["rows"]:
-                        yield Staged(len(receipt["rows"]), receipt["failed"])
-                    complete = ledger.add(receipt)
-                    if complete is not None:
-                        request = _commit_request(job, complete)
-                        waiting[commit.remote(job.output, request)] = request.shard.shard_id
-                for committed in _finished(waiting, timeout_s=POLL_S if batch is None else 0.0):
-                    watchdog.saw_life()
-                    yield committed
-                if received:
-                    yield from _finish_in_flight(waiting, received)
-                    raise InterruptedRunError(received[0])
-                if watchdog.is_stalled(receipts.trail):
-                    raise StalledError(_diagnosis(job, ledger, waiting, receipts.trail, logs))
-        finally:
-            if receipts.trail is not None:
-                receipts.trail.close()
-    if len(ledger):
-        raise RuntimeError(f"the pipeline ended with incomplete shards: {ledger.describe()}")
-
-
-def _commit_request(job: Job, staged: StagedShard) -> CommitRequest:
-    task = job.tasks[staged.shard]
-    return CommitRequest(
-        shard=task.shard,
-        attempt=job.attempt,
-        rows=staged.rows,
-        parts=staged.parts,
-        run_id=job.run_id,
-        fingerprint=job.fingerprint,
-        relabelled=task.rows,
-    )
-
-
-def _finished(waiting: dict[Any, str], timeout_s: float) -> Iterator[Committed]:
-    if not waiting:
-        return
-    done, _ = ray.wait(list(waiting), num_returns=len(waiting), timeout=timeout_s)
-    for reference in done:
-        yield Committed(waiting.pop(reference), ray.get(reference))
-
-
-def _finish_in_flight(waiting: dict[Any, str], received: list[int]) -> Iterator[Committed]:
-    log.warning("stopping; %d commits in flight may finish; a second signal ends them too", len(waiting))
-    deadline = time.monotonic() + SHUTDOWN_S
-    while waiting and time.monotonic() < deadline and len(received) < 2:
-        yield from _finished(waiting, timeout_s=1.0)
-
-
-def _diagnosis(
-    job: Job, ledger: Ledger, waiting: Mapping[Any, str], trail: RemoteTrail | None, logs: WorkerLogs
-) -> str:
-    working_on: Any = "unknown"
-    with observing("the diagnosis of rows at work"):
-        working_on = "nothing yet, the graph is being built" if trail is None else trail.describe() or "no rows"
-    stages = resources = "unknown"
-    with observing("the diagnosis of stages and resources"):
-        stages = "; ".join(map(str, stage_queues())) or "none running"
-        resources = f"{ray.available_resources()} of {ray.cluster_resources()}"
-    error = logs.error()
-    return (
-        f"no row for {job.config.stall_timeout_s:g} s. Stages working on (shard/row): {working_on}; "
-        f"stages: {stages}; "
-        f"shards in flight: {ledger.describe() or 'none'}; commits in flight: {sorted(waiting.values()) or 'none'}; "
-        f"free resources: {resources}" + ("" if error is None else f"; the last error in the logs of workers:\n{error}")
-    )

@@ -1,4 +1,4 @@
-"""The driver's only state: which rows of the shards in flight are staged, and where."""
+"""Keeps count of the rows that are staged, shard by shard, until a shard is complete."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class _InFlight:
 
 @dataclass(frozen=True, slots=True)
 class StagedShard:
-    """A shard all of whose rows are staged. rows: how many there are; parts: staged files that hold them."""
+    """A shard whose rows are all staged. rows: how many rows; parts: the names of the staged files that hold them."""
 
     shard: int
     rows: int
@@ -24,10 +24,10 @@ class StagedShard:
 
 
 class Ledger:
-    """Adds up receipts until a shard is complete, then forgets it; grows with shards in flight, not with the data."""
+    """Adds up receipts until a shard is complete and then forgets it, so memory grows with shards in flight only."""
 
     def __init__(self, wanted: Mapping[int, int] | None = None) -> None:
-        """wanted: for shards of which only some rows were asked for, how many; all rows of every other shard."""
+        """wanted: how many rows are expected of shards that are labelled in part; all rows of other shards."""
         self._wanted = dict(wanted or {})
         self._in_flight: dict[int, _InFlight] = {}
 
@@ -35,7 +35,7 @@ class Ledger:
         return len(self._in_flight)
 
     def add(self, receipt: Mapping[str, Any]) -> StagedShard | None:
-        """Account for one receipt (schema RECEIPTS); returns the shard if this completes it."""
+        """Account for one receipt (schema RECEIPTS); return the shard if the receipt completes it."""
         shard = receipt["shard"]
         entry = self._in_flight.setdefault(shard, _InFlight())
         entry.rows.update(receipt["rows"])
@@ -52,5 +52,5 @@ class Ledger:
         return StagedShard(shard, expected, tuple(entry.parts))
 
     def describe(self) -> dict[int, str]:
-        """For a diagnosis: the shards in flight and how far each is."""
+        """Return how far each shard in flight is, for a diagnosis."""
         return {s: f"{len(e.rows)}/{'?' if e.total is None else e.total} rows" for s, e in self._in_flight.items()}

@@ -1,4 +1,4 @@
-"""How many actors of which size a run has: planned from the settings and the cluster, refused where it cannot fit."""
+"""Plans how many actors a run has and what each reserves, and refuses a plan that does not fit the machine."""
 
 from __future__ import annotations
 
@@ -21,23 +21,24 @@ class Pool:
 
     @property
     def threads(self) -> int:
-        """CPU threads an actor may use."""
+        """Return how many CPU threads an actor may use."""
         return max(1, int(self.cpus))
 
 
 @dataclass(frozen=True, slots=True)
 class Pools:
-    """The pools of a run; ``classify`` is None where one pool does both."""
+    """The pools of a run. ``classify`` is None if the pool ``propose`` does both."""
 
     propose: Pool
     classify: Pool | None
 
 
 def plan_pools(config: LabelConfig, cpus: float, gpus: float) -> Pools:
-    """Fill in what the configuration leaves open, for a cluster of that size.
+    """Plan the pools for a cluster of ``cpus`` and ``gpus``; the settings win where they say anything.
 
-    One fused actor a device (GPU, or CPU core where there is no GPU); split pools share the devices half and half.
-    All actors together reserve half of the CPUs: the rest is for reading, decoding and encoding.
+    A single pool gets one actor for each device: each GPU, or each CPU core if there are no GPUs. Two pools get half of
+    the devices each. All actors together reserve half of the CPUs; the rest is for reading, decoding and encoding.
+    Raises UsageError if the cluster is empty and the settings do not say how many actors there are.
     """
     sized_apart = (config.classify_actors, config.classify_cpus, config.classify_gpus)
     split = config.fuse == "off" or (config.fuse == "auto" and any(value is not None for value in sized_apart))
@@ -67,7 +68,7 @@ def plan_pools(config: LabelConfig, cpus: float, gpus: float) -> Pools:
 
 
 def check_fits(pools: Pools, config: LabelConfig, cpus: float, gpus: float) -> None:
-    """Raise UsageError if actors would leave no room for tasks: such a run would wait for ever."""
+    """Raise UsageError if the actors leave no room for tasks, since such a run would wait for ever."""
     both = [pool for pool in (pools.propose, pools.classify) if pool is not None]
     need_cpus = sum(pool.actors * pool.cpus for pool in both) + config.task_cpus
     need_gpus = sum(pool.actors * pool.gpus for pool in both)
@@ -84,7 +85,7 @@ def check_fits(pools: Pools, config: LabelConfig, cpus: float, gpus: float) -> N
 
 
 def local_size(config: LabelConfig) -> tuple[float, float] | None:
-    """CPUs and GPUs of the local Ray that :func:`start_ray` would start; None where it joins a running cluster."""
+    """Return the CPUs and GPUs of the local Ray that the run will start; None if it will join a running cluster."""
     if joins_running(config.address):
         return None
     if config.gpus is not None:

@@ -1,6 +1,6 @@
-"""Prometheus metrics of a run, through Ray: every node exports those of its workers; see docs/operations.md.
+"""Prometheus metrics of a run. Ray exports them on every node, for its workers; see docs/operations.md.
 
-No metric may end the work: whatever Ray refuses is logged once, and the work goes on.
+A metric never ends the work: the first error is logged, and the work goes on.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from maskmill.pipeline.stages.quarantine import Run
 from maskmill.pipeline.stages.rows import Row, Work
 
 CLASSES_COUNTED = 100
-"""Classes with a counter of their own, by their place in the vocabulary; all others share one called OTHER_CLASSES."""
+"""The first so many classes of the vocabulary have a counter each; all others share one, named OTHER_CLASSES."""
 OTHER_CLASSES = "(other)"
 TAG_LENGTH = 200
-"""Longer tags are cut, and end in a hash of the whole."""
+"""Longer tags are cut, and end in a hash of the whole text."""
 
 
 def tag_of(text: str) -> str:
-    """Return ``text`` as the tag of a metric: ASCII, which is all that Ray takes, different for different texts.
+    """Return ``text`` as the tag of a metric: different for different texts, and in ASCII, because Ray takes no other.
 
     Letters that are not ASCII, line breaks and backslashes become Python's escapes: "caf\\xe9".
     """
@@ -40,7 +40,7 @@ def tag_of(text: str) -> str:
 
 
 class StageMeter:
-    """Counts images and seconds of one stage in the process it is used in. Picklable; Ray adds node and worker."""
+    """Counts the images and seconds of one stage in one process. Picklable. Ray adds the tags of node and worker."""
 
     def __init__(self, stage: str) -> None:
         self.stage = stage
@@ -63,14 +63,14 @@ class StageMeter:
 
 
 class MeteredRun:
-    """A Run that is counted: how a stage with a quarantine around its work is metered."""
+    """Runs a stage's work through another Run, and counts images and seconds."""
 
     def __init__(self, stage: str, run: Run) -> None:
         self.meter = StageMeter(stage)
         self.run = run
 
     def __call__(self, rows: list[Row], work: Work) -> list[Row | BadImageError]:
-        """Apply ``run``."""
+        """Apply ``run`` to ``rows`` and ``work``."""
         started = time.perf_counter()
         results = self.run(rows, work)
         self.meter.add(len(rows), time.perf_counter() - started)
@@ -78,7 +78,7 @@ class MeteredRun:
 
 
 def metered_reading(read: Callable[[pa.Table], Iterator[pa.Table]]) -> Callable[[pa.Table], Iterator[pa.Table]]:
-    """``read`` (ShardTasks in, ENCODED tables out), counted as stage "read"."""
+    """Return ``read`` (ShardTasks in, ENCODED tables out), counted as stage "read"."""
     meter = StageMeter("read")
 
     def call(batch: pa.Table) -> Iterator[pa.Table]:
@@ -95,7 +95,7 @@ def metered_reading(read: Callable[[pa.Table], Iterator[pa.Table]]) -> Callable[
 
 
 def metered_encoding(encode: Callable[[pa.Table], pa.Table]) -> Callable[[pa.Table], pa.Table]:
-    """``encode`` (CLASSIFIED in, RECEIPTS out), counted as stage "encode"."""
+    """Return ``encode`` (CLASSIFIED in, RECEIPTS out), counted as stage "encode"."""
     meter = StageMeter("encode")
 
     def call(batch: pa.Table) -> pa.Table:
@@ -115,7 +115,7 @@ _RUN_METRICS = "the metrics of the run"
 
 
 class RunMeter:
-    """What the driver counts: results of commits, and what waits. No method raises."""
+    """The metrics of the driver: what was committed, and what is still to be done. No method raises."""
 
     def __init__(self, class_names: Sequence[str]) -> None:
         self.class_names = list(class_names)
@@ -152,7 +152,7 @@ class RunMeter:
         _add(self.bytes, bytes_written, direction="written")
 
     def waiting(self, shards_pending: int, images_staged: int) -> None:
-        """Say what is still to be done."""
+        """Set how much is still to be done."""
         with observing(_RUN_METRICS):
             self.shards_pending.set(shards_pending)
             self.images_staged.set(max(0, images_staged))

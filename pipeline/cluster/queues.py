@@ -1,7 +1,7 @@
-"""What waits in front of every stage of the running graph, for diagnoses and measurements.
+"""Reads what waits in front of every stage of the running graph, for diagnoses and measurements.
 
-Ray Data tells it to nobody but its own progress bars, so that this reads the running executor; the bounds on Ray's
-version in pyproject.toml and a test hold it to what it knows.
+Ray Data gives this to its progress bars only, so this module reads the internals of its executor. The bounds on Ray's
+version in pyproject.toml, and a test, guard against changes of these internals.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _running: weakref.WeakSet[StreamingExecutor] = weakref.WeakSet()
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StageQueue:
-    """A stage at one moment.
+    """The state of a stage at one moment.
 
-    queued_blocks, queued_bytes: made by the stage before and not yet taken. tasks: at work, or handed to an actor.
-    actors: alive; actors_starting: not alive yet, or again; both 0 for a stage of tasks.
+    queued_blocks, queued_bytes: output of the stage before that waits. tasks: running, or sent to an actor. actors:
+    alive. actors_starting: starting or restarting. Both are 0 for a stage that runs as tasks.
     """
 
     stage: str
@@ -37,10 +37,10 @@ class StageQueue:
 
     def __str__(self) -> str:
         waiting = f"{self.queued_blocks} blocks of {self.queued_bytes / 2**20:.1f} MiB queued"
-        own = f"{self.stage}: {waiting}, {self.tasks} tasks"
+        text = f"{self.stage}: {waiting}, {self.tasks} tasks"
         if self.actors or self.actors_starting:
-            own += f", {self.actors} actors alive, {self.actors_starting} starting"
-        return own
+            text += f", {self.actors} actors alive, {self.actors_starting} starting"
+        return text
 
 
 class _Remember(ExecutionCallback):
@@ -49,13 +49,13 @@ class _Remember(ExecutionCallback):
 
 
 def watch_queues(context: DataContext) -> None:
-    """Have the graphs that run in this process from now on answer :func:`stage_queues`."""
+    """Remember the graphs that run in this process from now on, so that :func:`stage_queues` can read them."""
     if _Remember not in context.custom_execution_callback_classes:
         context.custom_execution_callback_classes.append(_Remember)
 
 
 def stage_queues() -> Sequence[StageQueue]:
-    """The stages of the running graph in order; none where no graph runs."""
+    """Return the stages of the running graph in order; none if no graph runs."""
     return [
         _stage_queue(stages, state)
         for executor in list(_running)

@@ -1,4 +1,4 @@
-"""Sends a command to a Ray cluster as a job, follows its log and learns how it ended. Nothing runs here."""
+"""Sends a command to a Ray cluster as a job, follows the job's log, and reads its exit code."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from maskmill.pipeline.interruption import EXIT_SIGNAL
 
 POLL_S = 0.5
 STOP_GRACE_S = 60
-"""After a stop the job gets so long to finish its commits; then Ray kills it."""
+"""How long a stopped job may finish its commits before Ray kills it."""
 LOG_ATTEMPTS = 5
 EXIT_STOPPED = EXIT_SIGNAL + signal.SIGINT
 
 FOLDER = "job_folder"
-"""Where the working directory lies in the upload. Ray puts the upload's top first on the path of every process of the
-job, where a ``numpy.py`` or a ``model/`` of the user's would win over what is installed."""
+"""Where the working directory lies in the upload. It is not the top of the upload, because Ray puts that first on the
+import path of every process of the job: a ``numpy.py`` of the user would win over what is installed."""
 
-# Ray would send SIGTERM and wait 3 s. With SIGINT the run ends as by Ctrl-C, and it may finish what is in flight.
+# With SIGINT the run ends as after Ctrl-C and finishes its commits. Ray's default is SIGTERM, and SIGKILL after 3 s.
 JOB_ENVIRONMENT = {JOB_FOLDER: FOLDER, "RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_GRACE_S)}
 EXCLUDES = (
     ".git",
@@ -54,9 +54,10 @@ class SubmitError(RuntimeError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Submission:
-    """A job to be sent. working_dir: uploaded, without what ``excludes`` (patterns as in .gitignore) match.
+    """A job to be sent.
 
-    entrypoint: one shell command, run in the uploaded folder.
+    entrypoint: one shell command, run in the uploaded folder. working_dir: the folder to upload. excludes: patterns as
+    in .gitignore; files that match are not uploaded.
     """
 
     entrypoint: str
@@ -65,12 +66,12 @@ class Submission:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """Turn what Ray's client raises into SubmitError; it has no error class of its own. Network errors are OSErrors."""
+def _submit_errors() -> Iterator[None]:
+    """Turn the errors of Ray's client into SubmitError. The client raises RuntimeError, and OSError for the network."""
     try:
         yield
     except (OSError, RuntimeError, RayError) as error:
-        # Ray says that it could not connect; the cause, whether it was refused or distrusted.
+        # Ray's message says only that it could not connect; its cause says why.
         cause = error.__cause__ or error.__context__
         raise SubmitError(str(error) if cause is None else f"{str(error).rstrip('.')}: {cause}") from error
 
@@ -78,22 +79,22 @@ def _told() -> Iterator[None]:
 class Cluster:
     """The job server of a Ray cluster.
 
-    address: http(s)://head:8265, or what ray.init takes; None: from RAY_API_SERVER_ADDRESS or RAY_ADDRESS, else a Ray
-    on this machine. ca_file: certificate authority to check an https address against, None for the system's. Ray's own
-    client adds the token of RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token. Raises SubmitError, as does every
-    method.
+    address: http(s)://head:8265, or what ray.init takes; None for RAY_API_SERVER_ADDRESS or RAY_ADDRESS, else a Ray on
+    this machine. ca_file: certificate authority that an https address is checked against, None for the system's. Ray's
+    client adds the token of RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token. The constructor and every method
+    raise SubmitError.
     """
 
     def __init__(self, address: str | None, ca_file: Path | None = None) -> None:
         if address is not None:
-            # Ray lets its environment variables win over the argument; here what was typed wins.
+            # Ray prefers this variable to the argument, so set it: what the user typed must win.
             os.environ["RAY_API_SERVER_ADDRESS"] = address
-        with _told():
+        with _submit_errors():
             self.client = JobSubmissionClient(address, verify=True if ca_file is None else str(ca_file))
 
     def submit(self, submission: Submission) -> str:
-        """Upload the working directory and start the job; returns its id."""
-        with _told(), TemporaryDirectory() as upload:
+        """Upload the working directory and start the job; return the job's id."""
+        with _submit_errors(), TemporaryDirectory() as upload:
             Path(upload, FOLDER).symlink_to(submission.working_dir.resolve())
             return self.client.submit_job(
                 entrypoint=f"cd {FOLDER} && {submission.entrypoint}",
@@ -105,7 +106,7 @@ class Cluster:
             )
 
     def follow(self, job_id: str, write: Callable[[str], None]) -> int:
-        """Pass the job's log on as it grows, until the job ends; returns its exit code."""
+        """Pass the job's log to ``write`` as it grows, until the job ends; return the job's exit code."""
         written = 0
         for attempt in range(1, LOG_ATTEMPTS + 1):
             tail = _Tail(write, skip=written)
@@ -124,31 +125,31 @@ class Cluster:
             tail.add(chunk)
 
     def wait(self, job_id: str) -> int:
-        """Wait until the job has ended; returns its exit code."""
+        """Wait until the job has ended; return its exit code."""
         while True:
-            with _told():
+            with _submit_errors():
                 details = self.client.get_job_info(job_id)
             if details.status.is_terminal():
                 return exit_code(details)
             time.sleep(POLL_S)
 
     def stop(self, job_id: str) -> int:
-        """Ask the job to stop and wait until it has; what it committed stays. Returns its exit code."""
-        with _told():
+        """Ask the job to stop, and wait until it has ended; return its exit code. What it committed stays."""
+        with _submit_errors():
             self.client.stop_job(job_id)
         return self.wait(job_id)
 
 
 def in_upload(pattern: str) -> str:
-    """A pattern of .gitignore for the working directory, written for the upload, in which it lies one level down."""
+    """Return a .gitignore pattern of the working directory as a pattern of the upload, where it lies in FOLDER."""
     sign = "!" if pattern.startswith("!") else ""
     bare = pattern.removeprefix("!")
-    # A pattern with a slash before its end is anchored; any other matches at every level.
+    # A pattern with a slash before its end is relative to the top; any other pattern matches at every level.
     return f"{sign}/{FOLDER}/{bare.lstrip('/')}" if "/" in bare.rstrip("/") else pattern
 
 
 class _Tail:
-    """Passes on a log that begins anew after a lost connection, without what was passed on before."""
+    """Passes a log on. After a lost connection the log comes from its start again: ``skip`` characters are left out."""
 
     def __init__(self, write: Callable[[str], None], skip: int) -> None:
         self.write = write
@@ -164,14 +165,14 @@ class _Tail:
 
 
 def exit_code(details: JobDetails) -> int:
-    """The exit code of the job's command; Ray's own words for the end know only success, failure and stopped.
+    """Return the exit code of the job's command, EXIT_STOPPED if the job was stopped.
 
-    Raises SubmitError where the command never ran, or its node was lost.
+    Raises SubmitError if the command never ran, or its node was lost.
     """
     if details.status == JobStatus.STOPPED:
         return EXIT_STOPPED
     if details.driver_exit_code is None:
         raise SubmitError(f"job {details.submission_id} ended as {details.status.value}: {details.message}")
     code = int(details.driver_exit_code)
-    # A command ended by a signal has a negative code here; a shell would say 128 and the signal.
+    # Ray gives a negative code for a command that a signal ended; return 128 and the signal's number, as shells do.
     return code if code >= 0 else EXIT_SIGNAL - code

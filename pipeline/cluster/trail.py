@@ -1,4 +1,4 @@
-"""The way from a worker to the breadcrumbs of the run. Every worker imports this module: it must stay light."""
+"""Gives workers access to the breadcrumbs of the run. Every worker imports this module, so it must stay light."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DIAGNOSIS_TIMEOUT_S = 10.0
 
 
 class RemoteTrail:
-    """The run's breadcrumbs, kept by an actor that outlives the workers."""
+    """The breadcrumbs of the run, which an actor keeps, because the actor outlives the workers."""
 
     def __init__(self, actor: Any) -> None:
         self.actor = actor
@@ -23,7 +23,7 @@ class RemoteTrail:
         return ray.get(self.actor.begin.remote(keys, alone))
 
     def end(self, keys: Sequence[str]) -> None:
-        """See :meth:`Trail.end`; not waited for, since calls of one worker arrive in order."""
+        """See :meth:`Trail.end`. The call is not waited for, because calls of one worker arrive in order."""
         self.actor.end.remote(keys)
 
     def describe(self) -> dict[str, list[str]]:
@@ -35,7 +35,7 @@ class RemoteTrail:
         return ray.get(self.actor.idle_s.remote(), timeout=DIAGNOSIS_TIMEOUT_S)
 
     def close(self) -> None:
-        """End the actor: the run is over. A long-lived cluster session would otherwise keep one for each run."""
+        """End the actor when the run is over; a session with many runs would otherwise keep an actor for each."""
         ray.kill(self.actor)
 
     def overran(self, keys: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""Watches the size of the cluster during a run: what is there is what is paid for."""
+"""Measures the GPU and CPU time that the cluster offered during a run, used or not, since all of it is paid for."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class ClusterUsage(PeriodicSampler):
         self._sampled_at = time.monotonic()
 
     def run(self) -> None:
-        """Sample until told to stop, and once more then."""
+        """Sample until the block ends; an error ends the sampling and is logged."""
         self._sampled_at = time.monotonic()
         with observing("the cluster's usage"):
             super().run()
 
     def sample(self) -> None:
-        """Add what was there since the last sample."""
+        """Add the time since the last sample for every GPU and CPU of the cluster."""
         resources = ray.cluster_resources()
         now = time.monotonic()
         elapsed_s, self._sampled_at = now - self._sampled_at, now

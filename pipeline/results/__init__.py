@@ -1,1 +1,1 @@
-"""Reading a finished run back: rows, classes, status, totals, what to review."""
+"""Reads a run back: its rows, classes, status and totals, and the segments to review."""

@@ -1,1 +1,1 @@
-"""One labelling run from command to summary: plan, execute, record, add up."""
+"""One labelling run from command to summary: it is planned, executed, recorded and summed up."""

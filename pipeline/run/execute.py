@@ -1,10 +1,11 @@
-"""One labelling run: take the lease, label what is planned, add up."""
+"""Executes a plan: takes the lease, labels what is left to do, and finishes the run."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -19,14 +20,17 @@ from maskmill.pipeline.run.record import write_record
 from maskmill.pipeline.run.summary import RunResult, finish_run, read_result
 
 if TYPE_CHECKING:
+    from maskmill.model.spec import ModelSpec
     from maskmill.pipeline.cluster.driver import Committed
+    from maskmill.pipeline.cluster.flow import Job
+    from maskmill.pipeline.cluster.pools import Pools
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
 class Progress:
-    """How far this attempt is; images of shards done before do not count."""
+    """How far this attempt is. Images of shards that earlier attempts finished do not count."""
 
     shards_pending: int
     shards_done: int = 0
@@ -38,13 +42,13 @@ class Progress:
 
     @property
     def images_per_s(self) -> float:
-        """Mean rate since the start of the attempt."""
+        """Return the mean rate since labelling began."""
         elapsed_s = time.monotonic() - self.started_at
         return self.images / elapsed_s if elapsed_s > 0 else 0.0
 
     @property
     def eta_s(self) -> float | None:
-        """Seconds to go, from the share of shards done; None before the first one is."""
+        """Return the seconds to go, from the share of shards done; None before the first shard is done."""
         if not self.shards_done:
             return None
         elapsed_s = time.monotonic() - self.started_at
@@ -52,10 +56,11 @@ class Progress:
 
 
 def run_plan(plan: Plan, on_progress: Callable[[Progress], None]) -> RunResult:
-    """Label what the plan says and finish the run; with nothing to do and a summary in place, only read it.
+    """Label what the plan says and finish the run. With nothing to do and a summary in place, only read the summary.
 
-    Raises UsageError where a local Ray would be too small, LeaseHeldError where another attempt is writing to the
-    output, WorkersBrokenError where no worker can run anything, and what ``driver.run_job`` raises.
+    on_progress: called after every event. Raises UsageError if a local Ray would be too small, LeaseHeldError if
+    another attempt writes to the output, WorkersBrokenError if no worker can run anything, and what
+    ``driver.run_job`` raises.
     """
     if plan.up_to_date or (not plan.tasks and plan.changes is None):
         finished = read_result(plan.output)
@@ -73,7 +78,7 @@ def run_plan(plan: Plan, on_progress: Callable[[Progress], None]) -> RunResult:
         if plan.tasks:
             _label(plan, attempt, lease, progress, on_progress)
         lease.check_now()
-        # Every shard is committed: whatever lies in staging, of this attempt or a killed one, nobody needs.
+        # Every shard is committed, so nobody needs the staged files of this attempt or of killed ones.
         remove_orphans(plan.output, attempt.attempt)
         result = finish_run(plan, attempt)
         too_many = result.failed_share > plan.config.max_failed
@@ -85,7 +90,7 @@ def run_plan(plan: Plan, on_progress: Callable[[Progress], None]) -> RunResult:
 
 
 def _is_of_last_attempt(plan: Plan, finished: RunResult) -> bool:
-    """Whether nothing was committed since the summary was made, as a retry that was killed in between would have."""
+    """Return whether nothing was committed since the summary was written, for example by a retry that was killed."""
     if finished.summary["shards"] != len(plan.shard_ids):
         return False
     return not history.attempts_since(plan.output, finished.summary["attempt"])
@@ -103,9 +108,9 @@ def _attempt(plan: Plan) -> Attempt:
 
 
 def _nothing_to_do(plan: Plan, finished: RunResult) -> RunResult:
-    """The finished run as it stands; of an incremental run the history says that it looked.
+    """Return the finished run; an incremental run also adds an attempt with nothing new to the history.
 
-    An attempt that others took over from may have staged rows after the last one had tidied up.
+    The staging folder is emptied once more: an attempt that lost its lease may have staged rows after the run ended.
     """
     remove_orphans(plan.output, finished.summary["attempt"])
     if plan.changes is None:
@@ -127,24 +132,42 @@ def _check_size(plan: Plan) -> None:
 def _label(
     plan: Plan, attempt: Attempt, lease: LeaseKeeper, progress: Progress, on_progress: Callable[[Progress], None]
 ) -> None:
-    from maskmill.pipeline.cluster import driver, flow, prometheus, usage
+    """Run the graph over the plan's tasks; count what it stages and commits in ``progress`` and ``attempt``."""
+    from maskmill.pipeline.cluster import driver, prometheus
+
+    job, pools = _prepare(plan, attempt)
+    meter = prometheus.RunMeter(plan.vocabulary.names)
+    shard_bytes = {task.shard.shard_id: task.shard.size_bytes for task in plan.tasks}
+    progress.started_at = time.monotonic()
+    with _cost_measured(plan, attempt, progress):
+        for event in driver.run_job(job, pools):
+            lease.check()
+            if isinstance(event, driver.Staged):
+                progress.images += event.images
+                progress.failed += event.failed
+            else:
+                size_bytes = shard_bytes[event.shard_id]
+                _count(event, size_bytes, attempt, progress)
+                _log_commit(event, plan.config.max_failed)
+                meter.committed(event.result.added, size_bytes, event.result.bytes_written)
+            meter.waiting(len(plan.tasks) - progress.shards_done, progress.images - attempt.images)
+            with observing("the display of the progress"):
+                on_progress(progress)
+
+
+def _prepare(plan: Plan, attempt: Attempt) -> tuple[Job, Pools]:
+    """Start or join Ray, try a worker, choose the precision; return the job and the pools it runs in."""
+    from maskmill.pipeline.cluster import prepare
+    from maskmill.pipeline.cluster.flow import Job
     from maskmill.pipeline.cluster.pools import local_size, plan_pools
 
-    own_ray = local_size(plan.config) is not None
-    size = flow.start_ray(plan.config)
-    pools = plan_pools(plan.config, *size)
-    flow.check_workers(plan.config, own_ray=own_ray)
-    spec, record = plan.spec, plan.record
-    if spec.dtype == "auto":
-        if record.measured_dtype is None:
-            record = replace(record, measured_dtype=flow.measured_dtype(plan.config, spec, pools))
-            write_record(plan.output, record, plan.vocabulary)
-        assert record.measured_dtype is not None
-        spec = replace(spec, dtype=record.measured_dtype["dtype"])
-        log.info("precision: %s", record.measured_dtype)
-    job = flow.Job(
+    own_ray = local_size(plan.config) is not None  # asked before Ray starts: afterwards there is one to join
+    cpus, gpus = prepare.start_ray(plan.config)
+    pools = plan_pools(plan.config, cpus, gpus)
+    prepare.check_workers(plan.config, own_ray=own_ray)
+    job = Job(
         config=plan.config,
-        spec=spec,
+        spec=_with_dtype(plan, pools),
         vocabulary=plan.vocabulary,
         output=plan.output,
         tasks=plan.tasks,
@@ -152,24 +175,32 @@ def _label(
         attempt=attempt.attempt,
         fingerprint=plan.record.digest,
     )
-    sizes = {task.shard.shard_id: task.shard.size_bytes for task in plan.tasks}
-    meter = prometheus.RunMeter(plan.vocabulary.names)
-    progress.started_at = time.monotonic()
-    cluster = usage.ClusterUsage()
+    return job, pools
+
+
+def _with_dtype(plan: Plan, pools: Pools) -> ModelSpec:
+    """Return the model's specification; --dtype auto becomes the fastest precision, measured once in a run's life."""
+    from maskmill.pipeline.cluster import prepare
+
+    if plan.spec.dtype != "auto":
+        return plan.spec
+    measured = plan.record.measured_dtype
+    if measured is None:
+        measured = prepare.measured_dtype(plan.config, plan.spec, pools)
+        write_record(plan.output, replace(plan.record, measured_dtype=measured), plan.vocabulary)
+    log.info("precision: %s", measured)
+    return replace(plan.spec, dtype=measured["dtype"])
+
+
+@contextmanager
+def _cost_measured(plan: Plan, attempt: Attempt, progress: Progress) -> Iterator[None]:
+    """Measure what the cluster offers during the body, and set the attempt's cost at its end, after an error too."""
+    from maskmill.pipeline.cluster.usage import ClusterUsage
+
+    cluster = ClusterUsage()
     try:
         with cluster:
-            for event in driver.run_job(job, pools):
-                lease.check()
-                if isinstance(event, driver.Staged):
-                    progress.images += event.images
-                    progress.failed += event.failed
-                else:
-                    progress.bytes_read += sizes[event.shard_id]
-                    _count(event, plan.config.max_failed, attempt, progress)
-                    meter.committed(event.result.added, sizes[event.shard_id], event.result.bytes_written)
-                meter.waiting(len(plan.tasks) - progress.shards_done, progress.images - attempt.images)
-                with observing("the display of the progress"):
-                    on_progress(progress)
+            yield
     finally:
         attempt.cost = cost_of(
             gpu_seconds=cluster.gpu_seconds,
@@ -181,19 +212,22 @@ def _label(
         )
 
 
-def _count(event: Committed, max_failed: float, attempt: Attempt, progress: Progress) -> None:
-    shard_id, result = event.shard_id, event.result
+def _count(event: Committed, size_bytes: int, attempt: Attempt, progress: Progress) -> None:
     progress.shards_done += 1
-    progress.bytes_written += result.bytes_written
+    progress.bytes_read += size_bytes
+    progress.bytes_written += event.result.bytes_written
     attempt.shards_done += 1
-    attempt.images += result.added.images
-    attempt.failed += result.added.failed
-    note = log.warning if result.failed > max_failed * result.images else log.info
-    note("committed %s: %d images, %d failed", shard_id, result.images, result.failed, extra={"shard": shard_id})
+    attempt.images += event.result.added.images
+    attempt.failed += event.result.added.failed
+
+
+def _log_commit(event: Committed, max_failed: float) -> None:
+    """Log the shard, as a warning if more than ``max_failed`` of its images failed, and each failed image."""
+    shard_id, result = event.shard_id, event.result
+    level = logging.WARNING if result.failed > max_failed * result.images else logging.INFO
+    extra = {"shard": shard_id}
+    log.log(level, "committed %s: %d images, %d failed", shard_id, result.images, result.failed, extra=extra)
     for failure in result.failures:
         log.info(
-            "failed in %s: %s",
-            failure["stage"],
-            failure["error_class"],
-            extra={"shard": shard_id, "image": failure["image_id"]},
+            "failed in %s: %s", failure["stage"], failure["error_class"], extra={**extra, "image": failure["image_id"]}
         )

@@ -1,1 +1,1 @@
-"""What a worker does with rows: read, decode, propose and name, encode; without Ray."""
+"""The stages of a labelling job: read, decode, propose, classify, encode. They work on tables of rows, without Ray."""

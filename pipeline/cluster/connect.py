@@ -49,8 +49,8 @@ def connect(
     """
     own_ray = not joins_running(address)
     if not ray.is_initialized():
-        # Keep the thread, because the processes of a local Ray end with the thread that started them. Starting Ray outside
-        # of the main thread also keeps Ray from replacing the handler of SIGTERM.
+        # Keep the thread, because the processes of a local Ray end with the thread that started them. Ray is started
+        # outside of the main thread, because there it would replace the handler of SIGTERM.
         attended(
             lambda: _connect(address, object_store_bytes, cpus, gpus, log_to_driver),
             timeout_s=min(timeout_s, OWN_RAY_ANSWERS_S) if own_ray else timeout_s,

@@ -1,4 +1,4 @@
-"""The second stage: encoded images become pixels, resized for the model. Needs no PyTorch."""
+"""The decode stage: encoded images become pixels, resized for the model. It needs no PyTorch."""
 
 from __future__ import annotations
 
@@ -14,9 +14,14 @@ from maskmill.pipeline.stages.guard import run_guarded
 from maskmill.pipeline.stages.quarantine import Run, no_quarantine
 from maskmill.pipeline.stages.rows import DECODED, Row, transform
 
+DECODED_TABLE_BYTES = 32 * 2**20
+"""Bytes of pixels in one table; a task holds them about three times: as arrays, as rows and as a table."""
+USUAL_ASPECT = 2
+"""Long side by short side of nearly all photographs. The few that are longer make a table a little too large."""
+
 
 class DecodeStage:
-    """Encoded images in, RGB pixels resized for the model out."""
+    """Takes encoded images, and yields RGB pixels resized for the model."""
 
     def __init__(self, how: Decoding, short_side: int | None, max_long_side: int, run: Run = no_quarantine) -> None:
         self.run = run
@@ -25,12 +30,12 @@ class DecodeStage:
         self.max_long_side = max_long_side
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
-        """ENCODED -> DECODED, in tables of about DECODED_TABLE_BYTES, however small the images were when encoded."""
+        """Turn a table ENCODED into tables DECODED of at most about DECODED_TABLE_BYTES."""
         for part in self._parts(batch):
             yield transform(part, DECODED, lambda rows: run_guarded(rows, self._decode, "decode"), self.run)
 
     def _parts(self, batch: pa.Table) -> Iterator[pa.Table]:
-        """Cut a batch so that the pixels of each part are about as many as a table may hold; one image at least."""
+        """Cut a batch into parts of one image or more, whose pixels take at most about DECODED_TABLE_BYTES."""
         start = size = 0
         for index in range(batch.num_rows):
             pixels = self._pixel_bytes(batch["data"][index])
@@ -41,7 +46,7 @@ class DecodeStage:
         yield batch.slice(start)
 
     def _pixel_bytes(self, data: pa.Scalar) -> int:
-        """Return how many bytes of pixels an image will be, at most; 0 for rows without one."""
+        """Return the most bytes of pixels that an image will usually take; 0 for rows without an image."""
         if not data.is_valid:
             return 0
         if self.short_side is not None:
@@ -73,11 +78,3 @@ class DecodeStage:
         if self.short_side is None:
             return height, width
         return output_size(height, width, self.short_side, self.max_long_side)
-
-
-DECODED_TABLE_BYTES = 32 * 2**20
-"""Decoded images handed over at once; a task holds them about three times: as arrays, as rows and as a table."""
-
-
-USUAL_ASPECT = 2
-"""Photographs are hardly longer than this many times their short side; a few that are do not matter."""

@@ -1,4 +1,4 @@
-"""The last stage: segment maps become rows of the labels table, parts go to staging, receipts to the driver."""
+"""The encode stage: segment maps become rows of labels, written to staging; the driver gets a receipt for them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ RECEIPTS = pa.schema(
         ("part", pa.string()),
     ]
 )
-"""One receipt per shard and batch. part: staged files, without folder and ending; total: from an end mark."""
+"""One receipt for each shard of a batch. rows: the rows of the shard that are staged now. failed: how many of these
+failed. total: how many rows the shard has, from its end mark, else null. part: name of the staged files, without folder
+and ending; null if only the end mark was in the batch."""
 
 
 SEGMENT_COLUMNS = ("class_ids", "scores", "stability", "agreement", "objectness", "margin")
@@ -34,14 +36,14 @@ SEGMENT_COLUMNS = ("class_ids", "scores", "stability", "agreement", "objectness"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Thresholds:
-    """Segments below any of these are left unlabelled rather than labelled wrong. area: pixels of the image."""
+    """A segment below one of these values is left unlabelled. score, stability: 0..1. area: in pixels of the image."""
 
     score: float = 0.0
     stability: float = 0.0
     area: int = 0
 
     def accept(self, row: Row, geometry: SegmentGeometry, at: int) -> bool:
-        """Whether segment ``at`` of the row is good enough."""
+        """Return whether segment ``at`` of the row reaches all thresholds."""
         return (
             row["scores"][at] >= self.score
             and row["stability"][at] >= self.stability
@@ -50,7 +52,7 @@ class Thresholds:
 
 
 class EncodeStage:
-    """CLASSIFIED in, RECEIPTS out; writes ``_staging/<attempt>/{labels,errors}/<part>.parquet``."""
+    """Takes CLASSIFIED, yields RECEIPTS; writes ``_staging/<attempt>/{labels,errors}/<part>.parquet``."""
 
     def __init__(
         self,
@@ -67,7 +69,7 @@ class EncodeStage:
         self.class_names = list(class_names)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """Encode and stage one batch; rows of different shards go to different parts."""
+        """Encode and stage one batch; each shard in it gets a part and a receipt."""
         by_shard: dict[int, list[Row]] = {}
         for row in batch.to_pylist():
             by_shard.setdefault(row["shard"], []).append(row)
@@ -127,7 +129,7 @@ class EncodeStage:
 
 
 def labels_table(rows: Sequence[Row]) -> pa.Table:
-    """Rows of the labels as a table of chunks that hold less than the 2 GiB of text which Arrow's arrays can."""
+    """Return rows as a table (schema LABELS) in chunks of about ROW_GROUP_BYTES; an Arrow array holds at most 2 GiB."""
     chunks: list[list[Row]] = [[]]
     size = 0
     for row in rows:

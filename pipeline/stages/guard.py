@@ -1,4 +1,4 @@
-"""How a stage meets an exception: a batch is halved until only the row at fault fails."""
+"""Finds the row that makes a batch fail: the batch is halved until only the row at fault fails."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from maskmill.pipeline.storage import files
 log = logging.getLogger(__name__)
 
 MEMORY_PAUSES_S = (0.5, 2.0, 8.0)
-"""Before further attempts at a row for which the device had no memory; actors that share one use it by turns."""
+"""Pauses before the next attempts at a row for which the device had no memory: other actors may share the device."""
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 def run_guarded(items: Sequence[T], work: Callable[[Sequence[T]], Sequence[R]], stage: str) -> list[R | BadImageError]:
-    """Apply ``work`` to ``items``; entries whose data make it fail come back as BadImageError, the rest as results.
+    """Return the results of ``work``, with a BadImageError in place of each item whose data make it fail.
 
-    A failing batch is bisected. GPU memory exhaustion halves the batch as well, but never becomes a row's error: a
-    single row is tried again after growing pauses, for others may share the device, and then it is raised. Network and
-    permission errors are raised as they are.
+    A batch that fails is halved, and each half is run again. If the device has no memory left, the batch is halved too,
+    but this never becomes the error of a row: a single row is tried again after growing pauses, because other actors
+    may share the device, and then the exception is raised. Network and permission errors are raised at once.
     """
     try:
         results = _work(items, work)
@@ -57,12 +57,12 @@ def _work(items: Sequence[T], work: Callable[[Sequence[T]], Sequence[R]]) -> lis
 
 
 def _not_the_data(error: Exception) -> bool:
-    # What a decoder raised is kept as the cause of a bad image, and may look like a broken connection.
+    # Check this first: the cause of a BadImageError is what a decoder raised, and may look like a broken connection.
     if isinstance(error, BadImageError):
         return False
     return files.is_transient(error) or files.is_permission(error)
 
 
 def _is_device_memory(error: Exception) -> bool:
-    # By name, so that stages without a model need not import PyTorch.
+    # Compare names, so that stages without a model need not import PyTorch.
     return any(f"{kind.__module__}.{kind.__name__}" == "torch.OutOfMemoryError" for kind in type(error).__mro__)

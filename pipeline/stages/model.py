@@ -1,4 +1,4 @@
-"""The stages that run the model: pixels become proposals, those become named segments; scheduling is in flow.py."""
+"""The stages that run the model: pixels become proposals, and proposals become named segments."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def _images(rows: Sequence[Row]) -> list[np.ndarray]:
 
 
 def _limit_threads(threads: int) -> None:
-    # Several actors share a node; each must keep to the CPUs it reserved or they slow each other down.
+    # Several actors share a node, and slow each other down unless each keeps to the CPUs that it reserved.
     torch.set_num_threads(max(1, threads))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StageModel:
-    """What an actor needs to load its part of the model: plain values, so that each machine loads for itself."""
+    """What an actor needs to load its part of the model. These are plain values, so each actor loads its weights."""
 
     spec: ModelSpec
     vocabulary: Vocabulary
@@ -43,17 +43,17 @@ class StageModel:
     storage_option: Mapping[str, Any]
 
     def proposer(self) -> ProposalSource:
-        """Load the proposing half."""
+        """Load the part that proposes segments."""
         return load_proposer(loadable_spec(self.spec, self.storage_option))
 
     def classifier(self) -> Classifier:
-        """Load the classifying half."""
+        """Load the part that classifies segments."""
         spec = loadable_spec(self.spec, self.storage_option)
         return load_classifier(spec, self.vocabulary, cache_directory() / "text")
 
 
 class ProposeStage:
-    """Pixels in, class-agnostic proposals out. Weights load once, when the actor starts."""
+    """Turns pixels into class-agnostic proposals. The weights are loaded once, when the actor starts."""
 
     def __init__(self, model: StageModel, threads: int, run: Run = no_quarantine) -> None:
         _limit_threads(threads)
@@ -61,20 +61,20 @@ class ProposeStage:
         self.proposer = model.proposer()
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """DECODED -> PROPOSED."""
+        """Turn a table DECODED into a table PROPOSED."""
         return transform(batch, PROPOSED, lambda rows: run_guarded(rows, self._propose, "propose"), self.run)
 
     def _propose(self, rows: Sequence[Row]) -> list[Row]:
         proposals = self.proposer(_images(rows), independent=True)
         kept = ("width", "height", "pixel_width", "pixel_height", "pixels")
         return [
-            {**{name: row[name] for name in kept}, "proposals": pack_proposals(own)}
-            for row, own in zip(rows, proposals, strict=True)
+            {**{name: row[name] for name in kept}, "proposals": pack_proposals(found)}
+            for row, found in zip(rows, proposals, strict=True)
         ]
 
 
 class ClassifyStage:
-    """Pixels and proposals in, the named segments' map out. Text embeddings are made once, when the actor starts."""
+    """Turns pixels and proposals into a map of named segments. Text embeddings are made once, when the actor starts."""
 
     def __init__(self, model: StageModel, threads: int, run: Run = no_quarantine) -> None:
         _limit_threads(threads)
@@ -83,24 +83,25 @@ class ClassifyStage:
         self.describe = describe_queries if model.segments == "query" else describe_classes
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """PROPOSED -> CLASSIFIED."""
+        """Turn a table PROPOSED into a table CLASSIFIED."""
         return transform(batch, CLASSIFIED, lambda rows: run_guarded(rows, self._classify, "classify"), self.run)
 
     def _classify(self, rows: Sequence[Row]) -> list[Row]:
         return self.name_segments(rows, [unpack_proposals(row["proposals"]) for row in rows])
 
     def name_segments(self, rows: Sequence[Row], proposals: Sequence[Proposals]) -> list[Row]:
-        """Classify ``proposals`` of the images in ``rows`` and describe what came out, at original size."""
+        """Classify the ``proposals`` of the images in ``rows``; return columns of CLASSIFIED, at original size."""
         sizes = [(row["height"], row["width"]) for row in rows]
         results = self.classifier(_images(rows), proposals, sizes, independent=True)
         described = (self.describe(result) for result in results)
         return [
-            {"width": width, "height": height, **own} for (height, width), own in zip(sizes, described, strict=True)
+            {"width": width, "height": height, **segments}
+            for (height, width), segments in zip(sizes, described, strict=True)
         ]
 
 
 class SegmentStage:
-    """Propose and classify in one actor: nothing but pixels travels, and proposals keep full precision."""
+    """Proposes and classifies in one actor, so that proposals need not travel and keep their full precision."""
 
     def __init__(self, model: StageModel, threads: int, run: Run = no_quarantine) -> None:
         self.run = run
@@ -108,34 +109,34 @@ class SegmentStage:
         self.proposer = model.proposer()
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """DECODED -> CLASSIFIED."""
+        """Turn a table DECODED into a table CLASSIFIED."""
         return transform(batch, CLASSIFIED, self._segment, self.run)
 
     def _segment(self, rows: list[Row]) -> list[Row | BadImageError]:
         proposed = run_guarded(rows, self._propose, "propose")
-        good = [(row, own) for row, own in zip(rows, proposed, strict=True) if not isinstance(own, BadImageError)]
+        good = [(row, found) for row, found in zip(rows, proposed, strict=True) if not isinstance(found, BadImageError)]
         named = iter(run_guarded(good, self._name, "classify"))
-        return [own if isinstance(own, BadImageError) else next(named) for own in proposed]
+        return [found if isinstance(found, BadImageError) else next(named) for found in proposed]
 
     def _propose(self, rows: Sequence[Row]) -> list[Proposals]:
         return self.proposer(_images(rows), independent=True)
 
     def _name(self, pairs: Sequence[tuple[Row, Proposals]]) -> list[Row]:
-        return self.classify.name_segments([row for row, _ in pairs], [own for _, own in pairs])
+        return self.classify.name_segments([row for row, _ in pairs], [found for _, found in pairs])
 
 
 Describe = Callable[[Segmentation], dict[str, Any]]
 
 
 def describe_classes(result: Segmentation) -> dict[str, Any]:
-    """One segment per class that has pixels; quality figures are those of the query that gives most to it."""
+    """Return one segment for each class that has pixels, with the quality figures of the query that gave it most."""
     values = np.unique(result.label_map)
     classes = [int(value) for value in values if value != UNLABELLED]
     return _describe(result, result.label_map, classes, classes, [int(result.class_queries[c]) for c in classes])
 
 
 def describe_queries(result: Segmentation) -> dict[str, Any]:
-    """One segment per accepted query that has pixels, named by its best class."""
+    """Return one segment for each accepted query that has pixels, with the name of its best class."""
     if result.query_map is None:
         raise RuntimeError("the classifier was not asked for query segments")
     queries = [int(value) for value in np.unique(result.query_map) if value != UNLABELLED]

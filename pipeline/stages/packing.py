@@ -1,4 +1,4 @@
-"""Proposals as bytes, for the way between two actor pools: half-precision masks, everything else as it is."""
+"""Turns proposals into bytes for the way between two actor pools, with masks and probabilities in half precision."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SIZES = "sizes"
 
 
 def pack_proposals(proposals: Proposals) -> bytes:
-    """Serialise for transport; mask logits and class probabilities are rounded to float16 (relative error < 0.05 %)."""
+    """Return bytes; mask logits and class probabilities are rounded to float16 (relative error < 0.05 %)."""
     tensors = {"mask_logits": proposals.mask_logits.to(torch.float16)}
     if proposals.class_probabilities is not None:
         tensors["class_probabilities"] = proposals.class_probabilities.to(torch.float16)
@@ -27,7 +27,7 @@ def pack_proposals(proposals: Proposals) -> bytes:
 
 
 def unpack_proposals(data: bytes) -> Proposals:
-    """The inverse of :func:`pack_proposals`, all tensors float32 on the CPU."""
+    """Return the proposals of :func:`pack_proposals`; all tensors are float32 on the CPU."""
     tensors = {name: tensor.float() for name, tensor in safetensors.torch.load(data).items()}
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     image_size, padded_size = json.loads(header["__metadata__"][_SIZES])

@@ -1,8 +1,8 @@
-"""Rows that kill or hang their worker: found by breadcrumbs, tried alone, and then kept away from every model.
+"""Finds rows that kill or hang their worker, and turns them into errors.
 
-Before a batch a worker leaves a breadcrumb for each row with an actor that outlives it (:class:`Trail`); finishing the
-batch clears them. Rows found with an unfinished breadcrumb twice are run one by one; a row that takes its worker with
-it twice while alone becomes an error and is never run again.
+Before a batch, a worker leaves a breadcrumb for each row with an actor that outlives the worker (:class:`Trail`), and
+clears the breadcrumbs after the batch. A breadcrumb that is found there before a batch means that a worker died with
+the row. A row found twice is run alone from then on; a row that kills its worker twice while alone becomes an error.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from maskmill.pipeline.errors import BadImageError
 from maskmill.pipeline.stages.rows import Row, Work
 
 DEATHS_TOGETHER = 2
+"""A row whose worker died this often in a batch with others is run alone."""
 DEATHS_ALONE = 2
+"""A row whose worker died this often while the row ran alone becomes an error."""
 DESCRIBED_ROWS = 20
 EXIT_OVERRAN = 113
 """Exit code of a worker that ended itself because a batch ran past its time-out."""
@@ -31,7 +33,7 @@ EXIT_OVERRAN = 113
 
 @dataclass(slots=True)
 class History:
-    """How often a row's worker died: in a batch with others, and alone; whether the last death was a time-out."""
+    """How often a row's worker died, in a batch with others and alone, and whether the last death was a time-out."""
 
     together: int = 0
     alone: int = 0
@@ -45,14 +47,14 @@ class _Crumb:
 
 
 class TooManyDeathsError(RuntimeError):
-    """Workers died more often than rows alone can explain."""
+    """Workers died more often than bad rows can explain."""
 
 
 @dataclass(slots=True)
 class Trail:
-    """The breadcrumbs of a run. Holds open ones and the histories of suspects only, so it stays small.
+    """The breadcrumbs of a run. It holds open breadcrumbs and the histories of suspects only, so it stays small.
 
-    Ray restarts workers without end; max_deaths bounds it.
+    max_deaths: the limit on deaths of workers, because Ray restarts workers without limit.
     """
 
     max_deaths: int = 1000
@@ -62,7 +64,7 @@ class Trail:
     suspects: dict[str, History] = field(default_factory=dict)
 
     def begin(self, keys: Sequence[str], alone: bool) -> list[History]:
-        """Leave a breadcrumb for each key; one that lies there already means that its worker died.
+        """Leave a breadcrumb for each key, and return the histories. A key that has one already lost its worker.
 
         Raises TooManyDeathsError beyond ``max_deaths``.
         """
@@ -85,16 +87,16 @@ class Trail:
         return self.suspects.get(key, History())
 
     def end(self, keys: Sequence[str]) -> None:
-        """Clear the breadcrumbs; the histories stay, for a row may kill only now and then."""
+        """Clear the breadcrumbs. The histories stay, because a row may kill its worker only sometimes."""
         for key in keys:
             self.open.pop(key, None)
 
     def idle_s(self) -> float:
-        """Seconds since a batch was last begun, infinite before the first."""
+        """Return the seconds since a batch was last begun, infinite before the first."""
         return time.monotonic() - self.begun_at
 
     def describe(self) -> dict[str, list[str]]:
-        """What is being worked on: for each stage some of its open rows, as "shard/row"."""
+        """Return what is being worked on: for each stage some of its open rows, as "shard/row"."""
         described: dict[str, list[str]] = {}
         for key in self.open:
             stage, _, row = key.partition("/")
@@ -109,7 +111,7 @@ class Trail:
 
 
 class TrailClient(Protocol):
-    """What a worker needs of the trail; calls return when the trail has taken them in."""
+    """What a worker uses of the trail. A breadcrumb is in the trail when ``begin`` or ``overran`` returns."""
 
     def begin(self, keys: Sequence[str], alone: bool) -> list[History]:
         """See :meth:`Trail.begin`."""
@@ -124,9 +126,9 @@ class TrailClient(Protocol):
 class Quarantine:
     """Runs a stage's work on rows under breadcrumbs, a time-out and a memory limit.
 
-    timeout_s: per batch, and per row once rows run alone. memory_bytes: how much the worker process may take beyond
-    what it has at its first batch, weights included; what needs more fails with MemoryError instead of endangering the
-    node. None for no limit.
+    timeout_s: for a batch, and for a row that runs alone. memory_bytes: how much memory the worker process may take
+    beyond what it has at its first batch, when the weights are loaded; a row that needs more fails with MemoryError
+    instead of endangering the node. None for no limit.
     """
 
     def __init__(self, trail: TrailClient, stage: str, timeout_s: float, memory_bytes: int | None = None) -> None:
@@ -136,7 +138,7 @@ class Quarantine:
         self.memory_bytes = memory_bytes
 
     def __call__(self, rows: list[Row], work: Work) -> list[Row | BadImageError]:
-        """Apply ``work`` to ``rows``; known killers come back as errors without being run."""
+        """Apply ``work`` to ``rows``; rows known to kill their worker are not run and come back as errors."""
         if self.memory_bytes is not None:
             limit_memory(self.memory_bytes)
         keys = [f"{self.stage}/{row['shard']}/{row['row']}" for row in rows]
@@ -164,7 +166,7 @@ class Quarantine:
     @contextmanager
     def _time_limit(self, keys: list[str]) -> Iterator[None]:
         def give_up() -> None:
-            # Native code cannot be interrupted from within its process: only the process can end.
+            # End the process, because native code cannot be interrupted from within its process.
             self.trail.overran(keys)
             os._exit(EXIT_OVERRAN)
 
@@ -179,9 +181,11 @@ class Quarantine:
 
 @cache
 def limit_memory(more_bytes: int) -> None:
-    """Let this process take so much memory more than it has now, once; allocations beyond fail with MemoryError.
+    """Let this process take ``more_bytes`` beyond what it has now; larger allocations fail with MemoryError.
 
-    Counted is address space, most of which a Ray worker reserves and never uses: over a gigabyte from the start.
+    Only the first call in a process sets the limit. RLIMIT_DATA limits private writable address space, of which a Ray
+    worker reserves over a gigabyte at its start without using it; so the limit is set relative to VmData, the kernel's
+    figure for the same space. psutil has no such figure: its ``data`` counts the stack as well.
     """
     status = Path("/proc/self/status").read_text()
     taken_kib = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmData:"))
@@ -194,5 +198,5 @@ Run = Callable[[list[Row], Work], list[Row | BadImageError]]
 
 
 def no_quarantine(rows: list[Row], work: Work) -> list[Row | BadImageError]:
-    """Run ``work`` as it is: for using a stage without Ray."""
+    """Run ``work`` without a quarantine, for a stage that is used without Ray."""
     return list(work(rows))

@@ -1,4 +1,4 @@
-"""The stages before the model: shards become rows of encoded images, those become pixels. Needs no PyTorch."""
+"""The read stage: shards become rows of encoded images. It needs no PyTorch."""
 
 from __future__ import annotations
 
@@ -15,15 +15,19 @@ from maskmill.pipeline.stages.rows import ENCODED, META, Row, failed
 from maskmill.pipeline.stages.shard_quarantine import PlainReading, ShardReading
 
 DAMAGED_SHARD = "damaged_shard"
-"""Error class of the one row that stands for all that could not be read of a broken archive."""
+"""Error class of the row that stands for the unreadable rest of a damaged archive."""
 READ_TABLE_ROWS = 96
 READ_TABLE_BYTES = 4 * 2**20
-"""A table is a task of decoding. Measured on two cores: 96 rows of 128 pixels make the job 3 % faster than 32 do."""
+"""Each table becomes a decode task. Measured on two cores: tables of 96 images of 128 pixels make the job 3 % faster
+than tables of 32."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardTask:
-    """One shard still to be done. attempts: the only rows wanted and how often each was tried; None means all rows."""
+    """One shard to be labelled. index: its place in the run's list of tasks.
+
+    attempts: the rows to be labelled, and how often each was tried before; None for all rows.
+    """
 
     index: int
     shard: Shard
@@ -31,12 +35,12 @@ class ShardTask:
 
     @property
     def rows(self) -> tuple[int, ...] | None:
-        """The only rows wanted, None for all."""
+        """Return the rows to be labelled, None for all."""
         return None if self.attempts is None else tuple(sorted(self.attempts))
 
 
 class ReadStage:
-    """Shard tasks in, encoded images out in tables of bounded rows and bytes, each shard closed by its end mark."""
+    """Takes shard tasks, and yields tables of encoded images, bounded in rows and bytes; a shard ends with an end mark."""
 
     def __init__(
         self,
@@ -49,7 +53,7 @@ class ReadStage:
         self.quarantine = quarantine
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
-        """batch: column ``task`` of pickled ShardTask; yields tables of schema ENCODED."""
+        """Read the shards of a batch (column ``task`` of pickled ShardTasks), and yield tables ENCODED."""
         for pickled in batch["task"].to_pylist():
             task: ShardTask = pickle.loads(pickled)  # noqa: S301 (pickled by this run itself)
             reading = PlainReading() if self.quarantine is None else self.quarantine(task.index, task.shard)
@@ -59,7 +63,7 @@ class ReadStage:
                 block.append(row)
                 size += len(row.get("data") or b"")
                 if len(block) >= READ_TABLE_ROWS or size >= READ_TABLE_BYTES:
-                    # Ray runs the next stage in this process; what that does to it is not the reader's doing.
+                    # Ray runs the next stage in this process during the yield; the reader must not be blamed for it.
                     reading.pause()
                     yield pa.Table.from_pylist(block, schema=ENCODED)
                     block, size = [], 0
@@ -67,7 +71,7 @@ class ReadStage:
                 yield pa.Table.from_pylist(block, schema=ENCODED)
 
     def records(self, shard: Shard) -> Iterator[ImageRecord]:
-        """Every image of the shard; see :func:`maskmill.pipeline.sources.read_shard`."""
+        """Yield every image of the shard; see :func:`maskmill.pipeline.sources.read_shard`."""
         return read_shard(shard, self.storage_options, limits=self.limits)
 
     def _rows(self, task: ShardTask, reading: ShardReading) -> Iterator[Row]:
@@ -83,7 +87,7 @@ class ReadStage:
                 row = _meta(task, record.row, record.image_id, record.uri)
                 yield failed(row, record.error) if record.error else {**row, "data": record.data}
         except ShardError as error:
-            # The archive is damaged from here on: what was read counts, and the damage is a row everyone sees.
+            # The rest of the archive is damaged. The rows read so far count, and one more row reports the damage.
             row = _meta(task, total, f"{task.shard.shard_id}#damaged", task.shard.uri)
             if missing is None:
                 yield failed(row, BadImageError("read", DAMAGED_SHARD, str(error)))

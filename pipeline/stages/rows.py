@@ -1,8 +1,9 @@
-"""The columns that travel between stages, and how rows with an error or an end-of-shard mark pass by the work.
+"""The schemas of the tables that travel between stages, and :func:`transform`, which applies a stage's work to them.
 
 Every stage takes and yields Arrow tables with the META columns first. A row is one of three kinds:
 an image still to be worked on (``error_stage`` and ``total`` null), a failed image (``error_stage`` set), or the
-end of a shard (``total`` set: how many rows the shard has). Only the first kind carries data.
+end mark of a shard (``total`` set: how many rows the shard has). Only the first kind carries data, and only on it the
+work is done; rows of the other kinds pass unchanged.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ MESSAGE_LIMIT = 500
 
 
 def failed(row: Row, error: BadImageError) -> Row:
-    """The row as a failed one, stripped of its data."""
+    """Return the row as a failed one, without its data."""
     meta = {name: row.get(name) for name in META.names}
     return {
         **meta,
@@ -73,13 +74,13 @@ def failed(row: Row, error: BadImageError) -> Row:
 
 
 Work = Callable[[list[Row]], Sequence[Row | BadImageError]]
-"""One entry per row: its new columns (META is filled in by :func:`transform`), or its error."""
+"""Returns an entry for each row: its new columns, without META, which :func:`transform` adds; or its error."""
 
 
 def transform(
     batch: pa.Table, schema: pa.Schema, work: Work, run: Callable[[list[Row], Work], Sequence[Row | BadImageError]]
 ) -> pa.Table:
-    """Apply ``work`` through ``run`` to the image rows of ``batch``; the other rows pass unchanged; order is kept."""
+    """Apply ``work``, called by ``run``, to the image rows of ``batch``; other rows pass unchanged, in order."""
     rows = batch.to_pylist()
     waiting = [row for row in rows if row["error_stage"] is None and row["total"] is None]
     results = iter(run(waiting, work)) if waiting else iter(())

@@ -1,9 +1,9 @@
-"""Shards whose reading kills, hangs or bloats its worker: found by breadcrumbs, as rows are, and then one error each.
+"""Finds shards whose reading kills or hangs its worker, and turns the rest of such a shard into one error.
 
-A shard is read in runs of records. Before each run its worker leaves a breadcrumb with the place in the shard; what
-works on the records in between, such as decoding, does not count. A run that died twice is read record by record, and
-at a record that kills twice alone the rest of the shard is given up. Readers are deterministic, so that damage kills at
-the same record each time, while a node that is lost strikes anywhere.
+A shard is read in stretches of records. Before each stretch the worker leaves a breadcrumb with the place in the shard
+(see ``quarantine.py``); work on the records between two stretches, such as decoding, does not count. A stretch in which
+the worker died twice is read record by record. At a record that kills its worker twice alone, the rest of the shard is
+given up. Readers are deterministic, so damage kills at the same record each time, and a lost node at any record.
 """
 
 from __future__ import annotations
@@ -21,32 +21,32 @@ LONGEST_CHECK_S = 1.0
 
 
 class ShardReading(Protocol):
-    """How one shard is read: under quarantine, or plainly."""
+    """How one shard is read: with or without a quarantine."""
 
     def records(self, records: Iterable[ImageRecord]) -> Iterator[ImageRecord]:
         """Yield the records."""
 
     def pause(self) -> None:
-        """What follows is not reading, up to the next record."""
+        """Stop watching until the next record is read, because what follows is not reading."""
 
 
 class PlainReading:
-    """Reads without a quarantine: for using a stage without Ray."""
+    """Reads without a quarantine, for a stage that is used without Ray."""
 
     def records(self, records: Iterable[ImageRecord]) -> Iterator[ImageRecord]:
         """Yield the records."""
         yield from records
 
     def pause(self) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
 
 class ShardQuarantine:
     """Reads shards under breadcrumbs, a time-out and a memory limit. Picklable.
 
-    timeout_s: seconds of CPU that the reader may take without coming to a next record. Waiting for storage takes no CPU
-    and has time-outs of its own, so a slow store is never taken for a damaged shard. For archives on a local disk
-    waiting counts as well. memory_bytes: see :class:`maskmill.pipeline.stages.quarantine.Quarantine`.
+    timeout_s: seconds of CPU that the reader may take for one record. Waiting for storage takes no CPU and has separate
+    time-outs, so a slow store is never taken for a damaged shard. For archives on a local disk, waiting counts as well.
+    memory_bytes: see :class:`maskmill.pipeline.stages.quarantine.Quarantine`.
     """
 
     def __init__(self, trail: TrailClient, timeout_s: float, memory_bytes: int | None = None) -> None:
@@ -55,7 +55,7 @@ class ShardQuarantine:
         self.memory_bytes = memory_bytes
 
     def __call__(self, index: int, shard: Shard) -> ShardReading:
-        """The reading of the shard that has this place in the run's list."""
+        """Return the reading of ``shard``, which has the place ``index`` in the run's list of tasks."""
         return _WatchedReading(self, index, shard)
 
 
@@ -70,7 +70,7 @@ class _WatchedReading:
         self.clock = _Clock(quarantine.timeout_s, counts_waiting=shard.kind == "tar" and "://" not in shard.location)
 
     def records(self, records: Iterable[ImageRecord]) -> Iterator[ImageRecord]:
-        """Yield the records. Raises ShardError in place of the one whose reading has killed too often before."""
+        """Yield the records. Raises ShardError in place of a record whose reading killed its worker too often."""
         iterator = iter(records)
         try:
             while True:
@@ -107,7 +107,7 @@ class _WatchedReading:
         self.clock.start(lambda: quarantine.trail.overran([key]))
 
     def pause(self) -> None:
-        """What follows is not reading, up to the next record."""
+        """Stop watching until the next record is read, because what follows is not reading."""
         self._end()
         self.alone = False
 
@@ -122,7 +122,7 @@ class _WatchedReading:
 
 
 class _Clock:
-    """Ends this process when the thread that started the clock works on one record for too long."""
+    """Ends this process if the thread that started the clock works on one record for too long."""
 
     def __init__(self, timeout_s: float, *, counts_waiting: bool) -> None:
         self.timeout_s = timeout_s
@@ -130,7 +130,7 @@ class _Clock:
         self._stopped = threading.Event()
 
     def start(self, before_the_end: Callable[[], None]) -> None:
-        """Begin to watch the calling thread."""
+        """Begin to watch the calling thread. before_the_end: called before the process ends."""
         clock = time.CLOCK_MONOTONIC if self.counts_waiting else time.pthread_getcpuclockid(threading.get_ident())
         self._clock_id = clock
         self._stopped = stopped = threading.Event()
@@ -139,16 +139,16 @@ class _Clock:
         def watch() -> None:
             while not stopped.wait(min(LONGEST_CHECK_S, self.timeout_s / 4)):
                 if time.clock_gettime(clock) - self._at > self.timeout_s:
-                    # Native code cannot be interrupted from within its process: only the process can end.
+                    # End the process, because native code cannot be interrupted from within its process.
                     before_the_end()
                     os._exit(EXIT_OVERRAN)
 
         threading.Thread(target=watch, name="reading", daemon=True).start()
 
     def progressed(self) -> None:
-        """The thread came to a next record."""
+        """Note that the thread came to the next record."""
         self._at = time.clock_gettime(self._clock_id)
 
     def stop(self) -> None:
-        """Watch no more."""
+        """Stop watching."""
         self._stopped.set()

@@ -1,4 +1,4 @@
-"""Weights from anywhere: remote ones are copied to this machine once, and the model only ever sees local paths."""
+"""Copies remote weights to this machine, once, so that the model sees local paths only."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from maskmill.pipeline.errors import UsageError
 from maskmill.pipeline.storage.files import open_filesystem, with_retries
 
 CACHE = "MASKMILL_CACHE"
-"""Environment variable: where copies of remote weights and text embeddings are kept; default ~/.cache/maskmill."""
+"""Environment variable with the folder for copies of weights and text embeddings; default: ~/.cache/maskmill."""
 
 
 def cache_directory() -> Path:
-    """Where this machine keeps what it can fetch or make again."""
+    """Return the folder of this machine for data that can be fetched or made again."""
     return Path(os.environ.get(CACHE) or Path.home() / ".cache" / "maskmill")
 
 
 def local_spec(spec: ModelSpec, storage_option: Mapping[str, Any]) -> ModelSpec:
-    """The same model with every remote URI replaced by a local copy. Raises UsageError where nothing lies there."""
+    """Return the specification with a local copy for every remote URI. Raises UsageError if a URI has no file."""
     weights = None if spec.weights is None else _local(spec.weights, storage_option)
     return replace(spec, weights=weights, clip=_local(spec.clip, storage_option))
 
 
 def loadable_spec(spec: ModelSpec, storage_option: Mapping[str, Any]) -> ModelSpec:
-    """The same model with all it needs on this machine: URIs copied, names on the hub fetched, once a machine."""
+    """Return the specification with local paths only: URIs are copied and names on the hub fetched, once a machine."""
     return fetched_spec(local_spec(spec, storage_option))
 
 
 def fetch_preset(name: str, into: str | None, storage_option: Mapping[str, Any]) -> dict[str, str]:
     """Fetch the weights of a preset to this machine and, if asked, copy them to a folder or URI.
 
-    Returns what to give as ``proposer`` and ``clip``, or with ``into`` as ``weights`` and ``clip``. Raises UsageError
-    for an unknown preset, one that has nothing to fetch, and what the hub does not have.
+    Returns the values for the settings ``proposer`` and ``clip``, or with ``into`` for ``weights`` and ``clip``. Raises
+    UsageError for an unknown preset, for a preset with nothing to fetch, and if the hub does not have the files.
     """
     try:
         spec = pinned_spec(ModelSpec(preset=name))
@@ -64,7 +64,7 @@ def fetch_preset(name: str, into: str | None, storage_option: Mapping[str, Any])
 
 
 def _local(source: str, storage_option: Mapping[str, Any]) -> str:
-    # open_clip's own names ("ViT-B-16-quickgelu:openai") have no "://".
+    # Local paths and the names of open_clip ("ViT-B-16-quickgelu:openai") have no "://".
     if "://" not in source:
         return source
     fs, path = open_filesystem(source, storage_option)
@@ -81,7 +81,7 @@ def _local(source: str, storage_option: Mapping[str, Any]) -> str:
 
 
 def _copy(fs: Any, path: str, target: Path) -> None:
-    """Download beside the target, then rename: several workers of a machine may do this at once."""
+    """Download beside the target, then rename, because several workers of a machine may do so at once."""
     target.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(dir=target.parent))
     try:

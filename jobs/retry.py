@@ -14,16 +14,18 @@ ERROR_KEYS = ("stage", "error_class")
 
 
 class RetryConfig(BaseModel):
-    """Settings of ``maskmill retry``; all else is taken from the run."""
+    """Settings of ``maskmill retry``; all others come from the run."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     output: str = Field(description="The run whose failed images are to be labelled again.")
     errors: dict[str, str] = Field(
-        default_factory=dict, description="Only some: stage=decode, error_class=truncated; default: all."
+        default_factory=dict, description="Only these errors: stage=decode, error_class=truncated; default: all."
     )
-    input: str | None = Field(None, description="The run's input once more, where its address holds a signature.")
-    storage_option: dict[str, Any] = Field(default_factory=dict, description="As for label; runs do not store them.")
+    input: str | None = Field(None, description="The run's input again, if its address holds a signature.")
+    storage_option: dict[str, Any] = Field(
+        default_factory=dict, description="As for `maskmill label`; runs do not store them."
+    )
     address: str | None = Field(None, description="A running Ray cluster; default: RAY_ADDRESS, else a local Ray.")
     max_failed: float | None = Field(None, ge=0, le=1, description="Exit code 3 above this share; default: the run's.")
     take_over: bool = Field(False, description="Write although another attempt holds the output's lease.")
@@ -47,7 +49,7 @@ def run_retry(config: RetryConfig) -> int:
 
 
 def stored_config(config: RetryConfig) -> LabelConfig:
-    """The configuration the run was started with, under what this call says on top."""
+    """Return the settings that the run was started with, changed by those of this call."""
     from maskmill.pipeline.output.folder import RUN_FILE, Output, no_run
 
     run = Output(config.output, config.storage_option).read_json(RUN_FILE)
@@ -57,7 +59,7 @@ def stored_config(config: RetryConfig) -> LabelConfig:
     max_failed = run["config"]["max_failed"] if config.max_failed is None else config.max_failed
     plain = {
         "max_failed": max_failed,
-        "limit": None,  # later calls may have gone further
+        "limit": None,  # a later call may have labelled more shards
         "overwrite": False,
         "on_change": "fail",
         "incremental": False,

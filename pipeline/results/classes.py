@@ -1,4 +1,4 @@
-"""Reads the classes.json of a run back, which people edit and copy about, and checks it entry by entry."""
+"""Reads the classes.json of a run, and checks every entry, because users edit and copy this file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from maskmill.pipeline.storage.files import public_uri
 
 
 class _RunClass(BaseModel):
-    """What is read of one class; further keys are left alone."""
+    """The keys of one class that are checked; further keys are allowed."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
@@ -32,9 +32,9 @@ class _RunClasses(BaseModel):
 
 
 def read_run_classes(output: Output) -> list[dict[str, Any]] | None:
-    """The entries of a run's classes.json in id order, None if there is no such file.
+    """Return the entries of a run's classes.json in id order, None if there is no such file.
 
-    Raises DamagedFileError, naming file and entry, where the file is not as a run writes it.
+    Raises DamagedFileError, naming file and entry, if the file is not as a run writes it.
     """
     document = output.read_json(CLASSES_FILE)
     if document is None:

@@ -1,4 +1,4 @@
-"""Reads a run back: what it is, its classes, and the rows of its committed shards, never more than asked for."""
+"""Opens a run for reading: its record, its classes, and the rows of its committed shards, batch by batch."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ BATCH_BYTES = 32 * 2**20
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunClass:
-    """One class of a run's vocabulary. colour: RGB 0..255, given or chosen.
+    """One class of a run's vocabulary.
 
-    seen, thing (countable, not stuff): None where nobody said.
+    colour: RGB 0..255, from classes.json or else chosen. seen: whether the model was trained with the class. thing:
+    whether it is countable, not stuff. Both are None if unknown.
     """
 
     class_id: int
@@ -43,8 +44,8 @@ class RunClass:
 class Results:
     """A run's output, opened for reading.
 
-    run: the contents of run.json. classes: in id order. shard_ids: those with a marker, sorted; labels files of other
-    shards are not yet, or no longer, part of the run.
+    run: the contents of run.json. classes: in id order. shard_ids: the shards with a marker, sorted; a labels file
+    without a marker is not part of the run.
     """
 
     output: Output
@@ -54,26 +55,26 @@ class Results:
 
     @property
     def names(self) -> list[str]:
-        """Class names in id order."""
+        """Return the class names in id order."""
         return [entry.name for entry in self.classes]
 
     @property
     def colours(self) -> list[Colour]:
-        """Class colours in id order."""
+        """Return the class colours in id order."""
         return [entry.colour for entry in self.classes]
 
     @property
     def has_instances(self) -> bool:
-        """Whether a segment is one object (--segments query) rather than all of a class in an image."""
+        """Return whether a segment is one object (--segments query), not all pixels of a class in an image."""
         return self.run["config"]["segments"] == "query"
 
     def batches(
         self, shard_id: str, columns: Sequence[str] | None = None, batch_rows: int = BATCH_ROWS
     ) -> Iterator[pa.RecordBatch]:
-        """Yield the labels of one shard; memory holds the compressed file and one batch of about BATCH_BYTES."""
+        """Yield the labels of one shard. Memory holds the compressed file, and one batch of about BATCH_BYTES."""
         data = self.output.read_bytes(labels_name(shard_id))
         file = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False)
-        # One row group after the other: Arrow cannot read a batch across several that hold 2 GiB of RLEs.
+        # Read the row groups one by one: Arrow cannot read a batch across groups that hold 2 GiB of RLEs together.
         for group in range(file.num_row_groups):
             yield from file.iter_batches(
                 batch_size=_batch_rows(file.metadata.row_group(group), columns, batch_rows),
@@ -83,7 +84,7 @@ class Results:
             )
 
     def row(self, shard_id: str, position: int) -> dict[str, Any]:
-        """The labels of one image by its position in the shard's table."""
+        """Return the labels of the image at ``position`` in the shard's table. Raises IndexError beyond its end."""
         for batch in self.batches(shard_id):
             if position < batch.num_rows:
                 return batch.slice(position, 1).to_pylist()[0]
@@ -91,7 +92,7 @@ class Results:
         raise IndexError(f"the labels of shard {shard_id} end {position} rows before the one asked for")
 
     def finder(self) -> ImageFinder:
-        """Opens the run's images by the run's own limits."""
+        """Return what opens the run's images, under the limits that the run was made with."""
         config = self.run["config"]
         return ImageFinder(
             self.output.storage_options,
@@ -107,7 +108,7 @@ class Results:
             yield from batch.to_pylist()
 
     def sample(self, shards: int) -> list[str]:
-        """At most so many shards, spread evenly over the run; the same ones every time."""
+        """Return at most ``shards`` shard ids, spread evenly over the run; the same ids every time."""
         count = len(self.shard_ids)
         if count <= shards:
             return list(self.shard_ids)
@@ -115,7 +116,7 @@ class Results:
 
 
 def _batch_rows(group: pq.RowGroupMetaData, columns: Sequence[str] | None, most: int) -> int:
-    """How many rows of a row group hold about BATCH_BYTES of the columns."""
+    """Return how many rows of a row group take about BATCH_BYTES in the columns; ``most`` at most."""
     chunks = [group.column(index) for index in range(group.num_columns)]
     size = sum(
         chunk.total_uncompressed_size
@@ -126,7 +127,7 @@ def _batch_rows(group: pq.RowGroupMetaData, columns: Sequence[str] | None, most:
 
 
 def open_results(uri: str, storage_options: StorageOptions | None = None) -> Results:
-    """Open the output of ``maskmill label``. Raises UsageError where there is no run."""
+    """Open the output of ``maskmill label``. Raises UsageError if there is no run."""
     output = Output(uri, storage_options)
     run, classes = output.read_json(RUN_FILE), read_run_classes(output)
     if run is None or classes is None:

@@ -1,4 +1,4 @@
-"""The review queue: the segments a person should look at first, and why; memory does not grow with the run."""
+"""Builds the review queue: the segments that a person should look at first, and why. Memory is bounded."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ REVIEW = pa.schema(
         pa.field("box", BOX, nullable=False),
     ]
 )
-"""One row per segment to look at, at most one per image and reason; rank 1 first. segment: position in the lists of
-the labels row. severity: what the rank follows, comparable within a reason only."""
+"""One row for each segment to look at; at most one for each image and reason. rank: 1 is looked at first. segment:
+position in the lists of the labels row. severity: what the rank follows; comparable within a reason only."""
 
 _PER_IMAGE = ("image_id", "uri", "shard", "row")
 _PER_SEGMENT = {
@@ -57,21 +57,22 @@ _PER_SEGMENT = {
     "box": "boxes",
 }
 COLUMNS = (*_PER_IMAGE, "width", "height", *_PER_SEGMENT.values())
-"""What the queue needs of a labels table."""
+"""The columns of a labels table that the queue needs."""
 
 LEAST_AREA_SHARE = 0.001
-"""Segments below a thousandth of the image are judged by their area alone: specks would fill every other list."""
+"""Segments below a thousandth of the image are judged by area alone, because specks would fill the other lists."""
 LEAST_SEGMENTS = 20
-"""Areas of a class are judged where it has so many segments."""
+"""A class needs this many segments before its areas are judged."""
 UNUSUAL = 2.0
-"""An area is unusual when it lies this many times as far from the class's median as nine in ten do (in octaves)."""
+"""An area is unusual if it lies this many times as far from the class's median as the 10th or 90th percentile, in
+octaves."""
 _LEAST_SPREAD_OCTAVES = 0.5
 _BATCH_ROWS = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class _Segments:
-    """The segments of one batch. image: row of the batch; the other arrays parallel to it."""
+    """The segments of one batch, in parallel arrays. image: row of the batch. position: in that row."""
 
     image: np.ndarray
     position: np.ndarray
@@ -89,7 +90,7 @@ def build_queue(
     per_reason: int,
     most_shards: int | None = None,
 ) -> pa.Table:
-    """Go through all finished shards, or ``most_shards`` spread evenly, and return the queue (schema REVIEW)."""
+    """Read all finished shards, or ``most_shards`` spread evenly over the run; return the queue (schema REVIEW)."""
     queue = ReviewQueue(class_rows, per_reason)
     for shard_id in results.shard_ids if most_shards is None else results.sample(most_shards):
         for batch in results.batches(shard_id, COLUMNS, batch_rows=_BATCH_ROWS):
@@ -101,13 +102,13 @@ class ReviewQueue:
     """Keeps the worst ``per_reason`` segments for each reason while labels stream by."""
 
     def __init__(self, class_rows: Sequence[Mapping[str, Any]], per_reason: int) -> None:
-        """class_rows: schema CLASS_STATS in id order, to know the areas that are usual."""
+        """class_rows: rows of CLASS_STATS in id order, which give the usual areas."""
         self._per_reason = per_reason
         self._usual = _usual_areas(class_rows)
         self._kept: dict[str, pa.Table] = {reason: REVIEW.empty_table() for reason in REASONS}
 
     def add(self, batch: pa.RecordBatch) -> None:
-        """Take in rows of a labels table (at least COLUMNS)."""
+        """Judge the segments of these rows of a labels table (at least COLUMNS)."""
         segments = _segments(batch)
         for reason, judge in self._judges().items():
             severity = judge(segments)
@@ -117,11 +118,11 @@ class ReviewQueue:
                 self._kept[reason] = _ranked(table, self._per_reason)
 
     def table(self) -> pa.Table:
-        """The queue so far (schema REVIEW), by reason and rank."""
+        """Return the queue so far (schema REVIEW), by reason and rank."""
         return pa.concat_tables(self._kept.values())
 
     def _judges(self) -> dict[str, Callable[[_Segments], np.ndarray]]:
-        """For each reason the severity of every segment, NaN where the reason does not apply."""
+        """Return for each reason a function for the severity of segments, NaN where the reason does not apply."""
 
         def where_large(segments: _Segments, severity: np.ndarray) -> np.ndarray:
             return np.where(segments.area_share >= LEAST_AREA_SHARE, severity, np.nan)
@@ -134,7 +135,7 @@ class ReviewQueue:
         }
 
     def _area_severity(self, segments: _Segments) -> np.ndarray:
-        """How many times as far from the median (in octaves) as the class's 10th or 90th percentile."""
+        """Return how many times as far from the median as the class's 10th or 90th percentile each area is (octaves)."""
         median, below, above = self._usual[:, segments.class_id]
         octaves = np.log2(np.maximum(segments.area, 1)) - median
         severity = np.where(octaves < 0, -octaves / below, octaves / above)
@@ -142,7 +143,7 @@ class ReviewQueue:
 
 
 def _usual_areas(class_rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
-    """(3, C): median of log2 area, distance to 10th and to 90th percentile; NaN for classes with few segments."""
+    """Return (3, C): median of log2 area, distances to the 10th and 90th percentile; NaN if there are few segments."""
     usual = np.full((3, len(class_rows)), np.nan)
     for class_id, row in enumerate(class_rows):
         if row["segments"] >= LEAST_SEGMENTS:
@@ -178,7 +179,7 @@ def _segments(batch: pa.RecordBatch) -> _Segments:
 
 
 def _worst_of_each_image(image: np.ndarray, severity: np.ndarray, most: int) -> np.ndarray:
-    """Positions of the most severe segments, one of each image; worst first, ties in input order."""
+    """Return the positions of the most severe segments, one of each image; worst first, ties in input order."""
     order = np.argsort(-severity, kind="stable")
     order = order[~np.isnan(severity[order])]
     _, first = np.unique(image[order], return_index=True)
@@ -202,7 +203,7 @@ def _table(
 
 
 def _ranked(table: pa.Table, most: int) -> pa.Table:
-    # By shard and row where severities are equal, so that the queue does not depend on the order of reading.
+    # Sort equal severities by shard and row, so that the queue does not depend on the order of reading.
     keys = [("severity", "descending"), ("shard", "ascending"), ("row", "ascending")]
     table = table.take(pc.sort_indices(table, sort_keys=keys)[:most])
     ranks = pa.array(np.arange(1, table.num_rows + 1, dtype=np.int32))

@@ -1,4 +1,4 @@
-"""Finds one image of a run again and draws its segments over it, with a legend."""
+"""Finds an image of a run and draws its segments over it, with a legend."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ MOST_NAMED = 5
 
 
 def find_row(results: Results, image_id: str, shard_id: str | None = None, row: int | None = None) -> dict[str, Any]:
-    """The labels row of an image. Reads the ids of every shard, or of one if it is given. row: position in its shard.
+    """Return the labels row of an image. row: its row in the shard. Without ``shard_id``, all shards are searched.
 
-    Raises UsageError if there is no such image, or several images have that id, which are then listed.
+    Raises UsageError if there is no such image, or if several images have that id; these are listed.
     """
     image_id = printable(image_id)
     if shard_id is not None and shard_id not in results.shard_ids:
@@ -48,7 +48,7 @@ def find_row(results: Results, image_id: str, shard_id: str | None = None, row: 
 
 @dataclass(frozen=True, slots=True)
 class _Hit:
-    """One image of the id asked for. position: in the labels file of its shard. row: in the shard."""
+    """An image with the wanted id. position: its place in the shard's labels file. row: its row in the shard."""
 
     shard: str
     position: int
@@ -57,7 +57,7 @@ class _Hit:
 
 
 def _choice(image_id: str, hits: Sequence[_Hit]) -> str:
-    """What to say where several images have one id."""
+    """Return the message for several images with one id."""
     per_shard = Counter(hit.shard for hit in hits)
     listed = [
         f"  --shard {hit.shard}" + (f" --row {hit.row}" if per_shard[hit.shard] > 1 else "") + f"  ({hit.uri})"
@@ -68,7 +68,7 @@ def _choice(image_id: str, hits: Sequence[_Hit]) -> str:
 
 
 def _hits(results: Results, shard_id: str, image_id: str) -> list[_Hit]:
-    """The rows of a shard with that id. Only the ids are read, and more columns where one of them is the wanted one."""
+    """Return the rows with that id. Reads the column of ids, and other columns only if the id is there."""
     name = labels_name(shard_id)
     ids, _ = results.output.read_columns(name, ["image_id"])
     positions = pc.indices_nonzero(pc.equal(ids["image_id"], pa.scalar(image_id)))
@@ -85,7 +85,7 @@ def _hits(results: Results, shard_id: str, image_id: str) -> list[_Hit]:
 def show_image(results: Results, row: Mapping[str, Any], side: int) -> Image.Image:
     """Fetch the image of a labels row and draw it. side: longest side of the image in the picture, in pixels.
 
-    Raises UsageError where the image is no longer there or has changed, and BadImageError where it cannot be decoded.
+    Raises UsageError if the image is gone or has changed, and BadImageError if it cannot be decoded.
     """
     finder = results.finder()
     _, fetched = next(finder.read({row["row"]: row["uri"]}))
@@ -99,13 +99,13 @@ def show_image(results: Results, row: Mapping[str, Any], side: int) -> Image.Ima
 
 
 COLUMNS = ("uri", "row", "width", "height", "class_ids", "class_names", "scores", "areas", "rles")
-"""What a picture needs of the labels table."""
+"""The columns of the labels table that a picture needs."""
 
 
 def overlay_grid(
     output_uri: str, *, images: int, columns: int, storage_options: StorageOptions | None = None
 ) -> Image.Image:
-    """A grid of the first ``images`` labelled images of a run. Raises UsageError if there are none to be found."""
+    """Draw a grid of the first ``images`` labelled images of a run. Raises UsageError if none is found."""
     results = open_results(output_uri, storage_options)
     tiles = [tile(image, row, results.colours) for image, row in islice(_labelled_images(results), images)]
     if not tiles:
@@ -114,7 +114,7 @@ def overlay_grid(
 
 
 def _labelled_images(results: Results) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
-    """Pixels and labels row of each labelled image, in order; images gone or changed since are passed over."""
+    """Yield pixels and labels row of each labelled image, in order; images that are gone or changed are left out."""
     finder = results.finder()
     for shard_id in results.shard_ids:
         rows = {row["row"]: row for row in results.rows(shard_id, COLUMNS)}

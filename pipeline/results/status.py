@@ -1,4 +1,4 @@
-"""How far a run is, from its markers alone: no Ray, no reading of labels."""
+"""Reads how far a run is, from run.json and the markers of its shards."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from maskmill.pipeline.output.markers import marked_shards, read_marker_heads
 from maskmill.pipeline.storage.files import StorageOptions
 
 RATE_WINDOW = 50
-"""The rate is taken over this many most recent commits, so that a resumed run shows its own speed."""
+"""The rate is that of this many latest commits, so that a resumed run shows its present speed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Status:
-    """Counts of a run. errors: "stage/class" -> images; skipped_files: ending -> files.
+    """Counts of a run. errors: "stage/class" -> images. skipped_files: ending -> files.
 
-    rate and ETA are None until two shards are committed."""
+    images_per_s and eta_s are None until two shards are committed.
+    """
 
     run_id: str
     shards: int
@@ -36,23 +37,23 @@ class Status:
 
     @property
     def shards_pending(self) -> int:
-        """Shards without a marker."""
+        """Return how many shards have no marker."""
         return self.shards - self.shards_done
 
 
 def read_status(output_uri: str, storage_options: StorageOptions | None = None) -> Status:
-    """Read run.json and the markers. Raises UsageError where there is no run."""
+    """Read run.json and the markers. Raises UsageError if there is no run."""
     output = Output(output_uri, storage_options)
     run = output.read_json(RUN_FILE)
     if run is None:
         raise no_run(output_uri)
     found = read_marker_heads(output, marked_shards(output))
-    markers = [marker for marker in found if "sums" in marker]  # users may have put other files there
+    markers = [marker for marker in found if "sums" in marker]  # the folder may hold other JSON files of a user
     errors: Counter[str] = Counter()
     for marker in markers:
         errors.update(marker["sums"]["errors"])
     images_per_s, shards_per_s = _rates(markers)
-    # A run that cuts its input anew has markers of both cuts until it ends.
+    # While a run cuts its input into other shards, the output has markers of the old and of the new shards.
     shards = max(run["shards"], len(markers))
     return Status(
         run_id=run["run_id"],
@@ -70,7 +71,7 @@ def read_status(output_uri: str, storage_options: StorageOptions | None = None) 
 
 
 def _rates(markers: Sequence[Mapping[str, Any]]) -> tuple[float | None, float | None]:
-    """Images and shards a second over the latest commits."""
+    """Return images and shards per second over the latest commits, None if there are too few commits."""
     recent = sorted(markers, key=lambda marker: marker["committed_at"])[-RATE_WINDOW:]
     if len(recent) < 2:
         return None, None

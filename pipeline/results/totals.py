@@ -1,4 +1,4 @@
-"""The figures of a run for people to look at: exact where the run has added them up, else from a bounded sample."""
+"""Reads the figures of a run: exact ones if the run has finished, else those of a bounded sample of its shards."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from maskmill.pipeline.results.reader import Results
 
 MOST_MARKERS = 200
 MOST_MARKER_BYTES = 64 * 2**20
-"""Markers read for distributions: with a thousand images each, far more than their shapes need."""
+"""Limits on the markers read for distributions. With a thousand images each, these give far more than enough values."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Figures:
-    """What a run found.
+    """The figures of a run.
 
     finished: the summary that the run wrote at its end, None before. totals: images, labelled, failed, errors, pixels,
-    labelled_pixels, segments, withheld_segments, withheld_pixels. class_rows: schema CLASS_STATS, in id order. Totals
-    and class rows are exact if ``exact``, else of the shards in ``sums``. sums: of ``shards_read`` of ``shards``
-    markers, for distributions.
+    labelled_pixels, segments, withheld_segments, withheld_pixels. class_rows: schema CLASS_STATS, in id order. exact:
+    whether totals and class rows are of the whole run; else they are of the shards in ``sums``. sums: the sums of
+    ``shards_read`` of the ``shards`` markers, for distributions.
     """
 
     finished: dict[str, Any] | None
@@ -35,7 +35,7 @@ class Figures:
 
     @property
     def coverage(self) -> float:
-        """Labelled pixels of all pixels of labelled images, 0..1."""
+        """Return the share of labelled pixels in all pixels of labelled images, 0..1."""
         return self.totals["labelled_pixels"] / self.totals["pixels"] if self.totals["pixels"] else 0.0
 
 
@@ -75,7 +75,7 @@ _COUNTS = (
 
 
 def _current_summary(results: Results) -> dict[str, Any] | None:
-    """The summary if it is of the shards that are there now, as it is not while a run goes on."""
+    """Return the summary if it is of the shards that are there now; while a run goes on, it is not."""
     summary = results.output.read_json(SUMMARY_FILE)
     if summary is None or summary["run_id"] != results.run["run_id"]:
         return None

@@ -1,4 +1,4 @@
-"""Classes as people give them: a file in one of several forms, or the names themselves."""
+"""Reads the classes that a user gives: a file in one of several formats, a bundled protocol, or the names."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ log = logging.getLogger(__name__)
 
 TABLE_DELIMITERS = {".csv": ",", ".tsv": "\t"}
 FILE_SUFFIXES = (".txt", ".json", *YAML_SUFFIXES, *TABLE_DELIMITERS, ".names", ".labels", ".lst")
-"""Endings that no class name has: a text that ends so means a file."""
+"""A text with one of these endings names a file, because class names do not end so."""
 PROTOCOL = "protocol:"
-"""What the classes of a protocol that comes with the package begin with."""
+"""Prefix of the name of a bundled protocol."""
 _PATH_BEGINNINGS = ("/", "./", "../", "~")
 _NAME_HEADERS = ("name", "class", "class_name", "label", "category")
 _SYNONYMS_HEADER = "synonyms"
@@ -31,8 +31,9 @@ def parse_classes(classes: str, storage_options: StorageOptions | None = None) -
     """Return the classes of a file (any fsspec URI), of a bundled protocol, or of a comma-separated list of names.
 
     ``protocol:NAME`` means the classes of that protocol, with their synonyms and which of them are things.
-    A file that exists is read, whatever its name; one that is meant but not there is an error, never a class. Raises
-    UsageError for a file that cannot be read or understood, and ValueError for names that make no vocabulary.
+    A file that exists is read under any name. A text that looks like the name of a missing file is an error and never a
+    class. Raises UsageError for a file that cannot be read or understood, and ValueError for names that make no
+    vocabulary.
     """
     if classes.startswith(PROTOCOL):
         return _of_protocol(classes.removeprefix(PROTOCOL))
@@ -55,7 +56,7 @@ def _of_protocol(name: str) -> Vocabulary:
 def _means_file(classes: str) -> bool:
     if "://" in classes or os.path.isfile(classes):
         return True
-    # A list of names has commas; the path of a file seldom does.
+    # A list of names has commas, and the path of a file seldom has.
     return "," not in classes and _looks_like_file(classes)
 
 
@@ -83,10 +84,10 @@ def _parse_file(uri: str, storage_options: StorageOptions | None) -> Vocabulary:
 
 
 def _table_entries(text: str, delimiter: str, shown: str) -> list[ClassEntry]:
-    """Classes of a CSV or TSV, one a row.
+    """Return the classes of a CSV or TSV file, one a row.
 
-    With a header that has a column such as "name": that column, and synonyms from the column "synonyms". Without one:
-    the first cell is the name, all further ones are synonyms.
+    If the first row has a cell such as "name", it is a header: names come from that column, and synonyms from the
+    column "synonyms". Otherwise the first cell of each row is a name, and all further cells are synonyms.
     """
     try:
         rows = [

@@ -1,4 +1,4 @@
-"""What an attempt cost: hours of GPUs and CPUs, bytes read and written, and the price where one is given."""
+"""The cost of an attempt: hours of GPUs and CPUs, bytes read and written, and the price if an hour has one."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ SECONDS_PER_HOUR = 3600.0
 class Cost:
     """Cost of one attempt.
 
-    gpu_hours, cpu_hours: all GPUs and CPUs of the cluster over the time the attempt labelled, busy or not, since idle
-    ones are paid for as well; nodes that came or left count for the time they were there. bytes_read: stored size of
-    the shards labelled. bytes_written: labels, errors and markers; staging writes about as much again for a while.
-    price, price_per_1000_images: in the currency of --price-per-gpu-hour; None without it, or without an image.
+    gpu_hours, cpu_hours: of all GPUs and CPUs of the cluster while the attempt labelled. Idle ones count, because they
+    are paid for as well; a node counts for the time that it was there. bytes_read: stored size of the labelled shards.
+    bytes_written: labels, errors and markers; staged files, about as many bytes again, are not counted. price,
+    price_per_1000_images: in the currency of --price-per-gpu-hour; None without that setting, or without an image.
     """
 
     gpu_hours: float
@@ -34,7 +34,7 @@ def cost_of(
     images: int,
     price_per_gpu_hour: float | None,
 ) -> Cost:
-    """Put sums of an attempt into hours and prices."""
+    """Return the cost of an attempt. price_per_gpu_hour: price of one hour of one GPU, None if unknown."""
     gpu_hours = gpu_seconds / SECONDS_PER_HOUR
     price = None if price_per_gpu_hour is None else gpu_hours * price_per_gpu_hour
     return Cost(

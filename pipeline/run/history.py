@@ -1,4 +1,4 @@
-"""The attempts made on an output: each leaves ``runs/<id>.json``, written when it begins and again when it ends."""
+"""The history of an output: each attempt has a file ``runs/<id>.json``, written when it begins and when it ends."""
 
 from __future__ import annotations
 
@@ -26,12 +26,13 @@ COMPLETE, TOO_MANY_FAILED, NOTHING_NEW = "complete", "too_many_failed", "nothing
 
 @dataclass(kw_only=True, slots=True)
 class Attempt:
-    """One attempt, as its file has it. Times are seconds since 1970.
+    """The contents of an attempt's file. Times are seconds since 1970.
 
     attempt: its id, which names the file. outcome: running, complete, too_many_failed, nothing_new, interrupted or
-    failed; a reader sees "killed" where one still says running but no longer holds the output's lease.
-    shards_*: how many were to be labelled because they were new or changed, how many of them were, and those of earlier
-    runs whose input is gone (vanished, by id) or cut anew. images, failed: labelled by this attempt.
+    failed; :func:`read_history` changes "running" to "killed" for an attempt that no longer holds the output's lease.
+    shards_new, shards_changed: how many shards were to be labelled, and why; shards_done: how many of these were.
+    vanished: ids of shards of earlier runs whose input is gone; shards_superseded: how many had their input cut into
+    other shards. images, failed: counted in this attempt.
     """
 
     attempt: str
@@ -53,16 +54,16 @@ class Attempt:
 
     @property
     def seconds(self) -> float | None:
-        """How long it took; None if it has not ended."""
+        """Return how long the attempt took, None if it has not ended."""
         return None if self.finished_at is None else self.finished_at - self.started_at
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """Return the attempt as plain JSON values."""
         return asdict(self)
 
 
 def new_attempt(run_id: str) -> Attempt:
-    """An attempt that begins now."""
+    """Return an attempt that begins now."""
     now = time.time()
     name = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(now))}-{uuid.uuid4().hex[:8]}"
     return Attempt(attempt=name, run_id=run_id, started_at=now)
@@ -70,13 +71,13 @@ def new_attempt(run_id: str) -> Attempt:
 
 @contextmanager
 def recorded(output: Output, attempt: Attempt) -> Iterator[Attempt]:
-    """Write the attempt down before and after the body, which fills it in; says how the body ended."""
+    """Write the attempt before and after the body, which fills it in; after an error with the outcome of that error."""
     write_attempt(output, attempt)
     try:
         yield attempt
     except BaseException as error:
         attempt.outcome = INTERRUPTED if isinstance(error, InterruptedRunError) else FAILED
-        # Messages of other people's exceptions may hold addresses with credentials; the log has them, this file not.
+        # Write the error's name only: the message of a library's exception may hold an address with credentials.
         attempt.error = type(error).__name__
         attempt.finished_at = time.time()
         with observing(_END_IN_HISTORY):
@@ -93,14 +94,14 @@ def write_attempt(output: Output, attempt: Attempt) -> None:
 
 
 def attempts_since(output: Output, attempt: str) -> list[str]:
-    """Ids of the attempts after ``attempt`` that may have changed something, whatever became of them."""
+    """Return the ids of the attempts after ``attempt`` that may have changed the output, however they ended."""
     later = [name for name in output.names(HISTORY_FOLDER, ".json") if name > attempt]
     records = output.read_many(f"{HISTORY_FOLDER}/{name}.json" for name in later)
     return [name for name, data in zip(later, records, strict=True) if json.loads(data)["outcome"] != NOTHING_NEW]
 
 
 def read_history(output_uri: str, storage_options: StorageOptions | None = None) -> list[Attempt]:
-    """All attempts, the oldest first. Raises UsageError where there are none."""
+    """Return all attempts, the oldest first. Raises UsageError if there are none."""
     output = Output(output_uri, storage_options)
     names = output.names(HISTORY_FOLDER, ".json")
     if not names:

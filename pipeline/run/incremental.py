@@ -1,4 +1,4 @@
-"""What is new since the last run: shards without a marker, shards whose data changed, shards whose data is gone."""
+"""Finds what changed since the last run: new shards, shards with other data, and shards whose data is gone."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from maskmill.pipeline.sources.listing import Listing
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Changes:
-    """Shard ids, by what became of them since the last run.
+    """Shard ids, by what changed since the last run.
 
-    new: without a marker. changed: their data has another version (entity tag or time, and size) than their marker.
-    vanished: with a marker, their file or folder is gone; their labels stay. superseded: with a marker, their folder or
-    file is there but cut into other shards now, which hold their images; their labels go when those are committed.
+    new: shards without a marker. changed: the version of the data (entity tag or time, and size) is not that of the
+    marker. vanished: there is a marker, but the file or folder is gone; the labels stay. superseded: there is a marker,
+    but the file or folder is now cut into other shards; the labels are removed when those shards are committed.
     """
 
     new: tuple[str, ...] = ()
@@ -32,7 +32,7 @@ class Changes:
 
     @property
     def to_label(self) -> frozenset[str]:
-        """The shards that this run labels."""
+        """Return the shards that this run labels."""
         return frozenset(self.new + self.changed)
 
 
@@ -49,7 +49,7 @@ class Inventory:
 
 
 def listing_digest(listing: Listing) -> str:
-    """One hash of all names and versions; two listings with the same one hold the same data."""
+    """Return one hash of all names and versions; listings with the same hash have the same data."""
     found = hashlib.sha256()
     for file in listing.files:
         found.update(f"{file.location}\0{file.version}\n".encode("utf-8", "surrogateescape"))
@@ -57,7 +57,7 @@ def listing_digest(listing: Listing) -> str:
 
 
 def read_inventory(output: Output) -> Inventory | None:
-    """What the last finished run saw, None before the first."""
+    """Return what the last finished run saw, None if no run has finished."""
     plain = output.read_json(INVENTORY_FILE)
     if plain is None:
         return None
@@ -66,7 +66,7 @@ def read_inventory(output: Output) -> Inventory | None:
 
 
 def write_inventory(output: Output, digest: str, shards: Sequence[Shard], vanished: Iterable[str]) -> None:
-    """Write down what a run that has just finished saw: ``shards`` of its input, and markers of vanished ones."""
+    """Write what a run that has just finished saw: the ``shards`` of its input, and markers of ``vanished`` ones."""
     gone = sorted(vanished)
     seen = {shard.shard_id: (shard.version, shard.uri) for shard in shards}
     plain: dict[str, Any] = {"listing": digest, "vanished": gone, "shards": {**seen, **read_versions(output, gone)}}
@@ -74,12 +74,12 @@ def write_inventory(output: Output, digest: str, shards: Sequence[Shard], vanish
 
 
 def is_unchanged(inventory: Inventory | None, digest: str, done: Iterable[str]) -> bool:
-    """Whether the last finished run saw this very listing and all its markers, and no others, are still there."""
+    """Return whether the last finished run saw this same listing, and exactly its markers are still there."""
     return inventory is not None and inventory.listing == digest and set(inventory.shards) == set(done)
 
 
 def find_changes(output: Output, shards: Sequence[Shard], inventory: Inventory | None, done: Iterable[str]) -> Changes:
-    """Compare the input with the markers ``done``; reads only those markers of which the inventory is not sure."""
+    """Compare the input with the markers ``done``; read a marker only if the inventory lacks it or differs from it."""
     markers, known = set(done), dict(inventory.shards) if inventory else {}
     present = {shard.shard_id for shard in shards}
     unsure = [shard.shard_id for shard in shards if shard.shard_id in markers and _differs(shard, known)]
@@ -97,10 +97,10 @@ def find_changes(output: Output, shards: Sequence[Shard], inventory: Inventory |
 def may_continue(
     output: Output, shards: Sequence[Shard], changes: Changes, known: set[str], on_change: OnChange
 ) -> bool:
-    """Whether a run that is not incremental may go on with what is finished; False: it is to start anew.
+    """Return whether a run that is not incremental keeps the finished shards; False: it starts from nothing.
 
-    known: shards whose vanishing an earlier run has accepted. Raises UsageError where the input is another than the
-    finished shards were made from, and ``on_change`` does not say what to do: mixed, images would be labelled twice.
+    known: shards that an earlier run has accepted as vanished. Raises UsageError if the finished shards were made from
+    another input and ``on_change`` does not say what to do: mixing both inputs could label images twice.
     """
     vanished = [each for each in changes.vanished if each not in known]
     if not (changes.changed or vanished or changes.superseded):
@@ -130,8 +130,8 @@ def may_continue(
 
 
 def _differs(shard: Shard, versions: Mapping[str, tuple[str, str]]) -> bool:
-    # A manifest's shards are named after their entries: a list that only grew leaves the earlier ones as they were,
-    # although the file has another version.
+    # A shard of a manifest is named after its entries, so it is unchanged even if the file has a new version: when the
+    # list only grew, its earlier shards stay as they were.
     if shard.kind == "manifest":
         return False
     known = versions.get(shard.shard_id)

@@ -1,4 +1,4 @@
-"""Tells a web address how a run ended. Whether that works never changes how it ended."""
+"""Sends how a run ended to a web address. A failure to send never changes the exit code."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PAUSE_S = 1.0
 def ended_message(
     *, output: str, exit_code: int, run_id: str | None, summary: Mapping[str, Any] | None, error: str | None
 ) -> dict[str, Any]:
-    """The JSON that is sent. ``text`` is for people; chat services such as Slack and Mattermost show just that."""
+    """Return the JSON to send. ``text`` is for people: chat services such as Slack show only that key."""
     counts = ""
     if summary is not None:
         counts = f": {summary['attempt_images']} images labelled now, {summary['attempt_failed']} of them failed"
@@ -37,9 +37,9 @@ def ended_message(
 
 
 def notify(url: str, message: Mapping[str, Any]) -> bool:
-    """POST ``message`` as JSON to ``url`` (http or https), a few times if need be; returns whether it was taken.
+    """POST ``message`` as JSON to ``url`` (http or https), at most ATTEMPTS times; return whether it was accepted.
 
-    A failure is logged without the address, which often holds a secret.
+    A failure is logged without the address, because such addresses often hold a secret.
     """
     data, headers = json.dumps(message).encode(), {"Content-Type": "application/json", "User-Agent": "maskmill"}
     reason = ""
@@ -54,5 +54,5 @@ def notify(url: str, message: Mapping[str, Any]) -> bool:
             reason = f"HTTP status {error.code}"
         except (OSError, ValueError, http.client.HTTPException) as error:
             reason = type(error).__name__
-    log.warning("the end of the run could not be told to --notify-url: %s", reason)
+    log.warning("the end of the run could not be sent to --notify-url: %s", reason)
     return False

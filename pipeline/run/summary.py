@@ -1,4 +1,4 @@
-"""The end of a run: the sums of its shards, its summary and its statistics, written and read back."""
+"""Writes summary.json and class_stats.parquet at the end of a run, and reads both back."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from maskmill.pipeline.run.plan import Plan
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """What came out. class_stats has the schema CLASS_STATS; attempt: what this call added, if it did anything."""
+    """The result of a run. class_stats: schema CLASS_STATS. attempt: what this call added, None if it only read."""
 
     summary: dict[str, Any]
     class_stats: pa.Table
@@ -27,9 +27,9 @@ class RunResult:
 
     @property
     def failed_share(self) -> float:
-        """Failed images of those that count: of this attempt where it was incremental, else of all of the run.
+        """Return the share of failed images: of this attempt if it is incremental, else of the whole run.
 
-        A bad night would otherwise go unnoticed behind a year of good ones.
+        An incremental attempt is judged alone, because the many images of earlier attempts would hide its failures.
         """
         if self.attempt is not None and self.attempt.incremental:
             images, failed = self.attempt.images, self.attempt.failed
@@ -39,7 +39,7 @@ class RunResult:
 
 
 def finish_run(plan: Plan, attempt: Attempt) -> RunResult:
-    """Add up the markers into class_stats.parquet and summary.json, remove what was cut anew, and take stock."""
+    """Sum the markers into class_stats.parquet and summary.json, remove superseded shards, write the inventory."""
     if plan.changes is not None:
         remove_shards(plan.output, plan.changes.superseded)
     sums = read_sums(plan.output, plan.shard_ids)
@@ -73,13 +73,13 @@ def finish_run(plan: Plan, attempt: Attempt) -> RunResult:
     }
     plan.output.write_json(SUMMARY_FILE, summary)
     if plan.listing:
-        # Last, and from what was seen before labelling: whatever changed meanwhile is found by the next run.
+        # Write what was seen before labelling, so that the next run finds what changed during labelling.
         write_inventory(plan.output, plan.listing, plan.shards, plan.kept)
     return RunResult(summary, table, attempt)
 
 
 def read_result(output: Output) -> RunResult | None:
-    """The result of a finished run, None if the output has none."""
+    """Return the result of a finished run, None if the output has none."""
     summary = output.read_json(SUMMARY_FILE)
     if summary is None:
         return None

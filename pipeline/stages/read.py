@@ -40,7 +40,7 @@ class ShardTask:
 
 
 class ReadStage:
-    """Takes shard tasks, and yields tables of encoded images, bounded in rows and bytes; a shard ends with an end mark."""
+    """Takes shard tasks, and yields tables of encoded images, of bounded size; each shard ends with an end mark."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""What a person or a log collector sees of a run: log lines, one progress line, and the closing table."""
+"""Shows a labelling run to people and log collectors: log lines, a progress line, and the table at the end."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from maskmill.jobs.live_line import live_line
 from maskmill.model.licences import licence_notices
+from maskmill.pipeline.results.durations import duration_text
 from maskmill.pipeline.run.execute import Progress
 from maskmill.pipeline.run.incremental import Changes
 from maskmill.pipeline.run.plan import Plan
@@ -25,7 +26,7 @@ from maskmill.pipeline.storage.files import public_uri
 from maskmill.pipeline.uris import public_text
 
 PLAIN_INTERVAL_S = 10.0
-"""Off a terminal a progress line is printed this often."""
+"""How often a progress line is printed where there is no terminal."""
 CLASSES_SHOWN = 30
 VANISHED_SHOWN = 5
 
@@ -33,7 +34,7 @@ log = logging.getLogger("maskmill")
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, run, message, and shard and image where the line is about one."""
+    """Formats a log record as one JSON object: time, level, logger, run, message; attempt, shard, image if known."""
 
     def __init__(self, run: str) -> None:
         super().__init__()
@@ -54,32 +55,31 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """Lines for people, with addresses as they may be shown."""
+    """Formats a log record as text, without the secrets of addresses."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line, and the traceback where there is one."""
+        """Return the line, followed by the traceback if there is one."""
         return public_text(super().format(record))
 
 
 def set_up_logging(log_format: str, run: str) -> None:
-    """Send our own log lines to stderr; libraries speak only from warnings up. run: its id, for every JSON line."""
+    """Send log lines to stderr; those of libraries from warnings up only. run: the run's id, for every JSON line."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         JsonFormatter(run) if log_format == "json" else TextFormatter("%(asctime)s %(levelname)s %(message)s")
     )
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    own_level = logging.INFO if log_format == "json" else logging.WARNING
-    logging.getLogger("maskmill").setLevel(own_level)
+    logging.getLogger("maskmill").setLevel(logging.INFO if log_format == "json" else logging.WARNING)
 
 
 def plan_lines(plan: Plan) -> list[str]:
-    """What is about to happen, in two lines; further ones say which files of the input will not be labelled, and what
+    """Return two lines on what the run will do, and warnings: on files of the input that are not labelled, and on what
     licences of the weights forbid.
     """
     todo, shards, naming = len(plan.tasks), len(plan.shards), plan.spec.naming
     fresh = f"{shards} shards" if todo == shards else f"{todo} of {shards} shards to do"
     if plan.changes is not None:
-        fresh = changes_text(plan.changes)
+        work = changes_text(plan.changes)
     return [
         f"{public_uri(plan.config.input)} -> {public_uri(plan.config.output)}: {fresh}",
         f"{plan.config.preset}: {len(plan.vocabulary)} classes, region {naming.region}, fusion {naming.fusion}",
@@ -97,7 +97,7 @@ def _skipped_lines(plan: Plan) -> list[str]:
 
 
 def changes_text(changes: Changes) -> str:
-    """What an incremental run found: "3 new, 1 changed, 2 vanished (a, b; their labels stay)"."""
+    """Return what an incremental run found: "3 new, 1 changed, 2 vanished (a, b; their labels stay)"."""
     parts = [f"{len(changes.new)} new", f"{len(changes.changed)} changed"] if changes.to_label else ["nothing new"]
     if changes.superseded:
         parts.append(f"{len(changes.superseded)} cut anew")
@@ -109,28 +109,22 @@ def changes_text(changes: Changes) -> str:
 
 
 def progress_text(progress: Progress) -> str:
-    """One line: images, rate, shards, time to go, failures."""
-    eta = "?" if progress.eta_s is None else _duration(progress.eta_s)
+    """Return one line: images, rate, shards, time to go, failures."""
+    eta = "?" if progress.eta_s is None else duration_text(progress.eta_s)
     return (
         f"{progress.images:,} images  {progress.images_per_s:.1f} images/s  "
         f"shards {progress.shards_done}/{progress.shards_pending}  ETA {eta}  failed {progress.failed:,}"
     )
 
 
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}"
-
-
 @contextmanager
 def progress_display(log_format: str) -> Iterator[Callable[[Progress], None]]:
-    """A live line on a terminal, plain lines now and then elsewhere; log lines with --log-format json."""
+    """Show progress as a live line on a terminal, else as lines, or as log lines if ``log_format`` is json."""
     console = Console(stderr=True)
     if console.is_terminal and log_format == "text":
-        with Live(console=console, refresh_per_second=4, transient=True) as live:
-            live.update(Text("starting Ray and loading the model ..."))
-            yield lambda progress: live.update(Text(progress_text(progress)))
+        with live_line(console) as show_text:
+            show_text("starting Ray and loading the model ...")
+            yield lambda progress: show_text(progress_text(progress))
         return
     last_at = time.monotonic()
 
@@ -148,7 +142,7 @@ def progress_display(log_format: str) -> Iterator[Callable[[Progress], None]]:
 
 
 def show_result(plan: Plan, result: RunResult) -> None:
-    """The closing table (the most frequent classes) and where the output lies, on stdout."""
+    """Print the table of the most frequent classes, the totals, and where the output lies, to stdout."""
     console = Console()
     console.print(class_table(result))
     summary = result.summary
@@ -166,7 +160,7 @@ def show_result(plan: Plan, result: RunResult) -> None:
 
 
 def cost_text(cost: Mapping[str, Any]) -> str:
-    """One line on what the attempt took, and its price where --price-per-gpu-hour gave one."""
+    """Return one line on what the attempt took, and its price if --price-per-gpu-hour was given."""
     gigabytes = f"read {cost['bytes_read'] / 1e9:,.2f} GB, wrote {cost['bytes_written'] / 1e9:,.2f} GB"
     text = f"this attempt: {cost['gpu_hours']:,.2f} GPU-hours, {cost['cpu_hours']:,.2f} CPU-hours, {gigabytes}"
     if cost["price"] is not None:
@@ -177,7 +171,7 @@ def cost_text(cost: Mapping[str, Any]) -> str:
 
 
 def class_table(result: RunResult) -> Table:
-    """Per-class statistics, the most frequent classes first."""
+    """Return the statistics of classes as a table, the most frequent classes first."""
     rows = sorted(result.class_stats.to_pylist(), key=lambda row: (-row["pixels"], row["class_id"]))
     hit = [row for row in rows if row["images"]]
     table = Table(title=f"{len(hit)} of {len(rows)} classes found")

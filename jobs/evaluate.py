@@ -1,4 +1,4 @@
-"""``maskmill evaluate``: labels against ground truth. The same command again counts only what is not counted yet."""
+"""``maskmill evaluate``: compares labels with ground truth. The same command again counts only what is left."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CLASSES_SHOWN = 20
 
 
 def run_evaluate(config: EvaluationConfig) -> int:
-    """Evaluate, write, show; returns the exit code."""
+    """Evaluate, write and show the figures; return the exit code."""
     from functools import partial
 
     from rich.console import Console
@@ -54,15 +54,16 @@ evaluate = build_command(
 
 @contextmanager
 def _progress_line() -> Iterator[Callable[[Progress], None]]:
-    """A live line on a terminal's stderr; elsewhere only the first and the last state, as lines."""
+    """Show progress as a live line on a terminal, else the first and the last state as lines; on stderr."""
     from rich.console import Console
-    from rich.live import Live
     from rich.text import Text
+
+    from maskmill.jobs.live_line import live_line
 
     console = Console(stderr=True)
     if console.is_terminal:
-        with Live(console=console, refresh_per_second=4, transient=True) as live:
-            yield lambda progress: live.update(Text(progress_text(progress)))
+        with live_line(console) as show_text:
+            yield lambda progress: show_text(progress_text(progress))
         return
 
     def show(progress: Progress) -> None:
@@ -73,13 +74,13 @@ def _progress_line() -> Iterator[Callable[[Progress], None]]:
 
 
 def progress_text(progress: Progress) -> str:
-    """One line: units, images, rate."""
+    """Return one line: units, images, rate."""
     rate = f"  {progress.images / progress.seconds:,.0f} images/s" if progress.images else ""
     return f"evaluating: {progress.units_done}/{progress.units} shards  {progress.images:,} images{rate}"
 
 
 def show_evaluation(evaluation: Evaluation, console: Console) -> None:
-    """The figures, the classes with the most ground truth, warnings, and where the files are."""
+    """Print the figures, the classes with the most ground truth, warnings, and where the files are."""
     from rich.text import Text
 
     from maskmill.pipeline.evaluation.coverage import coverage_counts
@@ -102,7 +103,7 @@ def show_evaluation(evaluation: Evaluation, console: Console) -> None:
 
 
 def figures_table(figures: Mapping[str, Any]) -> Table:
-    """Every figure of the summary that is defined."""
+    """Return every defined figure of the summary as a table."""
     from rich.table import Table
     from rich.text import Text
 
@@ -117,7 +118,7 @@ def figures_table(figures: Mapping[str, Any]) -> Table:
 
 
 def classes_table(evaluation: Evaluation) -> Table:
-    """Per-class figures, the classes with the most ground truth first."""
+    """Return the figures of classes as a table, those with the most ground truth first."""
     from rich.table import Table
     from rich.text import Text
 
@@ -140,7 +141,7 @@ def classes_table(evaluation: Evaluation) -> Table:
 
 
 def comparison_table(comparison: Mapping[str, Any]) -> Table:
-    """Two runs side by side."""
+    """Return the figures of two runs side by side as a table."""
     from rich.table import Table
 
     percent = round(100 * comparison["level"])

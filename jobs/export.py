@@ -1,4 +1,4 @@
-"""``maskmill export``: the labels in the formats that other tools read."""
+"""``maskmill export``: writes the labels in the formats that other tools read."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def export(
         typer.Option(help="Export the images too; by default for fiftyone, yolo and hf.", show_default=False),
     ] = None,
     images_per_file: Annotated[
-        int | None, typer.Option(min=1, help="Split coco, panoptic, coco-stuff and hf into files of so many images.")
+        int | None, typer.Option(min=1, help="Split coco, panoptic, coco-stuff and hf into files of this many images.")
     ] = None,
     overwrite: Annotated[bool, typer.Option(help="Write although DEST is not empty; nothing is removed.")] = False,
     storage_option: StorageOption = None,
@@ -77,14 +77,14 @@ def export(
 
 @contextmanager
 def _progress_line() -> Iterator[Callable[[int, int], None]]:
-    """A live line on a terminal's stderr, nothing elsewhere."""
+    """Show progress as a live line on a terminal's stderr, and nothing elsewhere."""
     from rich.console import Console
-    from rich.live import Live
-    from rich.text import Text
+
+    from maskmill.jobs.live_line import live_line
 
     console = Console(stderr=True)
     if not console.is_terminal:
         yield lambda done, shards: None
         return
-    with Live(console=console, refresh_per_second=4, transient=True) as live:
-        yield lambda done, shards: live.update(Text(f"shard {done:,} of {shards:,}"))
+    with live_line(console) as show_text:
+        yield lambda done, shards: show_text(f"shard {done:,} of {shards:,}")

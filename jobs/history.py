@@ -1,4 +1,4 @@
-"""``maskmill history``: the attempts made on an output, night by night; starts no Ray."""
+"""``maskmill history``: lists the attempts made on an output; starts no Ray."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COLUMNS = ("started (UTC)", "took", "outcome", "shards", "images", "failed", "va
 def history(
     output: RunOutput,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per attempt and line.")] = False,
-    last: Annotated[int | None, typer.Option("--last", metavar="N", min=1, help="Only the N most recent.")] = None,
+    last: Annotated[int | None, typer.Option("--last", metavar="N", min=1, help="Only the N latest attempts.")] = None,
     storage_option: StorageOption = None,
 ) -> None:
     """List the attempts on OUTPUT, the oldest first: when, how they ended, what they labelled and cost."""
@@ -36,20 +36,20 @@ def _json_line(attempt: Attempt) -> str:
 
 
 def table_lines(attempts: list[Attempt]) -> list[str]:
-    """A heading and a line for each attempt, columns aligned."""
+    """Return a heading and a line for each attempt, in aligned columns."""
     rows = [COLUMNS, *map(_cells, attempts)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def _cells(attempt: Attempt) -> tuple[str, ...]:
-    from maskmill.jobs.status import duration
+    from maskmill.pipeline.results.durations import duration_text
 
     shards = f"{attempt.shards_done} of {attempt.shards_new + attempt.shards_changed}"
     price = None if attempt.cost is None else attempt.cost.price
     return (
         time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(attempt.started_at)),
-        "-" if attempt.seconds is None else duration(attempt.seconds),
+        "-" if attempt.seconds is None else duration_text(attempt.seconds),
         attempt.outcome + (f" ({attempt.error})" if attempt.error else ""),
         shards + (f" ({attempt.shards_changed} changed)" if attempt.shards_changed else ""),
         f"{attempt.images:,}",

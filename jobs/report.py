@@ -1,4 +1,4 @@
-"""``maskmill report``: what a run found, as one HTML file that needs no network."""
+"""``maskmill report``: writes what a run found as one HTML file that needs no network."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ def report(
         str | None, typer.Option(metavar="FOLDER", help="Where index.html goes; by default OUTPUT/report.")
     ] = None,
     price_per_hour: Annotated[
-        float | None, typer.Option(min=0, help="Price of all machines of the run together, to show what it cost.")
+        float | None,
+        typer.Option(
+            min=0,
+            help="Price of one hour of all machines together, not of one GPU: shows the cost of the last attempt.",
+        ),
     ] = None,
     storage_option: StorageOption = None,
 ) -> None:

@@ -34,7 +34,9 @@ def status(
 
 
 def status_lines(found: Status) -> list[str]:
-    """What a person is told, one fact a line."""
+    """Return the status as lines of text, with one fact on each."""
+    from maskmill.pipeline.results.durations import duration_text
+
     share = f" ({found.shards_done / found.shards:.0%})" if found.shards else ""
     lines = [
         f"run      {found.run_id}",
@@ -47,25 +49,13 @@ def status_lines(found: Status) -> list[str]:
         count = sum(found.skipped_files.values())
         lines.append(f"skipped  {count:,} files that are no images by name: {skipped_text(found.skipped_files)}")
     if found.last_commit_age_s is not None:
-        lines.append(f"commit   {duration(found.last_commit_age_s)} ago")
+        lines.append(f"commit   {duration_text(found.last_commit_age_s)} ago")
     if found.images_per_s is not None and found.shards_pending:
         lines.append(f"rate     {found.images_per_s:,.1f} images/s over the latest commits")
     if found.eta_s is not None and found.shards_pending:
-        lines.append(f"to go    {duration(found.eta_s)} at that rate")
+        lines.append(f"to go    {duration_text(found.eta_s)} at that rate")
     most = sorted(found.errors.items(), key=lambda item: (-item[1], item[0]))
     lines += [f"error    {count:,} x {kind}" for kind, count in most[:MOST_ERRORS]]
     if len(most) > MOST_ERRORS:
         lines.append(f"         and {len(most) - MOST_ERRORS} other kinds")
     return lines
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them: 42 s, 7 min 03 s, 2 h 05 min, 3 d 4 h."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    if whole < 86400:
-        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-    return f"{whole // 86400} d {whole % 86400 // 3600} h"

@@ -179,7 +179,7 @@ class LabelConfig(_WithNaming):
         "ok", description="With --incremental and nothing to label: exit code 0 (ok) or 4 (exit-code)."
     )
     price_per_gpu_hour: float | None = Field(
-        None, ge=0, description="Price of one hour of one GPU; adds prices to what the run says of its cost."
+        None, ge=0, description="Price of one hour of one GPU; the run's price is this times its GPU-hours."
     )
     notify_url: str | None = Field(
         None, description="Address that gets the summary as JSON at the end (POST); never stored."

@@ -17,6 +17,7 @@ from maskmill.pipeline.report.cards import Card
 from maskmill.pipeline.report.evaluation import EvaluationView
 from maskmill.pipeline.report.plots import Plot, compact
 from maskmill.pipeline.report.sample import Key
+from maskmill.pipeline.results.durations import duration_text
 from maskmill.pipeline.results.reader import Results, RunClass
 from maskmill.pipeline.results.review import REASONS
 from maskmill.pipeline.results.totals import Figures
@@ -134,22 +135,14 @@ def _speed_tiles(finished: dict[str, Any] | None, price_per_hour: float | None) 
         Tile(
             "Images a second",
             f"{rate:,.1f}",
-            f"{finished['attempt_images']:,} in {_duration(finished['attempt_seconds'])}",
+            f"{finished['attempt_images']:,} in {duration_text(finished['attempt_seconds'])}",
         ),
-        Tile("A million images", _duration(hours_per_million * 3600), "at this rate"),
+        Tile("A million images", duration_text(hours_per_million * 3600), "at this rate"),
     ]
     if price_per_hour is not None:
         spent = finished["attempt_seconds"] / 3600 * price_per_hour
         result.append(Tile("Cost", f"{spent:,.2f}", f"{hours_per_million * price_per_hour:,.2f} for a million images"))
     return result
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    if seconds < 100 * 60:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:,.1f} h"
 
 
 def notes(page: Page) -> list[str]:

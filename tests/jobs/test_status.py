@@ -13,7 +13,6 @@ import pytest
 from typer.testing import CliRunner
 
 from maskmill.jobs.main import app
-from maskmill.jobs.status import duration
 from maskmill.pipeline.output.folder import Output
 from maskmill.pipeline.output.markers import marker_name
 from maskmill.pipeline.output.statistics import ClassSums, RunSums
@@ -79,11 +78,3 @@ def test_it_starts_neither_ray_nor_torch(output: Path) -> None:
     result = subprocess.run([sys.executable, "-c", code, str(output)], capture_output=True, text=True, check=False)
     assert "3 of 5 done" in result.stdout, result.stderr
     assert result.stdout.splitlines()[-1] == "LOADED"
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [(0.4, "0 s"), (59.6, "1 min 00 s"), (3599, "59 min 59 s"), (7500, "2 h 05 min"), (273600, "3 d 4 h")],
-)
-def test_durations_are_said_as_people_do(seconds: float, words: str) -> None:
-    assert duration(seconds) == words

@@ -1,1 +1,1 @@
-"""Entry points: the ``maskmill`` command, one file per subcommand. They parse, call and print; nothing computes."""
+"""The ``maskmill`` command, one file for each subcommand. These files parse, call the pipeline, and print."""

@@ -1,4 +1,4 @@
-"""The parameters that every command on a finished or running output has."""
+"""The parameters that all commands on the output of a run share."""
 
 from __future__ import annotations
 
@@ -10,4 +10,4 @@ RunOutput = Annotated[str, typer.Argument(metavar="OUTPUT", help="The output of 
 StorageOption = Annotated[
     list[str] | None, typer.Option(metavar="K=V", help="Option of the file system; may be repeated.")
 ]
-"""To be read with :func:`maskmill.pipeline.storage.files.parse_storage_options`."""
+"""Parse the values with :func:`maskmill.pipeline.storage.files.parse_storage_options`."""

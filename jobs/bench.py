@@ -1,4 +1,4 @@
-"""``maskmill bench``: where the time goes, measured on this machine; a table for people, JSON for records."""
+"""``maskmill bench``: measures on this machine where the time goes; prints a table, and writes JSON if asked."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ app = typer.Typer(
 )
 
 Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write everything measured to this file.")]
-Seed = Annotated[int, typer.Option(help="Of weights and images.")]
+Seed = Annotated[int, typer.Option(help="Seed of weights and images.")]
 Threads = Annotated[int, typer.Option(min=1, help="CPU threads of the model.")]
 StorageOption = Annotated[
     list[str] | None, typer.Option(metavar="KEY=VALUE", help="Option of the file system; may be repeated.")
@@ -41,17 +41,19 @@ def model(
     region: Annotated[list[str] | None, typer.Option(help="What to measure; may be repeated.")] = None,
     dtype: Annotated[list[str] | None, typer.Option(help="Precisions to measure; may be repeated.")] = None,
     as_released: Annotated[
-        bool, typer.Option("--as-released", help="First the yardstick: all queries encoded, float32, full maps.")
+        bool,
+        typer.Option(
+            "--as-released",
+            help="Measure the release's way first: all queries encoded, float32, full maps.",
+        ),
     ] = False,
-    min_objectness: Annotated[float | None, typer.Option(help="Also skip queries below, beside the exact way.")] = None,
-    min_visible: Annotated[
-        int | None, typer.Option(min=1, help="Also skip queries that are the strongest on fewer pixels.")
-    ] = None,
-    compiled: Annotated[bool, typer.Option("--compile", help="Also each of these compiled.")] = False,
-    attend_side: Annotated[int | None, typer.Option(help="Short side of the single pass.")] = None,
-    images: Annotated[int, typer.Option(min=1, help="Different images a pass.")] = 1,
+    min_objectness: Annotated[float | None, typer.Option(help="Also skip queries with a lower objectness.")] = None,
+    min_visible: Annotated[int | None, typer.Option(min=1, help="Also skip queries that win fewer pixels.")] = None,
+    compiled: Annotated[bool, typer.Option("--compile", help="Measure each of these compiled, too.")] = False,
+    attend_side: Annotated[int | None, typer.Option(help="Short side of the single pass's image.")] = None,
+    images: Annotated[int, typer.Option(min=1, help="Different images in each pass.")] = 1,
     repeats: Annotated[int, typer.Option(min=1, help="Passes; the fastest counts.")] = 2,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images a call.")] = 8,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per call of the model.")] = 8,
     threads: Threads = 1,
     seed: Seed = 0,
     json_file: Json = None,
@@ -67,7 +69,7 @@ def model(
     for own in regions:
         side = attend_side if own in get_args(SinglePassRegion) else None
         for precision in dtypes:
-            exact = Variant(region=own, dtype=precision, attend_side=side)
+            exact = Variant(region=name, dtype=precision, attend_side=side)
             variants.append(exact)
             if min_objectness is not None:
                 variants.append(replace(exact, min_objectness=min_objectness))
@@ -95,7 +97,7 @@ def io(
     source: Annotated[str, typer.Argument(metavar="INPUT", help="Images, as for `maskmill label`.")],
     preset: Annotated[str, typer.Option(help="The model whose input size images are resized to.")] = "bundled",
     weights: Annotated[str | None, typer.Option(help="Its weights, where the preset has none.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most about so many images.")] = 2000,
+    limit: Annotated[int, typer.Option(min=1, help="At most about this many images.")] = 2000,
     storage_option: StorageOption = None,
     json_file: Json = None,
 ) -> None:
@@ -115,9 +117,9 @@ def io(
     _show(result, io_rows(result), json_file)
 
 
-Images = Annotated[int, typer.Option(min=100, help="Drawn images the job labels.")]
+Images = Annotated[int, typer.Option(min=100, help="How many drawn images the job labels.")]
 Directory = Annotated[
-    Path, typer.Option("--directory", help="Where images are drawn (once) and outputs written for a while.")
+    Path, typer.Option("--directory", help="Where images are drawn (once) and outputs lie for a while.")
 ]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Settings of `maskmill label`; may be repeated.")
@@ -146,7 +148,7 @@ def pipeline(
 def scale(
     workers: Annotated[list[int] | None, typer.Option(min=1, help="May be repeated; default 1 and 2.")] = None,
     images: Images = 2000,
-    also_images: Annotated[list[int] | None, typer.Option(min=100, help="More images, most workers.")] = None,
+    also_images: Annotated[list[int] | None, typer.Option(min=100, help="Also so many, with most workers.")] = None,
     directory: Directory = Path("bench"),
     settings: Settings = None,
     seed: Seed = 0,
@@ -163,7 +165,7 @@ def scale(
 
 
 def _label_settings(settings: list[str] | None) -> dict[str, Any]:
-    """The settings given as KEY=VALUE, checked and read as ``maskmill label`` does. Raises UsageError."""
+    """Return the settings given as KEY=VALUE, parsed and checked as for ``maskmill label``. Raises UsageError."""
     from maskmill.jobs.options import resolve
     from maskmill.pipeline.config import LabelConfig
 

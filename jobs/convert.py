@@ -1,4 +1,4 @@
-"""``maskmill convert``: a released checkpoint becomes safetensors and JSON, which load faster and run nothing."""
+"""``maskmill convert``: turns a released checkpoint into safetensors and JSON, which load faster and run no code."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def convert(
     source: Annotated[Path, typer.Argument(metavar="IN", help="An official checkpoint (.pth or .pkl).")],
     destination: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder for the converted one.")],
     heads: Annotated[
-        int | None, typer.Option(min=1, help="Attention heads, where they are not width / 32 (at least 4).")
+        int | None, typer.Option(min=1, help="Attention heads, if they are not width / 32 (at least 4).")
     ] = None,
 ) -> None:
     """Convert ZegFormer weights to safetensors and JSON; use the folder as --weights."""

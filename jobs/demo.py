@@ -1,4 +1,4 @@
-"""``maskmill demo``: the other commands in a row, on drawn images, as a person would type them."""
+"""``maskmill demo``: runs other commands on drawn images, one after the other, as a person would type them."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from maskmill.pipeline.errors import UsageError
 SEED = 2026
 SHARD_SIZE = 50
 EXPECTED_ACCURACY = 0.90
-"""Share of pixels that must be right; below it something is broken, and the demo says so and fails."""
+"""Share of pixels that must be right. With a lower share the demo fails, because something is broken."""
 PICTURES = 6
 
 
 def demo(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where everything goes.")] = Path("demo"),
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where all files go.")] = Path("demo"),
     images: Annotated[int, typer.Option(min=1, metavar="N", help="How many images to draw.")] = 400,
 ) -> None:
-    """Draw images, label them on local Ray, compare with the truth, and paint what was found.
+    """Draw images, label them on a local Ray, compare the labels with the truth, and draw a picture of them.
 
-    The same command again continues where it was interrupted; what is done is not done again.
+    The same command again continues where it was interrupted.
     """
     from maskmill.pipeline.output.folder import RUN_FILE
     from maskmill.pipeline.storage.writable import check_writable
@@ -36,7 +36,7 @@ def demo(
     classes, picture = drawn / "classes.json", folder / "overlay.png"
     check_writable(str(folder), what="the folder")
     if picture.exists() and not (output / RUN_FILE).exists():
-        raise UsageError(f"{picture} was not painted by this command and is not replaced; choose another folder")
+        raise UsageError(f"{picture} was not made by this command and is not replaced; choose another folder")
     if not classes.exists():  # it is written last
         _run("shapes", drawn, "--images", images, "--seed", SEED, "--shard-size", SHARD_SIZE)
     _run("label", drawn / "*.tar", output, "--classes", classes)
@@ -54,13 +54,13 @@ def demo(
 
 
 def _run(*arguments: object) -> None:
-    """Run ``maskmill`` in a process of its own, as typed; end with its exit code if that is not 0."""
+    """Run ``maskmill`` in another process, as a person would type it; exit with its code if that is not 0."""
     words = [str(argument) for argument in arguments]
     typer.echo(f"\n$ maskmill {shlex.join(words)}")
     sys.stdout.flush()
     from maskmill.pipeline.cluster.connect import code_folders
 
-    # Without -P Python would look for modules in the current folder first, which is the user's.
+    # Use -P, or Python would look for modules in the current folder first, where the user may have any files.
     path = os.pathsep.join(filter(None, [*code_folders(), os.environ.get("PYTHONPATH")]))
     command = [sys.executable, "-P", "-m", "maskmill.jobs.main", *words]
     finished = subprocess.run(command, check=False, env={**os.environ, "PYTHONPATH": path})

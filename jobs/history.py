@@ -22,7 +22,7 @@ def history(
     last: Annotated[int | None, typer.Option("--last", metavar="N", min=1, help="Only the N latest attempts.")] = None,
     storage_option: StorageOption = None,
 ) -> None:
-    """List the attempts on OUTPUT, the oldest first: when, how they ended, what they labelled and cost."""
+    """List the attempts on OUTPUT, the oldest first: when they ran, how they ended, what they labelled and cost."""
     from maskmill.pipeline.run.history import read_history
     from maskmill.pipeline.storage.files import parse_storage_options
 

@@ -1,4 +1,4 @@
-"""``maskmill label``: the main job. Rerunning the same command continues it."""
+"""``maskmill label``: labels images. The same command again continues a run."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ EXIT_NOTHING_NEW = 4
 
 
 def run_label(config: LabelConfig) -> int:
-    """Plan, run, report; returns the exit code."""
+    """Plan the run, execute it, report how it ended; return the exit code."""
     from maskmill.pipeline.run.plan import plan_run
 
     try:
         plan = plan_run(config)
     except UsageError as error:
-        _tell(config, EXIT_WRONG_USAGE, error=str(error))
+        _notify(config, EXIT_WRONG_USAGE, error=str(error))
         raise
     return execute(plan)
 
 
 def execute(plan: Plan) -> int:
-    """Say what will be done, do it and show what came out; returns the exit code."""
+    """Show the plan, execute it, and show the result; return the exit code."""
     from maskmill.jobs.console import plan_lines, set_up_logging, show_result
 
     set_up_logging(plan.config.log_format, run=plan.record.run_id)
@@ -48,9 +48,9 @@ def execute(plan: Plan) -> int:
     try:
         end = _run(plan)
     except Exception as error:
-        _tell(plan.config, EXIT_FAILED, plan.record.run_id, error=type(error).__name__)
+        _notify(plan.config, EXIT_FAILED, plan.record.run_id, error=type(error).__name__)
         raise
-    _tell(plan.config, end.exit_code, plan.record.run_id, end.result, end.error)
+    _notify(plan.config, end.exit_code, plan.record.run_id, end.result, end.error)
     if end.error is not None:
         typer.echo(public_text(end.error), err=True)
     if end.still_running:
@@ -62,7 +62,7 @@ def execute(plan: Plan) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _End:
-    """How a run ended. still_running: a thread is inside Ray Data and cannot be told to stop."""
+    """How a run ended. still_running: a thread still runs inside Ray Data, and cannot be stopped."""
 
     exit_code: int
     result: RunResult | None = None
@@ -92,14 +92,14 @@ def _run(plan: Plan) -> _End:
     return _End(EXIT_COMPLETE if result.failed_share <= plan.config.max_failed else EXIT_TOO_MANY_FAILED, result)
 
 
-def _tell(
+def _notify(
     config: LabelConfig,
     exit_code: int,
     run_id: str | None = None,
     result: RunResult | None = None,
     error: str | None = None,
 ) -> None:
-    """Send the webhook, if there is one."""
+    """Send how the run ended to --notify-url, if it is given."""
     if config.notify_url is None or config.dry_run:
         return
     from maskmill.pipeline.run.notify import ended_message, notify

@@ -1,4 +1,4 @@
-"""Ends a command whose threads cannot be ended."""
+"""Ends a command while a thread of it still runs and cannot be stopped."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import NoReturn
 
 
 def leave(exit_code: int) -> NoReturn:
-    """End this process now: a thread is still inside Ray, and tearing the interpreter down under it crashes.
+    """End this process at once, because a normal exit would crash while a thread is still inside Ray.
 
-    A Ray of our own ends with its driver; in a cluster this ends the job's actors.
+    A local Ray ends with this process; a cluster ends the job's actors.
     """
     sys.stdout.flush()
     sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""The ``maskmill`` command: a table of subcommands, loaded when called, and the one place where wrong usage ends."""
+"""The ``maskmill`` command: loads subcommands when they are called, and turns errors into messages and exit codes."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ EXIT_FAILED = 1
 EXIT_WRONG_USAGE = 2
 EXIT_INTERRUPTED = 130
 
-# name: (module, function or typer app, summary). A module is imported only when its command is asked for, so that
-# `maskmill --help` answers at once, whatever the commands need.
+# name: (module, function or typer app, summary). A module is imported only when its command is called, so that
+# `maskmill --help` answers at once.
 COMMANDS = {
     "demo": ("maskmill.jobs.demo", "demo", "Draw images, label, score and paint them: a first look."),
     "label": ("maskmill.jobs.label", "label", "Label images: masks, class names, statistics. Rerun to resume."),
@@ -59,14 +59,14 @@ COMMANDS = {
 
 
 class Subcommands(TyperGroup):
-    """Looks subcommands up in COMMANDS; turns UsageError into ``error: ...`` on stderr and exit code 2."""
+    """Looks subcommands up in COMMANDS, and turns errors into messages on stderr and exit codes."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """All names, in the order of the table."""
+        """Return all names, in the order of the table."""
         return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Import and build one subcommand. Raises UsageError for an unknown name, with those that there are."""
+        """Import and build one subcommand. Raises UsageError for an unknown name; the message lists the names."""
         if cmd_name.startswith("-"):
             return None
         if cmd_name not in COMMANDS:
@@ -89,7 +89,7 @@ class Subcommands(TyperGroup):
             formatter.write_dl([(name, summary) for name, (_, _, summary) in COMMANDS.items()])
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the subcommand; errors other than UsageError show their traceback, without secrets of addresses in it."""
+        """Run the subcommand. Unexpected errors show their traceback, without the secrets of addresses in it."""
         try:
             return super().invoke(ctx)
         except UsageError as error:
@@ -105,7 +105,7 @@ class Subcommands(TyperGroup):
             raise typer.Exit(EXIT_INTERRUPTED) from interruption
         except Exception as error:
             shown = traceback.format_exc()
-            # typer's own exceptions know their exit code.
+            # Let typer handle its exceptions, which know their exit code, and errors whose traceback has no secrets.
             if hasattr(error, "exit_code") or public_text(shown) == shown:
                 raise
             typer.echo(public_text(shown), err=True)
@@ -113,8 +113,8 @@ class Subcommands(TyperGroup):
 
 
 def _plain_app(**settings: Any) -> typer.Typer:
-    # Tracebacks are Python's own: typer's show local variables, and some of them are credentials. Help is plain text:
-    # rich's tables cut long flags off on a terminal of 80 columns.
+    # Show tracebacks as Python does: those of typer show local variables, and some of these are credentials. Show help
+    # as plain text: the tables of rich cut long flags off on a terminal of 80 columns.
     return typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False, **settings)
 
 
@@ -138,7 +138,7 @@ def maskmill(
 
 
 def _escape_what_the_terminal_lacks() -> None:
-    # A terminal or pipe of ASCII or Latin-1 shows "\\u732b"; by default Python ends the command with an error instead.
+    # Show "\\u732b" on a terminal or pipe that lacks the letter; by default Python would end the command with an error.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

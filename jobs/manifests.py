@@ -1,4 +1,4 @@
-"""Fills the manifests of jobs/k8s with what a job file says: plain YAML in, plain YAML out, no templates."""
+"""Fills the manifests of jobs/k8s with the settings of a job file. They are parsed YAML, not templates."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from maskmill.pipeline.storage.text_files import decode_text
 
 MOUNT = "/etc/maskmill"
 CONFIG_MAP_BYTES = 1_000_000
-"""Kubernetes takes 1 MiB for a whole ConfigMap."""
+"""Kubernetes accepts at most 1 MiB for a whole ConfigMap."""
 MODEL_FILES = ("weights", "clip")
 
 
 @dataclass(frozen=True, slots=True)
 class Images:
-    """Container images of head and CPU nodes, and of GPU nodes."""
+    """Container images: cpu for the head and CPU nodes, cuda for GPU nodes."""
 
     cpu: str
     cuda: str
@@ -29,7 +29,7 @@ class Images:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Schedule:
-    """When the job runs and what its object is called."""
+    """When the job runs, and the name of its Kubernetes object."""
 
     cron: str
     time_zone: str
@@ -37,32 +37,32 @@ class Schedule:
 
 
 class Manifests:
-    """The manifests as shipped, by file name; every read gives a fresh copy."""
+    """The manifests of jobs/k8s by file name."""
 
     def __init__(self, texts: dict[str, str]) -> None:
         self.texts = texts
 
     def read(self, name: str) -> dict[str, Any]:
-        """The parsed document."""
+        """Return the parsed document, a new copy at every call."""
         return yaml.safe_load(self.texts[name])
 
 
 class _PlainDumper(yaml.SafeDumper):
-    """Writes shared parts out in full: kustomize patches address each by its own path."""
+    """Writes repeated parts in full, without YAML aliases, because kustomize patches address each by its path."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
 
 def dump(document: Any) -> bytes:
-    """YAML in the order given."""
+    """Return the document as YAML, with keys in the given order."""
     return yaml.dump(document, Dumper=_PlainDumper, sort_keys=False, width=120, allow_unicode=True).encode()
 
 
 def rendered(
     base: Manifests, job: Path, config: LabelConfig, kind: str, schedule: Schedule, images: Images
 ) -> dict[str, bytes]:
-    """File name -> content of the folder to write. Raises UsageError where the job cannot run in a cluster as it is."""
+    """Return the files to write, name -> content. Raises UsageError if the job cannot run in a cluster as it is."""
     settings, attachments = job_settings(job, config, one_pod=kind == "cronjob")
     main = _cron_job(base, schedule, images, config) if kind == "cronjob" else _ray_job(base, schedule, images, config)
     if kind == "raycronjob":
@@ -83,7 +83,7 @@ def rendered(
 
 
 def job_settings(job: Path, config: LabelConfig, one_pod: bool) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """The job file as the pods get it, and the files it names: read here, mounted there."""
+    """Return the settings for the pods, and the files that they name, which are mounted in the pods, by file name."""
     if config.storage_option or config.notify_url:
         raise UsageError(
             f"{job}: storage-option and notify-url would lie readable in a ConfigMap; give the service account a role "
@@ -112,7 +112,7 @@ def job_settings(job: Path, config: LabelConfig, one_pod: bool) -> tuple[dict[st
 
 
 def gpus_of(config: LabelConfig) -> int:
-    """Whole GPUs that the job's pools take together."""
+    """Return how many whole GPUs the pools of the job need together."""
     pools = ((config.propose_actors, config.propose_gpus), (config.classify_actors, config.classify_gpus))
     return math.ceil(sum((actors or 1) * (gpus or 0) for actors, gpus in pools))
 
@@ -129,7 +129,7 @@ def _ray_job(base: Manifests, schedule: Schedule, images: Images, config: LabelC
     if not wanted:
         cluster["workerGroupSpecs"] = [each for each in cluster["workerGroupSpecs"] if each["groupName"] != "gpu"]
     labels = [set(group["labels"].items()) for group in cluster["workerGroupSpecs"]]
-    if not any(set(config.task_label.items()) <= own for own in labels):
+    if not any(set(config.task_label.items()) <= group_labels for group_labels in labels):
         raise UsageError(f"task-label {config.task_label}: no group of nodes has it; they have pool=cpu and pool=gpu")
     cluster["headGroupSpec"]["template"]["spec"]["containers"][0]["image"] = images.cpu
     ray_job["spec"]["submitterPodTemplate"]["spec"]["containers"][0]["image"] = images.cpu

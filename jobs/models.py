@@ -1,4 +1,4 @@
-"""``maskmill models``: the presets, what each knows, needs and permits; and fetching the weights of one ahead."""
+"""``maskmill models``: lists the presets, and fetches the weights of one before they are needed."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def preset_lines(preset: Preset) -> list[str]:
 
 
 def _quality(preset: Preset) -> dict[str, str]:
-    """What is known of a preset's quality: figures of its parts by others, and how to measure the whole."""
+    """Return what is known of a preset's quality: published figures of its parts, and how to measure the whole."""
     if preset.published is None:
         return {}
     return {

@@ -1,4 +1,4 @@
-"""Makes a command's flags from a pydantic model, and a validated model from flags, ``--set`` and ``--config``."""
+"""Makes the flags of a command from a pydantic model, and the model from flags, ``--set`` and ``--config``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from maskmill.pipeline.errors import UsageError
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 CONFIG_HELP = "YAML file with any of these settings, by the flags' names."
-SET_HELP = "KEY=VALUE on top of --config, may be repeated; explicit flags win over both."
+SET_HELP = "A setting as KEY=VALUE, may be repeated; wins over --config, and explicit flags win over both."
 
 
 def build_command(
@@ -30,7 +30,7 @@ def build_command(
     *,
     positional: Sequence[str] = (),
     name: str,
-    help: str,  # noqa: A002 (typer's own word for it)
+    help: str,  # noqa: A002 (the name that typer uses)
 ) -> Callable[..., None]:
     """Return a function that typer can register as a command: ``app.command()(build_command(...))``.
 
@@ -59,8 +59,8 @@ def resolve(
 ) -> ModelT:
     """Build ``model`` from, in rising precedence, its defaults, a YAML file, ``KEY=VALUE`` settings and flags.
 
-    flags: field name -> value; None and empty lists mean "not given". Entries of dict fields are merged, all else
-    replaces what came before. Raises UsageError naming the key, where it was given and what would be valid.
+    flags: field name -> value; None and empty lists mean "not given". The entries of dict fields are merged; other
+    values replace earlier ones. Raises UsageError that names the key, where it was given, and the valid values.
     """
     layers = [
         (_field_name(model, key, f"in {config_file}"), f"in {config_file}", value)
@@ -90,9 +90,9 @@ def resolve(
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """yaml.safe_load, but a key given twice is an error and, as in YAML 1.2, on, off, yes and no are words."""
+    """Loads YAML safely. A key given twice is an error; on, off, yes and no are words, as in YAML 1.2."""
 
-    yaml_implicit_resolvers = {  # noqa: RUF012 (the loader's own class attribute)
+    yaml_implicit_resolvers = {  # noqa: RUF012 (a class attribute of the loader)
         first: [entry for entry in entries if entry[0] != "tag:yaml.org,2002:bool"]
         for first, entries in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
@@ -138,7 +138,7 @@ def _field_name(model: type[BaseModel], key: str, origin: str) -> str:
 
 
 def _parse_setting(info: FieldInfo, field: str, text: str) -> Any:
-    """The value of ``--set field=text``: ``null`` resets an optional field, containers are written as on the flag."""
+    """Return the value of ``--set field=text``; ``null`` is None for optional fields, containers are as on the flag."""
     if text in ("null", "") and type(None) in typing.get_args(info.annotation):
         return None
     kind = _container(info)
@@ -152,14 +152,14 @@ def _pairs(items: Iterable[str], origin: str) -> dict[str, str]:
     for item in items:
         key, separator, value = item.partition("=")
         if not separator or not key:
-            # The text itself may be a secret given without its key: it is not repeated.
+            # Do not repeat the text, which may be a secret that was given without its key.
             raise UsageError(f"{origin} takes K=V")
         pairs[key] = value
     return pairs
 
 
 def _explain(model: type[BaseModel], detail: Any, origins: Mapping[str, str]) -> str:
-    """One pydantic error in the words of the command line."""
+    """Return a pydantic error in the words of the command line."""
     message = detail["msg"].removeprefix("Value error, ")
     if not detail["loc"]:
         return str(message)
@@ -184,12 +184,12 @@ def _flag(field: str) -> str:
 
 
 def _parameter(name: str, annotation: Any, info: Any) -> inspect.Parameter:
-    # Every default is None, so that "not given" can be told from "given, and equal to the default".
+    # Every default is None, so that a flag that is not given differs from one that is given with the default value.
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[annotation, info])
 
 
 def _argument(field: str, info: FieldInfo) -> inspect.Parameter:
-    # Optional here, so that --config can give it; the model says when it is missing.
+    # Make the argument optional, because --config may give it; the model's check finds a missing one.
     help_ = typer.Argument(metavar=_kebab(field).upper(), help=info.description, show_default=False)
     return _parameter(field, str | None, help_)
 
@@ -203,7 +203,7 @@ def _option(field: str, info: FieldInfo) -> inspect.Parameter:
     shown["metavar"] = "K=V" if kind is dict else "|".join(choices) or _METAVARS.get(_alternatives(info)[0], "TEXT")
     if choices:
         shown["autocompletion"] = lambda: choices
-    # Text, whatever the field's type: pydantic reads and checks flags, --set and YAML alike, with one set of messages.
+    # Take text for all types of fields: pydantic then checks flags, --set and YAML alike, with the same messages.
     annotation = list[str] | None if kind in (dict, list) else str | None
     return _parameter(field, annotation, typer.Option(_flag(field), **shown))
 
@@ -218,7 +218,7 @@ def _shown_default(value: Any) -> str:
 
 
 def _alternatives(info: FieldInfo) -> list[Any]:
-    """The types a field allows, without None."""
+    """Return the types that a field allows, without None."""
     is_union = typing.get_origin(info.annotation) in (Union, types.UnionType)
     parts = typing.get_args(info.annotation) if is_union else (info.annotation,)
     bare = [typing.get_args(part)[0] if typing.get_origin(part) is Annotated else part for part in parts]
@@ -226,7 +226,7 @@ def _alternatives(info: FieldInfo) -> list[Any]:
 
 
 def _container(info: FieldInfo) -> type | None:
-    """``bool``, ``dict`` or ``list`` where the field is one of these, which need another form of flag."""
+    """Return ``bool``, ``dict`` or ``list`` if the field is one of these, whose flags have other forms; else None."""
     kind = _alternatives(info)[0]
     origin = typing.get_origin(kind) or kind
     if origin in (list, tuple, set, frozenset):

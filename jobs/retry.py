@@ -1,4 +1,4 @@
-"""``maskmill retry``: label again only the images of a run that failed."""
+"""``maskmill retry``: labels the failed images of a run again."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class RetryConfig(BaseModel):
 
 
 def run_retry(config: RetryConfig) -> int:
-    """Plan, run, report; returns the exit code."""
+    """Plan the retry, execute it, report how it ended; return the exit code."""
     from maskmill.pipeline.run.plan import plan_retry
 
     return execute(plan_retry(stored_config(config), config.errors.get("stage"), config.errors.get("error_class")))

@@ -1,4 +1,4 @@
-"""``maskmill review``: the segments a person should look at first, as a table for labelling tools."""
+"""``maskmill review``: writes the segments that a person should look at first, as a table for labelling tools."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ SUFFIXES = (".parquet", ".jsonl")
 def review(
     output: RunOutput,
     out: Annotated[str, typer.Option(metavar="FILE", help="Where the queue goes: a .parquet or .jsonl file.")],
-    per_reason: Annotated[int, typer.Option(min=1, help="Segments for each reason at most.")] = 1000,
+    per_reason: Annotated[int, typer.Option(min=1, help="At most this many segments for each reason.")] = 1000,
     shards: Annotated[
-        int | None, typer.Option(min=1, help="Look only at so many shards, spread evenly over the run.")
+        int | None, typer.Option(min=1, help="Look at only this many shards, spread evenly over the run.")
     ] = None,
     storage_option: StorageOption = None,
 ) -> None:

@@ -1,4 +1,4 @@
-"""``maskmill schedule``: Kubernetes manifests that run a job file, once or every night, as a base for kustomize."""
+"""``maskmill schedule``: writes Kubernetes manifests that run a job file, once or every night."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ def schedule(
     job: Annotated[Path, typer.Argument(metavar="JOB.yaml", help="Settings of `maskmill label`, by the flags' names.")],
     destination: Annotated[Path, typer.Argument(metavar="DEST", help="Folder for the manifests; it must not exist.")],
     kind: Annotated[
-        str, typer.Option(metavar="|".join(get_args(Kind)), help="One run, KubeRay's schedule (alpha), or a plain one.")
+        str,
+        typer.Option(metavar="|".join(get_args(Kind)), help="One run, KubeRay's schedule (alpha), or a CronJob."),
     ] = "raycronjob",
-    cron: Annotated[str, typer.Option(metavar="'M H D M W'", help="When, in the five fields of cron.")] = "0 2 * * *",
-    time_zone: Annotated[str, typer.Option(help="IANA name of the time zone that this means.")] = "Etc/UTC",
+    cron: Annotated[str, typer.Option(metavar="'M H D M W'", help="When to run, in cron's five fields.")] = "0 2 * * *",
+    time_zone: Annotated[str, typer.Option(help="Time zone of --cron, by its IANA name.")] = "Etc/UTC",
     cpu_image: Annotated[str, typer.Option(help="Image of head and CPU nodes (see Dockerfile).")] = "maskmill:cpu",
     cuda_image: Annotated[str, typer.Option(help="Image of GPU nodes (see Dockerfile).")] = "maskmill:cuda",
     name: Annotated[str, typer.Option(help="Name of the Kubernetes object.")] = "maskmill",

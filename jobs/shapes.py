@@ -1,4 +1,4 @@
-"""`maskmill shapes`: write the drawn data set the bundled model knows."""
+"""``maskmill shapes``: draws the data set that the bundled model was trained on."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from maskmill.pipeline.uris import public_uri
 def shapes(
     destination: Annotated[str, typer.Argument(metavar="DEST", help="A folder or any writable fsspec URI.")],
     images: Annotated[int, typer.Option(help="How many images to draw.")],
-    seed: Annotated[int, typer.Option(help="Which world: the same seed gives the same images in every format.")] = 0,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same images in every format.")] = 0,
     file_format: Annotated[
         str, typer.Option("--format", metavar="wds|parquet|folder", help="WebDataset tars, Parquet files or a folder.")
     ] = "wds",

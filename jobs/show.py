@@ -1,4 +1,4 @@
-"""``maskmill show``: one image with its segments, as a picture and as a table."""
+"""``maskmill show``: shows one image with its segments, as a picture and as a table."""
 
 from __future__ import annotations
 
@@ -17,16 +17,19 @@ if TYPE_CHECKING:
 def show(
     output: RunOutput,
     image_id: Annotated[
-        str, typer.Argument(metavar="IMAGE_ID", help="As in the column image_id of the labels.", show_default=False)
+        str,
+        typer.Argument(metavar="IMAGE_ID", help="As in the column image_id of the labels.", show_default=False),
     ],
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The PNG to write; by default named after the image, here.")
+        Path | None,
+        typer.Option(metavar="FILE", help="The PNG to write; default: named after the image, here."),
     ] = None,
     shard: Annotated[
-        str | None, typer.Option(help="Shard of the image: faster, and needed where several have one of this id.")
+        str | None, typer.Option(help="Shard of the image: faster; needed if several shards have the id.")
     ] = None,
     row: Annotated[
-        int | None, typer.Option(min=0, help="Its row in the shard: needed where a shard has several of one id.")
+        int | None,
+        typer.Option(min=0, help="Row in the shard: needed if the shard has the id several times."),
     ] = None,
     side: Annotated[int, typer.Option(min=16, help="Longest side of the image in the picture, in pixels.")] = 1600,
     storage_option: StorageOption = None,
@@ -60,7 +63,7 @@ def show(
 
 
 def segment_table(row: dict[str, Any]) -> Table:
-    """The segments of a labels row, largest first."""
+    """Return the segments of a labels row as a table, the largest first."""
     from rich.table import Table
     from rich.text import Text
 

@@ -1,4 +1,4 @@
-"""``maskmill status``: how far a run is, from its markers; starts no Ray."""
+"""``maskmill status``: shows how far a run is, from its markers; starts no Ray."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``maskmill submit``: the job of a YAML file on a Ray cluster, its log here, its exit code ours."""
+"""``maskmill submit``: runs a job file on a Ray cluster, shows the job's log, and exits with the job's code."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def submit(
     ] = Path(),
     exclude: Annotated[
         list[str] | None,
-        typer.Option(metavar="PATTERN", help="Not uploaded, beside what .gitignore and common sense exclude."),
+        typer.Option(metavar="PATTERN", help="Files not to upload, besides those of .gitignore and a built-in list."),
     ] = None,
     wait: Annotated[
         bool, typer.Option("--wait/--no-wait", help="Stream the log and return the job's exit code, or only start it.")
@@ -81,7 +81,7 @@ def submit(
 
 
 def entrypoint_of(job: Path, settings: list[str], working_dir: Path) -> str:
-    """The command that the cluster runs. Raises UsageError for what `label` would refuse, before anything is sent."""
+    """Return the command for the cluster. Raises UsageError for what `label` refuses, before anything is sent."""
     keys = {setting.partition("=")[0].strip().replace("_", "-") for setting in settings}
     if keys & SECRET_SETTINGS:
         raise UsageError(
@@ -95,12 +95,12 @@ def entrypoint_of(job: Path, settings: list[str], working_dir: Path) -> str:
         inside = job.resolve().relative_to(working_dir.resolve())
     except ValueError as error:
         raise UsageError(f"{job} lies outside of --working-dir {working_dir}, which is what is uploaded") from error
-    # Python would look into the current folder first; that is wanted only where the upload is this project itself.
+    # Use -P, or Python would look for modules in the upload first; that is wanted only if the upload is this project.
     safe = [] if (working_dir / PROJECT).is_file() else ["-P"]
     words = ["python", *safe, "-m", "maskmill.jobs.main", "label", "--config", inside.as_posix()]
     for setting in settings:
         words += ["--set", setting]
-    # Without exec a shell would stand between Ray's signals and the run.
+    # Use exec, or a shell would receive Ray's signals instead of the run.
     return f"exec {shlex.join(words)}"
 
 

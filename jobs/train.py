@@ -1,4 +1,4 @@
-"""`maskmill train`: grouping, a small CLIP, the per-pixel baseline, and the bundled model in one command."""
+"""``maskmill train``: trains grouping, a small CLIP, the per-pixel baseline, or all of the bundled model."""
 
 from __future__ import annotations
 
@@ -20,19 +20,18 @@ app = typer.Typer(
 
 Data = Annotated[str, typer.Option(help="Images with label maps: anything `maskmill label` reads.")]
 Classes = Annotated[str, typer.Option(help="Class file with seen flags (classes.json of `maskmill shapes`).")]
-Out = Annotated[Path, typer.Option(help="Folder for checkpoints, metrics.jsonl and weights; the same again resumes.")]
+Out = Annotated[Path, typer.Option(help="Folder for checkpoints, metrics.jsonl and weights; give it again to resume.")]
 Config = Annotated[str, typer.Option(metavar="NAME|FILE", help="A named configuration or a YAML file.")]
 Settings = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="On top of --config, as in loop.steps=100.")
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Wins over --config, as in loop.steps=100."),
 ]
 Validation = Annotated[str | None, typer.Option(help="Held-out images with label maps, measured at the end.")]
-Cache = Annotated[
-    Path | None, typer.Option(help="Where the data is copied to, best a local disk; OUT/cache if not given.")
-]
+Cache = Annotated[Path | None, typer.Option(help="Where the data is copied to, best a local disk; default: OUT/cache.")]
 WorkerCount = Annotated[int, typer.Option(min=0, help="Workers of Ray Train; 0: in this process, without Ray.")]
 WorkerCpus = Annotated[float, typer.Option(min=0, help="CPUs of each worker.")]
 WorkerGpus = Annotated[float, typer.Option(min=0, help="GPUs of each worker.")]
-Address = Annotated[str | None, typer.Option(help="A running Ray cluster; a local Ray if not given.")]
+Address = Annotated[str | None, typer.Option(help="A running Ray cluster; default: a local Ray.")]
 StorageOption = Annotated[
     list[str] | None, typer.Option(metavar="KEY=VALUE", help="Option of the file system; may be repeated.")
 ]
@@ -45,8 +44,8 @@ def _train(
     request: dict[str, Any],
     workers: dict[str, Any],
 ) -> None:
-    """Check everything that can be checked here, then train; print the last metrics."""
-    # Imported late: torch takes seconds, and `--help` needs none of it.
+    """Check the settings and the folder, train, and print the last metrics."""
+    # Import late, because torch takes seconds to import and `--help` does not need it.
     from maskmill.pipeline.training.place import claim_training
     from maskmill.pipeline.training.recipes import load_config
     from maskmill.pipeline.training.train import CONFIGS, TrainRequest
@@ -159,7 +158,7 @@ def bundled(
     ),
     images: Annotated[int, typer.Option(min=1, help="Training images drawn for each of CLIP and grouping.")] = 10_000,
 ) -> None:
-    """Draw the data and train the bundled model anew, in this process; the same command again resumes."""
+    """Draw the data and train the bundled model, in this process; the same command again resumes."""
     from maskmill.pipeline.training.bundled import train_bundled
 
     directory = train_bundled(out, images)
@@ -168,7 +167,7 @@ def bundled(
 
 @app.command()
 def study(
-    out: Annotated[Path, typer.Option(help="Folder of `train bundled`; what is missing there is trained.")] = Path(
+    out: Annotated[Path, typer.Option(help="Folder of `train bundled`; what it lacks is trained.")] = Path(
         "bundled-training"
     ),
     images: Annotated[int, typer.Option(min=1, help="Training images, as in `train bundled`.")] = 10_000,

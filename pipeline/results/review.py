@@ -135,7 +135,7 @@ class ReviewQueue:
         }
 
     def _area_severity(self, segments: _Segments) -> np.ndarray:
-        """Return how many times as far from the median as the class's 10th or 90th percentile areas are (octaves)."""
+        """Return how many times as far from the median as its class's 10th or 90th percentile areas are (octaves)."""
         median, below, above = self._usual[:, segments.class_id]
         octaves = np.log2(np.maximum(segments.area, 1)) - median
         severity = np.where(octaves < 0, -octaves / below, octaves / above)

@@ -66,8 +66,8 @@ def model(
     from maskmill.pipeline.bench.model import AS_RELEASED, ModelBench, Variant, measure_model, model_rows
 
     variants = [Variant(region=AS_RELEASED)] if as_released else []
-    for own in regions:
-        side = attend_side if own in get_args(SinglePassRegion) else None
+    for name in regions:
+        side = attend_side if name in get_args(SinglePassRegion) else None
         for precision in dtypes:
             exact = Variant(region=name, dtype=precision, attend_side=side)
             variants.append(exact)

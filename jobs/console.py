@@ -77,11 +77,11 @@ def plan_lines(plan: Plan) -> list[str]:
     licences of the weights forbid.
     """
     todo, shards, naming = len(plan.tasks), len(plan.shards), plan.spec.naming
-    fresh = f"{shards} shards" if todo == shards else f"{todo} of {shards} shards to do"
+    work = f"{shards} shards" if todo == shards else f"{todo} of {shards} shards to do"
     if plan.changes is not None:
         work = changes_text(plan.changes)
     return [
-        f"{public_uri(plan.config.input)} -> {public_uri(plan.config.output)}: {fresh}",
+        f"{public_uri(plan.config.input)} -> {public_uri(plan.config.output)}: {work}",
         f"{plan.config.preset}: {len(plan.vocabulary)} classes, region {naming.region}, fusion {naming.fusion}",
         *_skipped_lines(plan),
         *(f"warning: {notice}" for notice in licence_notices(plan.spec)),

@@ -53,7 +53,7 @@ def _flat(preset: Preset) -> dict[str, Any]:
 
 
 def preset_lines(preset: Preset) -> list[str]:
-    """One preset in a few lines: name and summary, then its facts."""
+    """Return a preset as lines of text: name and summary, then its facts."""
     needs, naming = "nothing", preset.naming
     if preset.download is not None:
         needs = f"a download of {preset.download}, once a machine; pip install 'maskmill[photo]'"

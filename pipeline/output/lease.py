@@ -120,7 +120,8 @@ class LeaseKeeper:
     def stop(self) -> None:
         """Give the lease back, unless another attempt holds it by now."""
         self._stop.set()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
         held = read_lease(self.output)
         if held is not None and held.attempt == self.lease.attempt:
             self.output.remove(LEASE)
@@ -152,10 +153,10 @@ def read_lease(output: Output) -> Lease | None:
 
 @contextmanager
 def held_lease(output: Output, attempt: str, take_over: bool) -> Iterator[LeaseKeeper]:
-    """Hold the lease while the body runs."""
+    """Hold the lease while the body runs. A signal that arrives while the lease is taken gives it back as well."""
     keeper = LeaseKeeper(output, attempt)
-    keeper.start(take_over)
     try:
+        keeper.start(take_over)
         yield keeper
     finally:
         keeper.stop()

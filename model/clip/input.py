@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import open_clip
+from torch import Tensor
 
-from maskmill.model.images.preprocess import CLIP_MEAN, CLIP_STD
+from maskmill.model.images.preprocess import normalise
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,9 +20,13 @@ class ClipInput:
     mean, std: of RGB values 0..255. interpolation: "bilinear" or "bicubic", for an image that is resized as a whole.
     """
 
-    mean: tuple[float, ...] = CLIP_MEAN
-    std: tuple[float, ...] = CLIP_STD
+    mean: tuple[float, ...] = (122.7709383, 116.7460125, 104.09373615)
+    std: tuple[float, ...] = (68.5005327, 66.6321579, 70.3231630)
     interpolation: str = "bilinear"
+
+    def normalise(self, image: np.ndarray) -> Tensor:
+        """Return a uint8 (H, W, 3) RGB image as float32 (3, H, W), normalised for the tower; 0 is its mean colour."""
+        return normalise(image, self.mean, self.std)
 
     @classmethod
     def of_open_clip(cls, settings: Mapping[str, Any]) -> ClipInput:

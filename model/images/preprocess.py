@@ -18,10 +18,6 @@ PIXEL_MEAN = (123.675, 116.280, 103.530)
 PIXEL_STD = (58.395, 57.120, 57.375)
 """Mean and deviation of ImageNet's RGB values, 0..255 (the segmentation network's normalisation)."""
 
-CLIP_MEAN = (122.7709383, 116.7460125, 104.09373615)
-CLIP_STD = (68.5005327, 66.6321579, 70.3231630)
-"""CLIP's own normalisation, RGB 0..255."""
-
 SIZE_DIVISOR = 32
 """Padded sizes are multiples of the backbone's coarsest stride."""
 

@@ -15,7 +15,7 @@ from torchvision.ops import roi_align
 
 from maskmill.model.clip.loading import Clip
 from maskmill.model.images.boxes import mask_boxes
-from maskmill.model.images.preprocess import CLIP_MEAN, CLIP_STD, normalise, pad_to_multiple
+from maskmill.model.images.preprocess import normalise, pad_to_multiple
 from maskmill.model.images.resize import resize_short_side
 from maskmill.model.naming.classifier import Classifier
 from maskmill.model.naming.scoring import clip_probabilities, fuse, query_probabilities
@@ -62,7 +62,7 @@ class AsReleased:
     def _regions(self, image: np.ndarray, mask_logits: Tensor, padded: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Return the sub-images (Q, 3, S, S) and the mask logits (Q, H, W) at padded size."""
         masks = F.interpolate(mask_logits[None], padded, mode="bilinear", align_corners=False)[0]
-        pixels = pad_to_multiple([normalise(image, CLIP_MEAN, CLIP_STD)])
+        pixels = pad_to_multiple([self.clip.input.normalise(image)])
         boxes = mask_boxes(masks)
         rois = torch.cat((torch.arange(len(boxes))[:, None].to(boxes.dtype), boxes), dim=1)
         side = self.clip.image_size

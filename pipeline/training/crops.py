@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maskmill.model.images.preprocess import CLIP_MEAN, CLIP_STD, normalise, pad_to_multiple
+from maskmill.model.clip.input import ClipInput
+from maskmill.model.images.preprocess import pad_to_multiple
 from maskmill.model.images.resize import resize_short_side
 from maskmill.model.naming.regions import region_images
 
@@ -96,8 +97,8 @@ def show(
 
 
 def padded_pixels(image: np.ndarray, short_side: int) -> Tensor:
-    """Return ``image`` resized, normalised for CLIP and padded as the labelling job does: (3, H, W)."""
-    return pad_to_multiple([normalise(resize_short_side(image, short_side), CLIP_MEAN, CLIP_STD)])[0]
+    """Return ``image`` resized, normalised for a new CLIP and padded as the labelling job does: (3, H, W)."""
+    return pad_to_multiple([ClipInput().normalise(resize_short_side(image, short_side))])[0]
 
 
 def rough_logits(mask: np.ndarray, scale: float, size: tuple[int, int], rng: np.random.Generator) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from maskmill.model.clip.input import ClipInput
 from maskmill.model.images import preprocess, resize
 
 
@@ -33,7 +34,7 @@ def test_normalise_uses_channel_statistics():
     assert normalised.dtype == torch.float32
     expected = [(124 - 123.675) / 58.395, -116.28 / 57.12, (255 - 103.53) / 57.375]
     torch.testing.assert_close(normalised[:, 1, 2], torch.tensor(expected))
-    clip = preprocess.normalise(image, preprocess.CLIP_MEAN, preprocess.CLIP_STD)
+    clip = ClipInput().normalise(image)
     torch.testing.assert_close(clip[1, 0, 0], torch.tensor(-116.7460125 / 66.6321579))
 
 

@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import roi_align
 
+from maskmill.model.clip.input import ClipInput
 from maskmill.model.clip.loading import Clip, load_clip
 from maskmill.model.images.boxes import mask_boxes
-from maskmill.model.images.preprocess import CLIP_MEAN, CLIP_STD, normalise, pad_to_multiple
+from maskmill.model.images.preprocess import pad_to_multiple
 from maskmill.model.naming.regions import SUB_IMAGE_REGIONS, region_boxes, region_images
 
 Golden = Callable[[str], dict[str, np.ndarray]]
@@ -25,7 +26,7 @@ def clip(golden_path: Path) -> Clip:
 
 
 def clip_input(image_chw: np.ndarray) -> Tensor:
-    return pad_to_multiple([normalise(image_chw.transpose(1, 2, 0), CLIP_MEAN, CLIP_STD)])[0]
+    return pad_to_multiple([ClipInput().normalise(image_chw.transpose(1, 2, 0))])[0]
 
 
 @pytest.mark.parametrize("region", SUB_IMAGE_REGIONS)

@@ -17,7 +17,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     no_args_is_help=True,
-    help="Measure where the time goes: the model, the whole job, reading and decoding, and how the job grows.",
+    help="Measure where the time goes: the model, the photo presets, the whole job, reading and decoding, its growth.",
 )
 
 Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write everything measured to this file.")]
@@ -90,6 +90,30 @@ def model(
         )
     )
     _show(result, model_rows(result), json_file)
+
+
+@app.command()
+def photo(
+    photograph: Annotated[str, typer.Argument(metavar="PHOTOGRAPH", help="An image file of this machine.")],
+    preset: Annotated[
+        list[str] | None, typer.Option(help="What to measure; may be repeated. Default: photo-small.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="Precision: float32, bfloat16 or float16.")] = "float32",
+    repeats: Annotated[int, typer.Option(min=1, help="Passes; the fastest counts.")] = 2,
+    threads: Threads = 1,
+    seed: Seed = 0,
+    json_file: Json = None,
+) -> None:
+    """The photo presets at full size with random weights, so without a download: CPU seconds by part, peak memory."""
+    from maskmill.pipeline.bench.photo import PhotoBench, measure_photo, photo_rows
+    from maskmill.pipeline.bench.random_weights import SIZED
+
+    presets = preset or ["photo-small"]
+    _require("--preset", presets, SIZED)
+    _require("--dtype", [dtype], PRECISIONS)
+    bench = PhotoBench(photograph=photograph, presets=presets, dtype=dtype, repeats=repeats, threads=threads, seed=seed)
+    result = measure_photo(bench)
+    _show(result, photo_rows(result), json_file)
 
 
 @app.command()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, cast, get_args
 
 import typer
 
@@ -111,7 +111,9 @@ def photo(
     presets = preset or ["photo-small"]
     _require("--preset", presets, SIZED)
     _require("--dtype", [dtype], PRECISIONS)
-    bench = PhotoBench(photograph=photograph, presets=presets, dtype=dtype, repeats=repeats, threads=threads, seed=seed)
+    bench = PhotoBench(
+        photograph=photograph, presets=presets, dtype=cast(Dtype, dtype), repeats=repeats, threads=threads, seed=seed
+    )
     result = measure_photo(bench)
     _show(result, photo_rows(result), json_file)
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from maskmill.model.choices import Dtype
 from maskmill.model.segmenter import Segmenter, load_segmenter
 from maskmill.model.sources.sam import GridSettings, SamSource
 from maskmill.model.spec import ModelSpec
@@ -37,7 +38,7 @@ class PhotoBench:
 
     photograph: str
     presets: Sequence[str]
-    dtype: str = "float32"
+    dtype: Dtype = "float32"
     repeats: int = 2
     threads: int = 1
     seed: int = 0

@@ -15,13 +15,13 @@ import pytest
 from PIL import Image
 from skimage import data
 
-from maskmill.pipeline.masks.segments import decode_segment_map
 from tests.end_to_end.conftest import by_image, command_here, read_rows, summary
 from tests.faults.attempts import BUNDLED, Attempt, kill_leftovers, wait_for_markers
 from tests.model.fake_hub import FakeHub
 from tests.model.sources.tiny_models import save_grid_eomt
 from tests.model.tiny_clips import CONVNEXT, OPENAI_INPUT, save_open_clip
 from tests.pipeline.export.test_coco import follow_the_panoptic_rules
+from tests.pipeline.masks.decoded import decode_segment_map
 
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket")
 CLASSES = [

@@ -18,6 +18,13 @@ QUICK_GELU_SLOPE = 1.702
 """QuickGELU is x * sigmoid(1.702 x)."""
 
 
+def reads_class_token(visual: nn.Module) -> bool:
+    """Whether ``ClassTokenTower`` can run this network: a ViT with a class token and blocks as in OpenAI's CLIP."""
+    if not isinstance(visual, VisionTransformer) or visual.attn_pool is not None or visual.pool_type != "tok":
+        return False
+    return all(type(block) is ResidualAttentionBlock for block in visual.transformer.resblocks)
+
+
 class ClassTokenTower:
     """The image tower of open_clip's ViTs that read out their class token. Shares the weights it is given.
 
@@ -25,13 +32,14 @@ class ClassTokenTower:
     """
 
     def __init__(self, visual: nn.Module) -> None:
-        if not isinstance(visual, VisionTransformer) or visual.attn_pool is not None or visual.pool_type != "tok":
-            raise ValueError(f"{type(visual).__name__} is no vision transformer that reads out a class token")
-        blocks = list(visual.transformer.resblocks)
-        if any(type(block) is not ResidualAttentionBlock for block in blocks):
-            raise ValueError("only transformer blocks as in OpenAI's CLIP are supported")
+        if not reads_class_token(visual):
+            raise ValueError(
+                f"{type(visual).__name__} is no vision transformer that reads out a class token with blocks as in "
+                "OpenAI's CLIP"
+            )
+        assert isinstance(visual, VisionTransformer)
         self.visual = visual
-        self.blocks = blocks
+        self.blocks = list(visual.transformer.resblocks)
 
     @property
     def patch_size(self) -> tuple[int, int]:

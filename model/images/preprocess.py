@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from maskmill.model.images.resize import require_image
+from maskmill.model.networks.transfers import Transfers, constant
 
 PIXEL_MEAN = (123.675, 116.280, 103.530)
 PIXEL_STD = (58.395, 57.120, 57.375)
@@ -44,3 +45,32 @@ def padded_size(sizes: Sequence[tuple[int, int]], multiple: int = SIZE_DIVISOR) 
     """Return the largest height and width of ``sizes``, rounded up to ``multiple``."""
     height, width = (-(-max(own) // multiple) * multiple for own in zip(*sizes, strict=True))
     return height, width
+
+
+def normalised_batch(
+    images: Sequence[np.ndarray],
+    padded_size: tuple[int, int],
+    transfers: Transfers,
+    mean: Sequence[float] = PIXEL_MEAN,
+    std: Sequence[float] = PIXEL_STD,
+) -> Tensor:
+    """Return (B, 3, H, W) float32 on the device: as ``normalise`` and padding with 0 of each image, for GPUs.
+
+    images: uint8 (H_i, W_i, 3). The pixels travel as bytes, a quarter of float32, and become numbers on the device.
+    """
+    host = transfers.host_buffer((len(images), *padded_size, 3), torch.uint8)
+    pixels, full = host.numpy(), True
+    for own, image in zip(pixels, images, strict=True):
+        require_image(image)
+        height, width = image.shape[:2]
+        own[:height, :width] = image
+        full = full and (height, width) == padded_size
+    batch = transfers.upload(host).permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+    device = batch.device
+    batch.sub_(constant(tuple(mean), device)[:, None, None]).div_(constant(tuple(std), device)[:, None, None])
+    if full:
+        return batch
+    sizes = transfers.upload_array(np.array([image.shape[:2] for image in images], np.int64))
+    rows, columns = (torch.arange(length, device=device) for length in padded_size)
+    inside = (rows < sizes[:, :1])[:, :, None] & (columns < sizes[:, 1:])[:, None]
+    return torch.where(inside[:, None], batch, 0)

@@ -5,7 +5,7 @@ Legend for shapes: Q queries, C classes, H x W pixels of the output, h x w mask 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -54,10 +54,7 @@ def class_queries(label_map: np.ndarray, scores: Tensor, mask_logits: Tensor, fr
 
     label_map: (H, W) uint16 in the frame's output size. scores: (Q, C). mask_logits: (Q, h, w).
     """
-    (centre_rows, cell_rows), (centre_columns, cell_columns) = (
-        _axis(mask_logits.shape[axis + 1], frame.padded_size[axis], frame.image_size[axis], frame.output_size[axis])
-        for axis in (0, 1)
-    )
+    (centre_rows, cell_rows), (centre_columns, cell_columns) = cell_axes(mask_logits.shape[1:], frame)
     masks = mask_logits[:, : len(centre_rows), : len(centre_columns)].sigmoid().flatten(1)
     present = _present(label_map, scores.shape[1])
     counts = label_map[np.ix_(centre_rows, centre_columns)].ravel() == present[:, None]
@@ -70,6 +67,16 @@ def class_queries(label_map: np.ndarray, scores: Tensor, mask_logits: Tensor, fr
     best = np.full(scores.shape[1], -1, np.int32)
     best[present] = given.argmax(dim=0).cpu().numpy()
     return best
+
+
+def cell_axes(cells: Sequence[int], frame: Frame) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+    """Return for rows and for columns the output index at the centre of each cell, and the cell of each output index.
+
+    cells: (h, w) of the masks; those that cover no image are left out.
+    """
+    return tuple(
+        _axis(cells[axis], frame.padded_size[axis], frame.image_size[axis], frame.output_size[axis]) for axis in (0, 1)
+    )
 
 
 def _axis(cells: int, padded: int, image: int, output: int) -> tuple[np.ndarray, np.ndarray]:

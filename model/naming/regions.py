@@ -19,12 +19,10 @@ from torchvision.ops import roi_align
 from maskmill.model.images.boxes import mask_boxes
 from maskmill.model.naming.resample import Taps, resize_rows
 from maskmill.model.naming.settings import SinglePassRegion, SubImageRegion
+from maskmill.model.networks.device_policy import DevicePolicy, policy_for
 
 SUB_IMAGE_REGIONS: tuple[str, ...] = get_args(SubImageRegion)
 SINGLE_PASS_REGIONS: tuple[str, ...] = get_args(SinglePassRegion)
-
-MASK_PIXELS = 2**21
-"""Pixels of the masks brought to padded size at a time (8 MB); bounds memory, not the result."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,30 +45,36 @@ class RegionImages:
         return self.images, self.image_index
 
 
-def region_images(image: Tensor, mask_logits: Tensor, region: str, size: int) -> RegionImages:
+def region_images(
+    image: Tensor, mask_logits: Tensor, region: str, size: int, policy: DevicePolicy | None = None
+) -> RegionImages:
     """Cut the sub-image of every query.
 
     image: (3, H, W) float32, CLIP-normalised and padded; 0, the padding, is CLIP's mean colour.
-    mask_logits: (Q, h, w) over the padded image at any resolution. size: S. ValueError names the regions there are.
+    mask_logits: (Q, h, w) over the padded image at any resolution. size: S. policy: how many masks are brought to
+    padded size at a time, and with which kernel boxes are cut; None: that of the image's device.
+    ValueError names the regions there are.
     """
+    policy = policy or policy_for(image.device)
     if region not in SUB_IMAGE_REGIONS:
         raise ValueError(f"Unknown kind of sub-image {region!r}. Choose from: {', '.join(SUB_IMAGE_REGIONS)}")
     if region == "crop":
-        boxes = region_boxes(mask_logits, (image.shape[1], image.shape[2]))
+        boxes = region_boxes(mask_logits, (image.shape[1], image.shape[2]), policy)
         distinct, index = boxes.unique(dim=0, return_inverse=True)
         return RegionImages(images=_crop(image[None], distinct, size), image_index=index, boxes=boxes)
-    return _masked_images(image, mask_logits, region, size)
+    return _masked_images(image, mask_logits, region, size, policy)
 
 
-def region_boxes(mask_logits: Tensor, padded_size: tuple[int, int]) -> Tensor:
+def region_boxes(mask_logits: Tensor, padded_size: tuple[int, int], policy: DevicePolicy | None = None) -> Tensor:
     """Return the (Q, 4) boxes of masks (Q, h, w) at padded size; for uses that need no sub-images."""
+    policy = policy or policy_for(mask_logits.device)
     boxes = _whole_image_boxes(len(mask_logits), padded_size, mask_logits.device)
-    for queries, logits in _at_padded_size(mask_logits, padded_size):
+    for queries, logits in _at_padded_size(mask_logits, padded_size, policy):
         boxes[queries] = mask_boxes(logits)
     return boxes
 
 
-def _masked_images(image: Tensor, mask_logits: Tensor, region: str, size: int) -> RegionImages:
+def _masked_images(image: Tensor, mask_logits: Tensor, region: str, size: int, policy: DevicePolicy) -> RegionImages:
     """Cut for ``mask`` and ``cropmask``: every empty mask gives the same all-zero sub-image, which is kept once."""
     padded_size = (image.shape[1], image.shape[2])
     index = torch.zeros(len(mask_logits), dtype=torch.int64, device=image.device)
@@ -79,7 +83,7 @@ def _masked_images(image: Tensor, mask_logits: Tensor, region: str, size: int) -
     shrunk = (
         F.interpolate(image[None], (size, size), mode="bilinear", align_corners=False) if region == "mask" else None
     )
-    for queries, logits in _at_padded_size(mask_logits, padded_size):
+    for queries, logits in _at_padded_size(mask_logits, padded_size, policy):
         own_boxes, covered = mask_boxes(logits), logits > 0
         boxes[queries] = own_boxes
         if shrunk is not None:
@@ -91,7 +95,8 @@ def _masked_images(image: Tensor, mask_logits: Tensor, region: str, size: int) -
         if shrunk is not None:
             images.append(shrunk * covered[:, None])
         else:
-            images.append(_crop_masked(image, covered, own_boxes[shown], size))
+            crop = _crop_by_kernel if policy.batched else _crop_by_axis
+            images.append(crop(image, covered, own_boxes[shown], size))
     if bool((index > 0).all()):
         return RegionImages(images=torch.cat(images[1:]), image_index=index - 1, boxes=boxes)
     return RegionImages(images=torch.cat(images), image_index=index, boxes=boxes, first_is_blank=True)
@@ -101,22 +106,27 @@ def _whole_image_boxes(count: int, padded_size: tuple[int, int], device: torch.d
     return torch.tensor((0, 0, padded_size[1], padded_size[0]), dtype=torch.float32, device=device).repeat(count, 1)
 
 
-def _at_padded_size(mask_logits: Tensor, padded_size: tuple[int, int]) -> Iterator[tuple[Tensor, Tensor]]:
+def _at_padded_size(
+    mask_logits: Tensor, padded_size: tuple[int, int], policy: DevicePolicy
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield (indices, logits at padded size) of the masks that have any pixel, a chunk at a time.
 
     Interpolated values lie between those they are made from: a mask without a positive cell has no positive pixel.
     """
     filled = (mask_logits.flatten(1).amax(dim=1) > 0).nonzero()[:, 0]
-    for queries in filled.split(max(1, MASK_PIXELS // (padded_size[0] * padded_size[1]))):
+    for queries in filled.split(max(1, policy.mask_pixels // math.prod(padded_size))):
         logits = F.interpolate(mask_logits[queries][:, None], padded_size, mode="bilinear", align_corners=False)
         yield queries, logits[:, 0]
 
 
-def _crop_masked(image: Tensor, covered: Tensor, boxes: Tensor, size: int) -> Tensor:
+def _crop_by_kernel(image: Tensor, covered: Tensor, boxes: Tensor, size: int) -> Tensor:
     """Return (N, 3, size, size): the boxes (N, 4) of the image, black outside the masks (N, H, W)."""
-    if image.is_cuda:
-        each = torch.arange(len(boxes), device=boxes.device, dtype=boxes.dtype)
-        return _roi_align(image * covered[:, None], each, boxes, size)
+    each = torch.arange(len(boxes), device=boxes.device, dtype=boxes.dtype)
+    return _roi_align(image * covered[:, None], each, boxes, size)
+
+
+def _crop_by_axis(image: Tensor, covered: Tensor, boxes: Tensor, size: int) -> Tensor:
+    """Do as ``_crop_by_kernel``, box by box and one axis at a time."""
     crops = image.new_empty(len(boxes), image.shape[0], size, size)
     for crop, own, box in zip(crops, covered, boxes.tolist(), strict=True):
         left, top, right, bottom = (int(edge) for edge in box)

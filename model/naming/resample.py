@@ -14,7 +14,10 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Taps:
-    """Along one axis, the two source indices (N,) int64 each output lies between, and the weight (N,) of the higher."""
+    """Along one axis, the two source indices (N,) int64 each output lies between, and the weight (N,) of the higher.
+
+    ``taps`` makes them on the host, where ``span`` can be read without waiting for a device.
+    """
 
     low: Tensor
     high: Tensor
@@ -24,6 +27,10 @@ class Taps:
     def span(self) -> tuple[int, int]:
         """First source index and one beyond the last; outputs must be in order."""
         return int(self.low[0]), int(self.high[-1]) + 1
+
+    def to(self, device: torch.device) -> Taps:
+        """The same points on ``device``."""
+        return Taps(self.low.to(device), self.high.to(device), self.weight.to(device))
 
     @property
     def from_start(self) -> Taps:
@@ -36,11 +43,11 @@ class Taps:
         return Taps(self.low[index], self.high[index], self.weight[index])
 
 
-def taps(source: int, size: int, device: torch.device, start: int, stop: int) -> Taps:
-    """Return the sampling points of outputs start..stop when ``source`` entries are resized to ``size``."""
-    centres = torch.arange(start, stop, device=device, dtype=torch.float32) + 0.5
+def taps(source: int, size: int, start: int, stop: int) -> Taps:
+    """Return on the host the sampling points of outputs start..stop when ``source`` entries are resized to ``size``."""
+    centres = torch.arange(start, stop, dtype=torch.float32) + 0.5
     # The scale is rounded to float32 as PyTorch's own kernels do.
-    scale = torch.tensor(source / size, device=device, dtype=torch.float32)
+    scale = torch.tensor(source / size, dtype=torch.float32)
     points = (centres * scale - 0.5).clamp(min=0)
     low = points.long().clamp(max=source - 1)
     weight = points - low

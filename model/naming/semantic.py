@@ -16,19 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from maskmill.model.naming.resample import Taps, resize_rows, taps
+from maskmill.model.networks.device_policy import CPU_POLICY, DevicePolicy
 
-BAND_ELEMENTS = 8 * 2**20
-"""Floats of one band's class map at most (32 MB), unless one row has more."""
-CACHED_ELEMENTS = 2 * 2**20
-"""Floats of one band's class map that stay near a CPU's caches. With fewer than ``CACHED_ROWS`` rows bands would repeat
-too much: where the image is resized, each needs a row or two of the next one."""
-CACHED_ROWS = 16
-COLUMN_BLOCK = 16
-"""Matrix products on CPUs take up to twice as long for a number of columns that is not a multiple of this."""
 NO_CLASS = 1e30
 """Offset of the columns added to fill a block: none of them is ever the best."""
-BAND_PIXELS = 2**20
-"""Output pixels of one band."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,6 +40,7 @@ class SemanticSum:
     scores: (Q, C) float32. mask_logits: (Q, h, w) float32 over the padded input.
     offsets: (C,) calibration per class.
     resize_masks_first: bring mask logits to output size before the sum (the release's other order).
+    policy: how large a band may be.
     """
 
     scores: Tensor
@@ -56,6 +48,7 @@ class SemanticSum:
     frame: Frame
     offsets: Tensor
     resize_masks_first: bool = False
+    policy: DevicePolicy = CPU_POLICY
 
     def class_map(self) -> Tensor:
         """Return all (C, H, W) float32 scores at output size, calibrated."""
@@ -73,56 +66,55 @@ class SemanticSum:
     def _labels(self, start: int, stop: int) -> Tensor:
         if self.resize_masks_first:
             return (self._output_scores(start, stop) - self.offsets[:, None, None]).argmax(dim=0)
-        rows = self._output_rows(start, stop)
+        rows = output_rows(self.frame, start, stop)
         masks = image_rows(self.mask_logits, self.frame, *rows.span).sigmoid_()
-        added = -self.scores.shape[1] % COLUMN_BLOCK if self.scores.device.type == "cpu" else 0
+        added = -self.scores.shape[1] % self.policy.column_block
         scores = masks.flatten(1).T @ F.pad(self.scores, (0, added))
         # Weights of the resize sum to one, so subtracting before it is subtracting after it.
         scores -= F.pad(self.offsets, (0, added), value=NO_CLASS)
-        return choose_resized(scores, _best, self.frame, rows)
+        return choose_resized(scores, _best, self.frame, rows, self.policy)
 
     def _output_scores(self, start: int, stop: int) -> Tensor:
         """Return rows start..stop of the uncalibrated (C, R, W) map at output size."""
-        rows = self._output_rows(start, stop)
+        rows = output_rows(self.frame, start, stop)
         maps = image_rows(self.mask_logits, self.frame, *rows.span)
         if not self.resize_masks_first:
             maps = self._weighted(maps.sigmoid())
-        maps = resize_rows(maps, rows.from_start, self.frame.output_size[1])
+        maps = resize_rows(maps, rows.from_start.to(maps.device), self.frame.output_size[1])
         return self._weighted(maps.sigmoid()) if self.resize_masks_first else maps
 
     def _weighted(self, masks: Tensor) -> Tensor:
         return (self.scores.T @ masks.flatten(1)).view(-1, *masks.shape[1:])
 
-    def _output_rows(self, start: int, stop: int) -> Taps:
-        return output_rows(self.frame, start, stop, self.mask_logits.device)
-
     def _bands(self, *, at_output: bool) -> Iterator[tuple[int, int]]:
-        return row_bands(self.frame, max(self.scores.shape), at_output=at_output)
+        return row_bands(self.frame, max(self.scores.shape), self.policy, at_output=at_output)
 
 
 def image_rows(mask_logits: Tensor, frame: Frame, start: int, stop: int) -> Tensor:
     """Return rows start..stop of (Q, h, w) logits at image size: brought to padded size and cut to the image."""
-    rows = taps(mask_logits.shape[1], frame.padded_size[0], mask_logits.device, start, stop)
+    rows = taps(mask_logits.shape[1], frame.padded_size[0], start, stop).to(mask_logits.device)
     return resize_rows(mask_logits, rows, frame.padded_size[1])[:, :, : frame.image_size[1]]
 
 
-def output_rows(frame: Frame, start: int, stop: int, device: torch.device) -> Taps:
-    """Return where output rows start..stop lie in the image."""
-    return taps(frame.image_size[0], frame.output_size[0], device, start, stop)
+def output_rows(frame: Frame, start: int, stop: int) -> Taps:
+    """Return on the host where output rows start..stop lie in the image."""
+    return taps(frame.image_size[0], frame.output_size[0], start, stop)
 
 
-def row_bands(frame: Frame, channels: int, *, at_output: bool = False) -> Iterator[tuple[int, int]]:
-    """Yield (start, stop) of output rows so that ``channels`` maps of a band stay within the sizes above.
+def row_bands(
+    frame: Frame, channels: int, policy: DevicePolicy = CPU_POLICY, *, at_output: bool = False
+) -> Iterator[tuple[int, int]]:
+    """Yield (start, stop) of output rows so that ``channels`` maps of a band stay within the sizes of ``policy``.
 
     The maps are of the image's size, or with ``at_output`` of the output's.
     """
     height, width = frame.output_size
     a_row = channels * frame.image_size[1]
-    elements = min(BAND_ELEMENTS, max(CACHED_ELEMENTS, CACHED_ROWS * a_row))
-    image_rows_at_once = max(1, elements // a_row - 2)
-    rows = min(image_rows_at_once * height // frame.image_size[0], BAND_PIXELS // width)
+    floats = min(policy.map_floats, max(policy.cached_floats, policy.cached_rows * a_row))
+    image_rows_at_once = max(1, floats // a_row - 2)
+    rows = min(image_rows_at_once * height // frame.image_size[0], policy.band_pixels // width)
     if at_output:
-        rows = min(rows, BAND_ELEMENTS // (channels * width))
+        rows = min(rows, policy.map_floats // (channels * width))
     rows = max(1, rows)
     for start in range(0, height, rows):
         yield start, min(start + rows, height)
@@ -135,7 +127,13 @@ def _best(values: Tensor) -> Tensor:
     return values.argmax(dim=1)
 
 
-def choose_resized(values: Tensor, choose: Callable[[Tensor], Tensor], frame: Frame, rows: Taps) -> Tensor:
+def choose_resized(
+    values: Tensor,
+    choose: Callable[[Tensor], Tensor],
+    frame: Frame,
+    rows: Taps,
+    policy: DevicePolicy = CPU_POLICY,
+) -> Tensor:
     """Return the (R, W) choices ``choose`` makes on ``values`` resized to the output, without resizing them all.
 
     The picture: every output pixel lies inside a square of four image pixels, and its K values are a weighted mean of
@@ -150,14 +148,15 @@ def choose_resized(values: Tensor, choose: Callable[[Tensor], Tensor], frame: Fr
     choices = choose(values).view(-1, width)
     if frame.output_size == frame.image_size:
         return choices
-    rows, columns = rows.from_start, taps(width, frame.output_size[1], values.device, 0, frame.output_size[1])
+    rows = rows.from_start.to(values.device)
+    columns = taps(width, frame.output_size[1], 0, frame.output_size[1]).to(values.device)
     upper, lower = choices.index_select(0, rows.low), choices.index_select(0, rows.high)
     # The choice of the upper left corner is compared with those of the upper right and the two lower corners.
     resized = upper.index_select(1, columns.low)
     mixed = resized != upper.index_select(1, columns.high)
     for side in (columns.low, columns.high):
         mixed |= resized != lower.index_select(1, side)
-    chunk = max(1, BAND_ELEMENTS // (4 * values.shape[1]))
+    chunk = max(1, policy.map_floats // (4 * values.shape[1]))
     at_row, at_column = mixed.nonzero(as_tuple=True)
     for y, x in zip(at_row.split(chunk), at_column.split(chunk), strict=True):
         resized[y, x] = choose(_interpolated(values, width, rows.at(y), columns.at(x)))

@@ -11,17 +11,15 @@ from itertools import chain
 import numpy as np
 import torch
 
-from maskmill.model.images.preprocess import SIZE_DIVISOR, normalise, pad_to_multiple, padded_size
+from maskmill.model.images.preprocess import SIZE_DIVISOR, normalise, normalised_batch, pad_to_multiple, padded_size
 from maskmill.model.images.resize import MAX_LONG_SIDE, InputSize
 from maskmill.model.networks.compiling import compile_network
+from maskmill.model.networks.device_policy import DevicePolicy, policy_for
 from maskmill.model.networks.folding import fold_batch_norms
 from maskmill.model.networks.micro_batch import MicroBatches
+from maskmill.model.networks.transfers import Transfers
 from maskmill.model.proposals import Proposals
 from maskmill.model.zegformer.network import ZegFormer, ZegFormerOutput
-
-PIXELS_AT_ONCE = {"cpu": 1, "cuda": 16 * 640**2}
-"""Pixels of the images of one size that run together, by device. On CPUs each image runs alone: labels are the same
-to the last bit whatever batches a run, a resumed run or a retry makes. On GPUs that would leave most of them idle."""
 
 
 class Proposer:
@@ -30,6 +28,7 @@ class Proposer:
     short_side, max_long_side: images are resized to this short side unless the long one would exceed its limit; a
     short_side of None feeds them as they are. The network runs where its weights are and in their precision.
     compiled: see ``compile_network``. owns_network: ``network`` itself is made ready; by default a copy is.
+    policy: how many images run together; None: that of the network's device.
     embedding_dim: size of its query embeddings. names: None, since it has no class names of its own.
     """
 
@@ -43,13 +42,16 @@ class Proposer:
         max_long_side: int = MAX_LONG_SIDE,
         compiled: bool = False,
         owns_network: bool = False,
+        policy: DevicePolicy | None = None,
     ) -> None:
         self.input_size = InputSize(short_side, max_long_side)
         own = fold_batch_norms(network if owns_network else copy.deepcopy(network))
         # Convolutions on CPUs run a fifth faster with channels last.
         self.network = own.requires_grad_(False).to(memory_format=torch.channels_last)
         weight = self.network.query_positions
-        self.micro_batches = MicroBatches(PIXELS_AT_ONCE.get(weight.device.type, PIXELS_AT_ONCE["cpu"]))
+        self.policy = policy or policy_for(weight.device)
+        self.micro_batches = MicroBatches(self.policy.proposer_pixels)
+        self.transfers = Transfers(weight.device)
         self.embedding_dim: int | None = self.network.config.embedding_dim
         self._forward: Callable[..., ZegFormerOutput] = self.network
         if compiled:
@@ -84,15 +86,21 @@ class Proposer:
         return self._propose(images[start:stop])
 
     def _propose(self, images: Sequence[np.ndarray]) -> list[Proposals]:
-        batch = pad_to_multiple([normalise(image) for image in images])
+        if self.policy.batched:
+            size = padded_size([(image.shape[0], image.shape[1]) for image in images])
+            batch = normalised_batch(images, size, self.transfers)
+        else:
+            batch = pad_to_multiple([normalise(image) for image in images])
         weight = self.network.query_positions
         batch = batch.to(weight.device, weight.dtype, memory_format=torch.channels_last)
         final = self._forward(batch, every_layer=False).layers[-1]
+        mask_logits, embeddings = final.mask_logits.float(), final.query_embeddings.float()
+        no_object_logits = final.no_object_logits.float()
         return [
             Proposals(
-                mask_logits=final.mask_logits[index].float(),
-                query_embeddings=final.query_embeddings[index].float(),
-                no_object_logits=final.no_object_logits[index].float(),
+                mask_logits=mask_logits[index],
+                query_embeddings=embeddings[index],
+                no_object_logits=no_object_logits[index],
                 image_size=(image.shape[0], image.shape[1]),
                 padded_size=(batch.shape[2], batch.shape[3]),
             )

@@ -152,10 +152,10 @@ class _Ours:
         if not variant.compiled:  # a compiled network does not call the backbone as a separate module
             self.stopwatch.watch_module(proposer.network.backbone, "backbone")
         self.stopwatch.watch_method(proposer, "_propose", "decoder")
-        for name, part in (("_candidates", "fusion"), ("_look_at", "regions"), ("_score", "fusion")):
-            self.stopwatch.watch_method(classifier, name, part)
-        self.stopwatch.watch_method(classifier, "_segmentation", "map")
-        for name in ("encode", "attend", "pool"):
+        for name, part in (("_shortlist", "fusion"), ("_look_at", "regions"), ("_score", "fusion")):
+            self.stopwatch.watch_method(classifier.way, name, part)
+        self.stopwatch.watch_method(classifier.way, "_segmentation", "map")
+        for name in ("encode", "attend_batch", "pool_batch"):
             self.stopwatch.watch_method(classifier.encoder, name, "clip")
 
     def run(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:

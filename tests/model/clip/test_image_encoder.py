@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from maskmill.model.clip import vit
-from maskmill.model.clip.image_encoder import SAME_SIZE, ImageEncoder
+from maskmill.model.clip.image_encoder import ImageEncoder
 from maskmill.model.clip.loading import Clip, new_clip
 from maskmill.model.naming.classifier import Classifier
 from maskmill.model.naming.settings import NamingSettings
+from maskmill.model.networks.device_policy import CPU_POLICY
 from maskmill.model.networks.micro_batch import MicroBatches
 from maskmill.model.vocabulary import Vocabulary
 
@@ -61,7 +62,7 @@ PAIRS += [("convnext", "pool")]
 @pytest.mark.parametrize("tower", TOWERS)
 def test_no_embedding_depends_on_the_other_sub_images(tower: str, dtype: torch.dtype) -> None:
     encoder = encoder_in(tower, dtype)
-    parts = [torch.randn(count, 3, 64, 64) for count in (5, 1, SAME_SIZE + 2, 7)]
+    parts = [torch.randn(count, 3, 64, 64) for count in (5, 1, CPU_POLICY.same_size + 2, 7)]
     together = encoder.encode_apart(parts)
     tolerance = 1e-5 if dtype == torch.float32 else 2e-2  # measured: 6e-7 and 0, of values up to 2
     torch.testing.assert_close(together, encoder.encode(torch.cat(parts)), atol=tolerance, rtol=tolerance)

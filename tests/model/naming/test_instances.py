@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maskmill.model.naming import semantic
 from maskmill.model.naming.instances import MASK_THRESHOLD, OVERLAP_THRESHOLD, query_map
 from maskmill.model.naming.semantic import Frame
+from maskmill.model.networks.device_policy import CPU_POLICY
 
 FRAME = Frame(padded_size=(64, 96), image_size=(50, 90), output_size=(131, 77))
 SAME = Frame(padded_size=(64, 96), image_size=(50, 90), output_size=(50, 90))
@@ -49,11 +51,11 @@ def test_equals_the_rule_written_out(frame: Frame, seed: int) -> None:
     assert len(expected.unique()) > 2  # some query kept, some pixel free
 
 
-def test_bands_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bands_change_nothing() -> None:
     scores, mask_logits = made_up()
     whole = query_map(scores, mask_logits, FRAME)
-    monkeypatch.setattr(semantic, "BAND_PIXELS", 3 * FRAME.output_size[1])
-    assert torch.equal(query_map(scores, mask_logits, FRAME), whole)
+    bands = replace(CPU_POLICY, band_pixels=3 * FRAME.output_size[1])
+    assert torch.equal(query_map(scores, mask_logits, FRAME, bands), whole)
 
 
 def test_queries_without_a_score_take_no_part() -> None:

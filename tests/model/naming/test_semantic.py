@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from torch import Tensor
 from maskmill.model.naming import semantic
 from maskmill.model.naming.resample import resize_rows, taps
 from maskmill.model.naming.semantic import Frame, SemanticSum
+from maskmill.model.networks.device_policy import CPU_POLICY
 
 Golden = Callable[[str], dict[str, np.ndarray]]
 
@@ -75,11 +77,11 @@ def test_label_map_is_the_argmax_of_the_class_map(frame: Frame, resize_masks_fir
 
 @pytest.mark.parametrize("resize_masks_first", [False, True])
 @pytest.mark.parametrize("frame", FRAMES)
-def test_bands_change_nothing(frame: Frame, resize_masks_first: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bands_change_nothing(frame: Frame, resize_masks_first: bool) -> None:
     own = semantic_sum(frame, resize_masks_first=resize_masks_first)
     whole = label_map(own), own.class_map()
     assert len(list(own.label_bands())) == 1
-    monkeypatch.setattr(semantic, "BAND_PIXELS", 2 * frame.output_size[1])
+    own = replace(own, policy=replace(CPU_POLICY, band_pixels=2 * frame.output_size[1]))
     banded = label_map(own), own.class_map()
     assert len(list(own.label_bands())) == -(-frame.output_size[0] // 2)
     assert banded[0].shape == whole[0].shape
@@ -88,21 +90,21 @@ def test_bands_change_nothing(frame: Frame, resize_masks_first: bool, monkeypatc
     torch.testing.assert_close(banded[1], whole[1], atol=1e-6, rtol=0)
 
 
-def test_points_between_classes_are_taken_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_points_between_classes_are_taken_in_chunks() -> None:
     own = semantic_sum(FRAMES[1])
     whole = label_map(own)
-    rows = semantic.output_rows(own.frame, 0, own.frame.output_size[0], torch.device("cpu"))
+    rows = semantic.output_rows(own.frame, 0, own.frame.output_size[0])
     values = torch.addmm(
         -own.offsets, semantic.image_rows(own.mask_logits, own.frame, *rows.span).sigmoid().flatten(1).T, own.scores
     )
-    monkeypatch.setattr(semantic, "BAND_ELEMENTS", 4 * 7 * 11)
+    policy = replace(CPU_POLICY, map_floats=4 * 7 * 11)
     sizes = []
 
     def choose(values: Tensor) -> Tensor:
         sizes.append(len(values))
         return values.argmax(dim=1)
 
-    assert torch.equal(semantic.choose_resized(values, choose, own.frame, rows), whole)
+    assert torch.equal(semantic.choose_resized(values, choose, own.frame, rows, policy), whole)
     assert max(sizes[1:]) == 11
 
 
@@ -114,10 +116,10 @@ def test_a_large_output_is_made_of_small_bands() -> None:
     assert all(stop == start for (_, stop), (start, _) in itertools.pairwise(bands))
     # One class map of the image's rows that a band needs, and of its output pixels.
     rows_of_image = max(stop - start for start, stop in bands) * 640 / 10_000 + 2
-    assert rows_of_image * 640 * 847 <= semantic.BAND_ELEMENTS
-    assert max(stop - start for start, stop in bands) * 10_000 <= semantic.BAND_PIXELS
+    assert rows_of_image * 640 * 847 <= CPU_POLICY.map_floats
+    assert max(stop - start for start, stop in bands) * 10_000 <= CPU_POLICY.band_pixels
     for start, stop in semantic.row_bands(frame, channels=171, at_output=True):
-        assert (stop - start) * 10_000 * 171 <= semantic.BAND_ELEMENTS
+        assert (stop - start) * 10_000 * 171 <= CPU_POLICY.map_floats
 
 
 @pytest.mark.parametrize("prompts_mode", ["single__noclip", "single__noclip__postbefore", "imagenet_select__noclip"])
@@ -171,5 +173,5 @@ def test_rows_of_a_resize_equal_the_whole(size: tuple[int, int]) -> None:
     whole = F.interpolate(maps[None], size, mode="bilinear", align_corners=False)[0]
     for start in range(0, size[0], 4):
         stop = min(start + 4, size[0])
-        rows = resize_rows(maps, taps(16, size[0], maps.device, start, stop), size[1])
+        rows = resize_rows(maps, taps(16, size[0], start, stop), size[1])
         torch.testing.assert_close(rows, whole[:, start:stop], atol=2e-6, rtol=0)

@@ -15,6 +15,7 @@ from maskmill.model.clip.loading import load_clip
 from maskmill.model.images.resize import InputSize
 from maskmill.model.naming.classifier import Classifier
 from maskmill.model.naming.settings import FUSIONS_WITHOUT_QUERIES, NamingSettings, setting_types
+from maskmill.model.networks.instructions import warn_of_slow_precision
 from maskmill.model.presets import PRESETS, preset_with
 from maskmill.model.sources.source import ProposalSource, SourceName, describe_source, load_source
 from maskmill.model.vocabulary import Vocabulary
@@ -130,6 +131,7 @@ def resolve_device(name: str) -> torch.device:
 def _dtype(spec: ModelSpec) -> torch.dtype:
     if spec.dtype == "auto":
         raise ValueError("dtype 'auto' must be replaced by a measured choice first (model.precision)")
+    warn_of_slow_precision(spec.dtype, resolve_device(spec.device))
     return DTYPES[spec.dtype]
 
 

@@ -102,8 +102,9 @@ class LabelConfig(_WithNaming):
 
     short_side: int | None = Field(None, ge=1, description="Images are resized to this short side for the model.")
     max_long_side: int | None = Field(None, ge=1, description="Images with a longer long side are made smaller.")
-    dtype: Dtype = Field(
-        "float32", description="Precision of the networks; auto: measured on the device when the run begins."
+    dtype: Dtype | None = Field(
+        None,
+        description="Precision of the networks; default: half on GPUs, float32 on CPUs; auto: measured on CPUs too.",
     )
     device: Device = Field("auto", description="auto: cuda in actors that have a GPU.")
     compile: bool = Field(

@@ -151,8 +151,8 @@ class BatchMaps:
     def query_map(self, takes_part: Tensor | None, is_distractor: Tensor) -> Tensor:
         """Return (B, H, W) int16, as ``maskmill.model.naming.instances.query_map`` of each image.
 
-        Pixels of queries whose best class is a distractor are -1 too. takes_part: (B, Q) bool; None: all. is_distractor:
-        (C,) bool. A query's score is that of its best class.
+        Pixels of queries whose best class is a distractor are -1 too. takes_part: (B, Q) bool; None: all.
+        is_distractor: (C,) bool. A query's score is that of its best class.
         """
         best = self.scores.max(dim=2)
         scores = best.values

@@ -130,11 +130,16 @@ def bare_images_per_s(bench: JobBench, source: Path, core: int, wait_for_all: Ca
     """
     import torch
 
+    from maskmill.model.precision import choose_precision
+
     os.sched_setaffinity(0, {core})
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as output:
         plan = _plan(bench, source, output)
-    model = StageModel(spec=plan.spec, vocabulary=plan.vocabulary, segments="semantic", storage_option={})
+    spec = plan.spec
+    if spec.dtype == "auto":
+        spec = replace(spec, dtype=choose_precision(spec, measure=plan.config.dtype == "auto").dtype)
+    model = StageModel(spec=spec, vocabulary=plan.vocabulary, segments="semantic", storage_option={})
     proposer, classifier = model.proposer(), model.classifier()
     size = plan.config.propose_batch_size
     tables = [_pixels(table) for table in islice(_decoded(plan), 8)]

@@ -21,12 +21,14 @@ def environment() -> dict[str, Any]:
     """Return the versions and the hardware of this machine."""
     import torch
 
-    cpu, flags = _cpu()
+    from maskmill.model.networks.instructions import cpu_flags
+
+    flags = cpu_flags()
     return {
         "measured_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "platform": platform.platform(),
-        "cpu": cpu,
+        "cpu": _cpu_name(),
         "cpu_flags": [flag for flag in CPU_FLAGS if flag in flags],
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
@@ -35,13 +37,14 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _cpu() -> tuple[str, set[str]]:
+def _cpu_name() -> str:
+    """Return the CPU's name, as Linux knows it."""
     information = Path("/proc/cpuinfo")
-    if not information.exists():
-        return platform.processor(), set()
-    fields = dict(line.split(":", 1) for line in information.read_text().splitlines() if ":" in line)
-    values = {name.strip(): value.strip() for name, value in fields.items()}
-    return values.get("model name", platform.processor()), set(values.get("flags", "").split())
+    lines = information.read_text().splitlines() if information.exists() else []
+    names = (
+        value.strip() for name, _, value in (line.partition(":") for line in lines) if name.strip() == "model name"
+    )
+    return next(names, platform.processor())
 
 
 def peak_bytes() -> int:

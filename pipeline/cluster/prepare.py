@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import ray
 
-from maskmill.model.precision import fastest
 from maskmill.model.spec import ModelSpec
 from maskmill.pipeline.cluster import canary
 from maskmill.pipeline.cluster.attended import attended
@@ -42,22 +42,20 @@ def check_workers(config: LabelConfig, *, own_ray: bool) -> None:
 
 
 def measured_dtype(config: LabelConfig, spec: ModelSpec, pools: Pools) -> dict[str, Any]:
-    """Measure which precision is fastest, with the CPUs and GPUs of a proposing actor. Ray must be running.
+    """Have a worker with the CPUs and GPUs of a proposing actor choose the precision. Ray must be running.
 
-    Returns "dtype", the fastest, and "seconds_per_image" of each precision.
+    Only an explicit ``--dtype auto`` takes the time to measure on CPUs; on GPUs nothing needs to be measured.
+    Returns "dtype", the choice, and "seconds_per_image" of each precision that was measured.
     """
-    pool = pools.propose
+    pool, measured = pools.propose, config.dtype == "auto"
 
-    def measure() -> dict[str, float]:
+    def choose() -> dict[str, Any]:
         import torch
 
-        from maskmill.model.precision import measure_precisions
+        from maskmill.model.precision import choose_precision
 
         torch.set_num_threads(pool.threads)
-        return measure_precisions(loadable_spec(spec, config.storage_option))
+        return asdict(choose_precision(loadable_spec(spec, config.storage_option), measure=measured))
 
-    remote = ray.remote(num_cpus=pool.cpus, num_gpus=pool.gpus, max_retries=MEASURE_RETRIES)(measure)
-    seconds = attended(
-        lambda: ray.get(remote.remote()), timeout_s=config.stall_timeout_s, what="measuring which precision is fastest"
-    )
-    return {"dtype": fastest(seconds), "seconds_per_image": seconds}
+    remote = ray.remote(num_cpus=pool.cpus, num_gpus=pool.gpus, max_retries=MEASURE_RETRIES)(choose)
+    return attended(lambda: ray.get(remote.remote()), timeout_s=config.stall_timeout_s, what="choosing the precision")

@@ -35,7 +35,8 @@ class RunRecord:
     fingerprint: dict[str, str]
     shards: int
     measured_dtype: dict[str, Any] | None = None
-    """With --dtype auto: the chosen precision and the seconds per image measured for each. A rerun keeps the choice."""
+    """The precision chosen where it was left to the device, with seconds per image of each that was measured. A rerun
+    keeps the choice."""
     skipped: dict[str, int] = field(default_factory=dict)
     """How many files of the input are no images, by ending. Every view of the run shows these counts."""
     earlier: list[dict[str, Any]] = field(default_factory=list)

@@ -42,10 +42,25 @@ def model_spec(config: LabelConfig, recorded: Mapping[str, str] | None = None) -
     that the model does not have, and for a name that the hub does not have.
     """
     settings = {field.name: getattr(config, field.name) for field in fields(ModelSpec) if field.name != "naming"}
+    if config.dtype is None:
+        # A run goes on in the precision that it began with, also one from before the default followed the device.
+        settings["dtype"] = (recorded or {}).get("dtype") or _default_precision(config)
     try:
         return pinned_spec(ModelSpec(**settings, **config.naming()), recorded)
     except (ValueError, ImportError) as error:
         raise UsageError(str(error)) from error
+
+
+def _default_precision(config: LabelConfig) -> str:
+    """Return "auto" for a run on GPUs, whose kind is known only where its actors run, else "float32"."""
+    if config.device == "cpu" or config.gpus == 0:
+        return "float32"
+    asked = (config.gpus, config.propose_gpus, config.classify_gpus)
+    if config.device == "cuda" or any(asked):
+        return "auto"
+    import torch
+
+    return "auto" if torch.cuda.is_available() and None in asked else "float32"
 
 
 def read_vocabulary(config: LabelConfig, spec: ModelSpec) -> Vocabulary:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tests.faults import held
 from tests.faults.attempts import kill_tree, wait_for_markers
 from tests.faults.kill_matrix import Expected, Place, Setting
 
@@ -17,15 +19,18 @@ LONGEST_S = 90.0
 
 
 def interrupt(setting: Setting, name: str, number: int, markers: int, delay_s: float) -> int | None:
-    """Start an attempt, send the signal so long after so many markers, and return its exit code."""
+    """Start an attempt, send the signal so long after so many markers, and return its exit code.
+
+    Its model never reaches the end, so that the run is under way at any time.
+    """
     output = setting.folder / name
-    attempt = setting.attempt(output)
+    attempt = replace(setting.attempt(output), model=held.MODEL)
     process = attempt.start()
     assert process.pid is not None
     # The server that forks attempts ignores SIGINT, and so does an attempt until it has begun; a shell's would not.
     while not attempt.log.exists():
         time.sleep(0.001)
-    assert wait_for_markers(output, markers, process, 120), "ended before the signal"
+    assert wait_for_markers(output, markers, process, 4 * LONGEST_S), "ended before the signal"
     time.sleep(delay_s)
     os.kill(process.pid, number)
     process.join(LONGEST_S)
@@ -44,16 +49,18 @@ MOMENTS += [(name, markers, 0.0) for name in ("SIGINT", "SIGTERM") for markers i
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_interrupted_and_continued(tmp_path: Path) -> None:
-    setting = Setting(folder=tmp_path, images=800, shard=20)
+    setting = Setting(folder=tmp_path, images=held.IMAGES, shard=held.IMAGES // held.SHARDS)
     setting.prepare()
     expected = Expected(setting, Place())
+    outputs: set[Path] = set()
     for name, markers, delay_s in MOMENTS:
-        number = signal.Signals[name]
-        code = interrupt(setting, name, number, markers, delay_s)
+        # An output for each number of markers: those of an earlier attempt would be counted, too.
+        outputs.add(setting.folder / f"{name}-{markers}")
+        code = interrupt(setting, f"{name}-{markers}", signal.Signals[name], markers, delay_s)
         # Before anything of the run exists a signal ends the process as it ends any other.
+        number = signal.Signals[name]
         early = set() if markers else {-number}
         assert code in {128 + number} | early, (name, delay_s)
-    outputs = [setting.folder / name for name in sorted({name for name, _, _ in MOMENTS})]
-    for output in outputs:
+    for output in sorted(outputs):
         assert setting.attempt(output).run() == 0
         assert expected.compare(output)[0] == []

@@ -145,9 +145,9 @@ def _vocabulary() -> Vocabulary:
 def _watched(segmenter: Segmenter) -> Stopwatch:
     stopwatch, classifier = Stopwatch(time.process_time), segmenter.classifier
     stopwatch.watch_method(segmenter.proposer, "_propose", "proposals")
-    for name, part in (("_candidates", "fusion"), ("_look_at", "regions"), ("_score", "fusion")):
-        stopwatch.watch_method(classifier, name, part)
-    stopwatch.watch_method(classifier, "_segmentation", "map")
-    for name in ("encode", "pool"):
+    for name, part in (("_shortlist", "fusion"), ("_look_at", "regions"), ("_score", "fusion")):
+        stopwatch.watch_method(classifier.way, name, part)
+    stopwatch.watch_method(classifier.way, "_segmentation", "map")
+    for name in ("encode", "attend_batch", "pool_batch"):
         stopwatch.watch_method(classifier.encoder, name, "clip")
     return stopwatch

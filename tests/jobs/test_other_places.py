@@ -151,7 +151,7 @@ def test_drawings_replace_only_drawings(tmp_path: Path) -> None:
 
 def test_a_demo_does_not_paint_over_a_picture(tmp_path: Path) -> None:
     (tmp_path / "overlay.png").write_text("mine")
-    assert "was not painted by this command" in refused(told("demo", tmp_path))
+    assert "was not made by this command" in refused(told("demo", tmp_path))
     assert files_below(tmp_path) == {"overlay.png"}
 
 

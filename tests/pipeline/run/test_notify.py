@@ -77,7 +77,7 @@ def test_a_failure_is_logged_without_the_address(hook: Hook, gone: bool, caplog:
     hook.answers = [500] * 3
     url = "http://127.0.0.1:9/hooks/s3cret" if gone else hook.url
     assert not notify(url, message())
-    assert "could not be told" in caplog.text
+    assert "could not be sent" in caplog.text
     assert "s3cret" not in caplog.text
 
 

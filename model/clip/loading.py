@@ -168,6 +168,43 @@ def load_clip(source: str | Path, device: str | torch.device = "cpu", dtype: tor
     return clip
 
 
+def clip_config(source: str | Path) -> dict[str, Any] | None:
+    """Return the open_clip model configuration of a source, read without its weights; None where only these hold it.
+
+    Raises ValueError as ``load_clip`` does for a folder without a configuration and an unknown architecture.
+    """
+    path = Path(source)
+    if path.is_dir():
+        is_open_clip = (path / OPEN_CLIP_CONFIG_FILE).is_file()
+        name, key = (OPEN_CLIP_CONFIG_FILE, "model_cfg") if is_open_clip else (CONFIG_FILE, "model")
+        return dict(_read_description(path / name)[key])
+    name, colon, _ = str(source).partition(":")
+    return open_clip.get_model_config(name) if colon and not path.is_file() else None
+
+
+def clip_without_weights(config: Mapping[str, Any]) -> Clip:
+    """Return a CLIP of this architecture whose image tower has shapes but neither values nor memory."""
+    # Its text tower stands for any: it is as small as can be, and needs no file of another library.
+    text = {"context_length": 8, "vocab_size": 8, "width": 8, "heads": 1, "layers": 1}
+    vision = {**config["vision_cfg"], "timm_model_pretrained": False}
+    with torch.device("meta"):
+        model = _build({**config, "vision_cfg": vision, "text_cfg": text, "custom_text": False})
+    return Clip(model=model.eval(), tokenizer=SimpleTokenizer(), config=config)
+
+
+def _read_description(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise CheckpointError(f"{path.parent} has no {path.name}: not a directory written by save_clip or open_clip")
+    try:
+        description = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{path} is damaged: {error!r}") from error
+    needed = "model_cfg" if path.name == OPEN_CLIP_CONFIG_FILE else "model"
+    if not isinstance(description, dict) or not isinstance(description.get(needed), dict):
+        raise CheckpointError(f"{path} is damaged: it has no {needed!r}")
+    return description
+
+
 def save_clip(clip: Clip, directory: str | Path) -> None:
     """Write ``clip`` as clip.json, clip.safetensors and, with a tokenizer of its own, bpe.txt.gz.
 
@@ -193,13 +230,11 @@ def _from_directory(directory: Path) -> Clip:
     if (directory / OPEN_CLIP_CONFIG_FILE).is_file():
         return _from_open_clip_directory(directory)
     config_path = directory / CONFIG_FILE
-    if not config_path.is_file():
-        raise CheckpointError(f"{directory} has no {CONFIG_FILE}: not a directory written by save_clip or open_clip")
+    description = _read_description(config_path)
     try:
-        description = json.loads(config_path.read_text())
         config, tokenizer_file = description["model"], description["tokenizer"]
         clip_input = ClipInput.from_dict(description.get("input", {}))
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise CheckpointError(f"{config_path} is damaged: {error!r}") from error
     clip = new_clip(config, bpe_path=None if tokenizer_file is None else directory / TOKENIZER_FILE)
     load_exactly(clip.model, read_clip_weights(directory / WEIGHTS_FILE), WEIGHTS_FILE)
@@ -208,12 +243,8 @@ def _from_directory(directory: Path) -> Clip:
 
 def _from_open_clip_directory(directory: Path) -> Clip:
     """Load what open_clip publishes on the hub: its configuration, weights as safetensors, and a tokenizer."""
-    config_path = directory / OPEN_CLIP_CONFIG_FILE
-    try:
-        description = json.loads(config_path.read_text())
-        config = description["model_cfg"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{config_path} is damaged: {error!r}") from error
+    description = _read_description(directory / OPEN_CLIP_CONFIG_FILE)
+    config = description["model_cfg"]
     weights_path = next((directory / name for name in OPEN_CLIP_WEIGHTS_FILES if (directory / name).is_file()), None)
     if weights_path is None:
         raise CheckpointError(f"{directory} holds no weights: none of {', '.join(OPEN_CLIP_WEIGHTS_FILES)} is in it")

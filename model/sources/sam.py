@@ -200,8 +200,7 @@ class SamSource:
 
 
 def describe(folder: str | Path) -> SourceDescription:
-    """Return what can be told without loading weights. Raises CheckpointError where there is no checkpoint."""
-    read_config(Path(folder))
+    """Return what every SAM gives; ``folder`` is not read."""
     return SourceDescription(has_queries=False, names=None)
 
 

@@ -31,7 +31,7 @@ from maskmill.pipeline.run.record import (
     read_record,
     with_absolute_input,
 )
-from maskmill.pipeline.run.resolve import model_spec, read_vocabulary, with_absolute_addresses
+from maskmill.pipeline.run.resolve import check_model, model_spec, read_vocabulary, with_absolute_addresses
 from maskmill.pipeline.sources import Shard, list_shards
 from maskmill.pipeline.sources.apart import check_apart, check_entries_apart, check_listing_apart
 from maskmill.pipeline.sources.listing import Listing, list_files
@@ -86,6 +86,7 @@ def plan_run(config: LabelConfig) -> Plan:
     output = Output(config.output, config.storage_option)
     old = read_record(output)
     spec = model_spec(config, None if old is None or config.overwrite else old.fingerprint)
+    check_model(config, spec)
     vocabulary = read_vocabulary(config, spec)
     listing = list_files(config.input, config.storage_option)
     check_listing_apart(config.output, listing)

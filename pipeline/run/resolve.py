@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 
 from maskmill.model import ModelSpec, Vocabulary
+from maskmill.model.capabilities import check_capabilities
 from maskmill.model.fetching import pinned_spec
 from maskmill.model.spec import training_classes
 from maskmill.pipeline.config import LabelConfig
@@ -61,6 +62,14 @@ def _default_precision(config: LabelConfig) -> str:
     import torch
 
     return "auto" if torch.cuda.is_available() and None in asked else "float32"
+
+
+def check_model(config: LabelConfig, spec: ModelSpec) -> None:
+    """Raise UsageError where the parts of the model cannot do what the settings ask for."""
+    try:
+        check_capabilities(local_spec(spec, config.storage_option))
+    except (ValueError, ImportError) as error:
+        raise UsageError(str(error)) from error
 
 
 def read_vocabulary(config: LabelConfig, spec: ModelSpec) -> Vocabulary:

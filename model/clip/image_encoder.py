@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from maskmill.model.clip.loading import Clip
+from maskmill.model.clip.clip import Clip
 from maskmill.model.clip.towers import tower_of
 from maskmill.model.networks.compiling import compile_network
 from maskmill.model.networks.device_policy import DevicePolicy, policy_for

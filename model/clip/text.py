@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from maskmill.model.clip.loading import Clip
+from maskmill.model.clip.clip import Clip
 from maskmill.model.vocabulary import ClassEntry, Vocabulary
 
 TEXT_BATCH = {"cpu": 32, "cuda": 256}

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from maskmill.model.clip.clip import Clip
 from maskmill.model.clip.image_encoder import ImageEncoder
-from maskmill.model.clip.loading import Clip
 from maskmill.model.clip.prompts import IMAGE_PROMPT_SETS, prompt_set
 from maskmill.model.clip.text import names_apart, text_features
 from maskmill.model.naming.by_batch import ByBatch

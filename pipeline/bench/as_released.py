@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import roi_align
 
-from maskmill.model.clip.loading import Clip
+from maskmill.model.clip.clip import Clip
 from maskmill.model.images.boxes import mask_boxes
 from maskmill.model.images.preprocess import normalise, pad_to_multiple
 from maskmill.model.images.resize import resize_short_side

@@ -12,7 +12,8 @@ import open_clip
 import torch
 from torch import Tensor, nn
 
-from maskmill.model.clip.loading import Clip, load_clip, new_clip
+from maskmill.model.clip.clip import Clip
+from maskmill.model.clip.loading import load_clip, new_clip
 from maskmill.model.naming.settings import NamingSettings
 from maskmill.model.presets import BUNDLED, PRESETS
 from maskmill.model.vocabulary import ClassEntry, Vocabulary

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from maskmill.model.clip.loading import Clip, load_clip, new_clip, save_clip
+from maskmill.model.clip.clip import Clip
+from maskmill.model.clip.loading import load_clip, new_clip, save_clip
 from maskmill.model.clip.prompts import IMAGE_BRANCH, IMAGENET, IMAGENET_SELECT, SINGLE
 from maskmill.model.clip.text import text_features
 from maskmill.model.vocabulary import Vocabulary

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from maskmill.model.clip.loading import Clip, load_clip
+from maskmill.model.clip.clip import Clip
+from maskmill.model.clip.loading import load_clip
 from maskmill.model.clip.prompts import prompt_set
 from maskmill.model.clip.text import text_features
 from maskmill.model.naming.scoring import class_logits

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from maskmill.model.clip.loading import Clip
+from maskmill.model.clip.clip import Clip
 from maskmill.model.clip.prompts import SINGLE
 from maskmill.model.clip.text import text_features
 from maskmill.model.images.preprocess import normalise, pad_to_multiple

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maskmill.model.clip.loading import Clip
+from maskmill.model.clip.clip import Clip
 from maskmill.model.clip.prompts import IMAGE_BRANCH, SINGLE
 from maskmill.model.clip.text import text_features
 from maskmill.model.naming.regions import region_images

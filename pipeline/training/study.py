@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from maskmill.model.clip.loading import Clip, load_clip
+from maskmill.model.clip.clip import Clip
+from maskmill.model.clip.loading import load_clip
 from maskmill.model.naming.settings import Fusion, Region
 from maskmill.model.vocabulary import Vocabulary
 from maskmill.pipeline.shapes.world import CLASSES

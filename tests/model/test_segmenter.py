@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from maskmill.model import ModelSpec, Segmenter, Vocabulary, load_segmenter
-from maskmill.model.clip.loading import Clip, load_clip, save_clip
+from maskmill.model.clip.clip import Clip
+from maskmill.model.clip.loading import load_clip, save_clip
 from maskmill.model.images.preprocess import pad_to_multiple
 from maskmill.model.naming.classifier import Classifier
 from maskmill.model.naming.quality import visible_cells

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from maskmill.model.clip import vit
+from maskmill.model.clip.clip import Clip
 from maskmill.model.clip.image_encoder import ImageEncoder
-from maskmill.model.clip.loading import Clip, new_clip
+from maskmill.model.clip.loading import new_clip
 from maskmill.model.naming.classifier import Classifier
 from maskmill.model.naming.settings import NamingSettings
 from maskmill.model.networks.device_policy import CPU_POLICY

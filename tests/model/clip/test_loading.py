@@ -11,7 +11,8 @@ import open_clip
 import pytest
 import torch
 
-from maskmill.model.clip.loading import Clip, load_clip, new_clip, save_clip
+from maskmill.model.clip.clip import Clip
+from maskmill.model.clip.loading import load_clip, new_clip, save_clip
 from maskmill.model.errors import CheckpointError
 
 Golden = Callable[[str], dict[str, np.ndarray]]

@@ -12,7 +12,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from maskmill.model.clip.loading import Clip, ClipInput, load_clip, new_clip, save_clip
+from maskmill.model.clip.clip import Clip
+from maskmill.model.clip.input import ClipInput
+from maskmill.model.clip.loading import load_clip, new_clip, save_clip
 from maskmill.model.clip.text import text_features
 from maskmill.model.errors import CheckpointError
 from maskmill.model.images.preprocess import normalise

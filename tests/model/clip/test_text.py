@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from maskmill.model.clip.loading import Clip, load_clip
+from maskmill.model.clip.clip import Clip
+from maskmill.model.clip.loading import load_clip
 from maskmill.model.clip.prompts import IMAGE_BRANCH, PROMPT_SETS, SINGLE
 from maskmill.model.clip.text import TEXT_BATCH, text_features
 from maskmill.model.vocabulary import ClassEntry, Vocabulary

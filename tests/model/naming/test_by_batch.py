@@ -10,7 +10,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from maskmill.model.clip.loading import Clip, load_clip, new_clip
+from maskmill.model.clip.clip import Clip
+from maskmill.model.clip.loading import load_clip, new_clip
 from maskmill.model.naming.classifier import Classifier
 from maskmill.model.naming.settings import NamingSettings
 from maskmill.model.networks.device_policy import CPU_POLICY, MOST_MAP_FLOATS, DevicePolicy, gpu_policy, policy_for

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import roi_align
 
+from maskmill.model.clip.clip import Clip
 from maskmill.model.clip.input import ClipInput
-from maskmill.model.clip.loading import Clip, load_clip
+from maskmill.model.clip.loading import load_clip
 from maskmill.model.images.boxes import mask_boxes
 from maskmill.model.images.preprocess import pad_to_multiple
 from maskmill.model.naming.regions import SUB_IMAGE_REGIONS, region_boxes, region_images

@@ -48,7 +48,15 @@ def _cpu_name() -> str:
 
 
 def peak_bytes() -> int:
-    """Return the peak resident memory of this process in bytes."""
+    """Return the peak resident memory of this process in bytes.
+
+    On Linux the kernel's line ``VmHWM`` says it. The ``ru_maxrss`` of getrusage does not: a process takes over that of
+    the one that started it, so a small process that a large one starts would report the large one's peak.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        (peak_kb,) = (line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(peak_kb) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

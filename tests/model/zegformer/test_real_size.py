@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -41,6 +40,7 @@ def measure(depth: int, classes: int) -> dict[str, object]:
     from maskmill.model.zegformer.config import BackboneConfig, ZegFormerConfig
     from maskmill.model.zegformer.network import ZegFormer
     from maskmill.model.zegformer.proposer import Proposer
+    from maskmill.pipeline.bench.result import peak_bytes
 
     torch.manual_seed(0)
     torch.set_num_threads(1)
@@ -59,7 +59,7 @@ def measure(depth: int, classes: int) -> dict[str, object]:
         "classes": classes,
         "seconds": round(time.perf_counter() - start, 1),
         "distinct_boxes": len(np.unique(result.boxes, axis=0)),
-        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_bytes": peak_bytes(),
         "label_map": result.label_map.shape,
         "query_scores": result.query_scores.shape,
     }

@@ -51,6 +51,7 @@ def least_free(label: Label, *arguments: Path, **settings: object) -> dict[str, 
     return watcher.free
 
 
+@pytest.mark.slow
 def test_split_pools_share_gpus_by_fractions_and_agree_with_the_fused_one(
     label: Label, shapes: Path, reference: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -13,6 +13,7 @@ from tests.faults.attempts import kill_tree, wait_for_markers
 from tests.faults.kill_matrix import Expected, Place, Setting
 
 
+@pytest.mark.slow
 def test_the_second_is_refused_or_takes_over_and_the_result_is_whole(
     setting: Setting, place: Place, expected: Expected
 ) -> None:

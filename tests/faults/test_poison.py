@@ -34,6 +34,7 @@ def check(output: Path, images: int, poison: list[str]) -> None:
     assert found == sorted((kind, KINDS[kind]) for kind in poison)
 
 
+@pytest.mark.slow
 def test_the_worst_images_are_quarantined(tmp_path: Path, place: Place) -> None:
     poison = ["segfault", "hang", "memory"]
     source = write_poisoned(tmp_path / "in", 200, 50, poison)

@@ -58,6 +58,7 @@ def test_the_search_finds_what_is_there(tmp_path: Path) -> None:
     assert len(places_of_secrets(tmp_path)) == 1
 
 
+@pytest.mark.slow
 def test_signed_addresses(web: str, tmp_path: Path, ray_folder: Path, place: Place) -> None:
     (tmp_path / "web" / "good.jpg").write_bytes(small_jpeg(1))
     (tmp_path / "web" / "bad.jpg").write_bytes(b"no image")

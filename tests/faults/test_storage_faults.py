@@ -108,7 +108,7 @@ def test_all_faults_at_once(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("share", [0.01, 0.1, "markers"])
+@pytest.mark.parametrize("share", [pytest.param(0.01, marks=pytest.mark.marathon), 0.1, "markers"])
 def test_each_fault(
     label: Label,
     s3_bucket: Bucket,

@@ -127,6 +127,7 @@ def test_a_checkpoint_of_other_settings_is_refused(seen_drawings: Path, tiny_cli
 
 # Two workers average their gradients, which is one worker's gradient over the whole batch where the loss is a mean
 # over equally many pixels and no batch norm mixes images. Largest difference of a weight measured: 7.1e-8.
+@pytest.mark.slow
 @pytest.mark.usefixtures("idle_ray")
 def test_two_workers_train_as_one(seen_drawings: Path, tiny_clip: Path, tmp_path: Path) -> None:
     settings = [*tiny("baseline"), "data.scale_least=1.2", "loop.learning_rate=1e-4"]

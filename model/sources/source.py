@@ -111,6 +111,9 @@ def describe_source(kind: str, weights: str | Path) -> SourceDescription:
 def load_source(
     kind: str, weights: str | Path, *, input_size: InputSize, device: torch.device, dtype: torch.dtype, compiled: bool
 ) -> ProposalSource:
-    """Load a source. weights: a local file or folder. Raises what the kind's ``load`` raises."""
+    """Load a source. weights: a local file or folder. Raises what the kind's ``load`` raises.
+
+    compiled: whether a ZegFormer's network is compiled; networks of other libraries stay as they are.
+    """
     own: dict[str, Any] = {"compiled": compiled} if kind == "zegformer" else {}
     return KINDS[kind]().load(weights, input_size=input_size, device=device, dtype=dtype, **own)

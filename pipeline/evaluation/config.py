@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from maskmill.pipeline.config import ALLOW_LOCAL_HELP, ALLOW_PRIVATE_HELP, OWN_STORE_HELP
 from maskmill.pipeline.evaluation.boundary import TOLERANCE
+from maskmill.pipeline.evaluation.bundled_protocols import bundled_protocols
 from maskmill.pipeline.evaluation.protocol import IdKind, Setting
 
 SwappedSides = Literal["refuse", "skip", "right", "left", "resize"]
@@ -22,7 +23,7 @@ class EvaluationConfig(BaseModel):
     ground_truth: str = Field(
         description="Label maps (tars, folders; x.seg.png beside the images or a parallel tree), Parquet, or COCO JSON."
     )
-    protocol: str = Field(description="voc, coco-stuff, ade20k-full, shapes, or a JSON or YAML file.")
+    protocol: str = Field(description=f"{', '.join(bundled_protocols())}, or a JSON or YAML file.")
     setting: Setting = Field(
         "gzs3", description="All classes (gzs3), or only the unseen ones, for labels made from their names alone (zs3)."
     )

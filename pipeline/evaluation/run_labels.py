@@ -38,6 +38,8 @@ def run_inventory(
     files = _labels_files(output, shards, suffix)
     source, index = write_lists(files, class_table, protocol, results)
     config = run.get("config", {})
+    # Records that are older than the setting are of runs whose proposer was a ZegFormer.
+    proposer = run.get("fingerprint", {}).get("proposer", "zegformer")
     return Inventory(
         source=source,
         index=index,
@@ -52,7 +54,7 @@ def run_inventory(
             "fingerprint": run.get("fingerprint"),
             "versions": run.get("versions"),
         },
-        warnings=_warnings(protocol, str(config.get("preset") or ""), classes, class_table),
+        warnings=_warnings(protocol, proposer, classes, class_table),
     )
 
 
@@ -85,7 +87,7 @@ def _text_column(output: Output, name: str, column: str) -> tuple[list[str], str
 
 
 def _warnings(
-    protocol: Protocol, preset: str, classes: Sequence[Mapping[str, Any]], class_table: np.ndarray
+    protocol: Protocol, proposer: str, classes: Sequence[Mapping[str, Any]], class_table: np.ndarray
 ) -> list[str]:
     warnings = []
     differing = [
@@ -101,9 +103,9 @@ def _warnings(
             "or the other way round; fusion and calibration followed the labels' own flags"
         )
     has_unseen = any(entry.seen is False for entry in protocol.classes)
-    if has_unseen and preset.startswith(_FOREIGN_PROPOSALS):
+    if has_unseen and proposer.startswith(_FOREIGN_PROPOSALS):
         warnings.append(
-            f"proposals came from {preset!r}, which may have been trained on masks of the unseen classes: then these "
+            f"proposals came from {proposer!r}, which may have been trained on masks of the unseen classes: then these "
             "figures are not zero-shot"
         )
     return warnings

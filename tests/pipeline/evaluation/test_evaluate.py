@@ -173,3 +173,17 @@ def test_seen_flags_that_differ_are_a_warning(tmp_path: Path, evaluated: Evaluat
     run.add("s", {"a": np.zeros((2, 2), np.uint8)})
     found = evaluated(run.folder, write_folder(tmp_path / "gt", {"a": np.zeros((2, 2), np.uint8)})).figures
     assert ["'dog'" in text for text in found["warnings"]] == [True]
+
+
+@pytest.mark.parametrize(
+    ("proposer", "warned"), [({"proposer": "hf:tue-mps/eomt"}, True), ({"proposer": "zegformer"}, False), ({}, False)]
+)
+def test_a_proposer_that_may_know_the_unseen_classes_is_a_warning(
+    tmp_path: Path, evaluated: Evaluated, proposer: dict[str, str], warned: bool
+) -> None:
+    run = Run(tmp_path / "run", THREE["classes"])
+    record = json.loads((run.folder / "run.json").read_text())
+    (run.folder / "run.json").write_text(json.dumps({**record, "fingerprint": proposer}))
+    run.add("s", {"a": np.zeros((2, 2), np.uint8)})
+    found = evaluated(run.folder, write_folder(tmp_path / "gt", {"a": np.zeros((2, 2), np.uint8)})).figures
+    assert any("'hf:tue-mps/eomt'" in text and "not zero-shot" in text for text in found["warnings"]) == warned

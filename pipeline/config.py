@@ -109,8 +109,8 @@ class LabelConfig(_WithNaming):
     device: Device = Field("auto", description="auto: cuda in actors that have a GPU.")
     compile: bool = Field(
         False,
-        description="Compile CLIP's image tower and ZegFormer's network when an actor starts (needs a C++ compiler); this "
-        "pays for few image sizes. Other proposers are not compiled.",
+        description="Compile CLIP's image tower and ZegFormer's network when an actor starts (needs a C++ compiler); "
+        "this pays for few image sizes. Other proposers are not compiled.",
     )
     segments: Literal["semantic", "query"] = Field(
         "semantic", description="One segment per class of an image, or one per accepted query (instances)."

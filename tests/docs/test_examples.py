@@ -45,6 +45,7 @@ def labels(demo: Path) -> list[dict[str, object]]:
     return pq.read_table(demo / "demo" / "output" / "labels").to_pylist()
 
 
+@pytest.mark.slow
 def test_the_demo_shows_commands_accuracy_and_places(demo: Path) -> None:
     stdout = (demo / "stdout.txt").read_text()
     for step in ("$ maskmill shapes", "$ maskmill label", "$ maskmill evaluate"):
@@ -69,6 +70,7 @@ def test_every_block_has_its_mark() -> None:
     assert sorted(found) == sorted([library] for library in MARKS)
 
 
+@pytest.mark.slow
 def test_pandas_adds_up_areas(demo: Path) -> None:
     areas: dict[str, int] = {}
     for row in labels(demo):
@@ -79,6 +81,7 @@ def test_pandas_adds_up_areas(demo: Path) -> None:
     assert {name: int(area) for name, area in found.items()} == areas
 
 
+@pytest.mark.slow
 def test_duckdb_counts_images(demo: Path) -> None:
     counts: dict[str, int] = {}
     for row in labels(demo):
@@ -91,23 +94,27 @@ def test_duckdb_counts_images(demo: Path) -> None:
     assert max(counts.values()) in found.values()
 
 
+@pytest.mark.slow
 def test_polars_averages_scores(demo: Path) -> None:
     printed = run_block("polars", demo)
     classes = {name for row in labels(demo) for name in row["class_names"]}
     assert f"shape: ({len(classes)}, 2)" in printed
 
 
+@pytest.mark.slow
 def test_ray_averages_coverage(demo: Path) -> None:
     printed = run_block("ray", demo)
     expected = np.mean([row["coverage"] for row in labels(demo)])
     assert float(printed.split()[-1]) == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_masks_decode_to_their_area(demo: Path) -> None:
     *_, decoded, area = run_block("pycocotools", demo).split()
     assert int(decoded) == int(area) > 0
 
 
+@pytest.mark.slow
 def test_the_model_alone_names_most_pixels(demo: Path) -> None:
     printed = run_block("model", demo)
     share = float(re.match(r"right: ([\d.]+)\n", printed).group(1))

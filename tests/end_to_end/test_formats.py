@@ -41,11 +41,12 @@ def assert_same(rows: list[dict[str, Any]], reference: dict[str, dict[str, Any]]
             assert row[column] == pytest.approx(reference[name][column], abs=1e-6), (name, column)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
         {"propose_actors": 1, "propose_batch_size": 8, "encode_batch_size": 3},
-        pytest.param({"propose_actors": 2, "propose_batch_size": 1}, marks=pytest.mark.slow),
+        {"propose_actors": 2, "propose_batch_size": 1},
     ],
 )
 def test_batches_and_actors_change_no_label(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import Any
 
@@ -25,6 +26,7 @@ from maskmill.model.zegformer.proposer import Proposer
 from maskmill.pipeline.bench.launches import LaunchCounter
 from maskmill.pipeline.shapes import CLASSES, draw
 
+MakeSegmenter = Callable[[DevicePolicy, dict[str, Any]], Segmenter]
 GPU = gpu_policy(80 * 2**30)
 IN_PIECES = replace(GPU, map_floats=2**16, band_pixels=2**16, mask_pixels=2**16)
 """So little memory that maps are made in bands, class by class, and masks are cut a few at a time."""
@@ -71,9 +73,16 @@ def vocabulary() -> Vocabulary:
     return Vocabulary(entries, seen=[own.seen for own in CLASSES])
 
 
-def segmenter(network: ZegFormer, clip: Clip, policy: DevicePolicy, settings: dict[str, Any]) -> Segmenter:
-    classifier = Classifier(clip, vocabulary(), NamingSettings(**settings), policy=policy)
-    return Segmenter(Proposer(network, short_side=128, policy=policy), classifier)
+@pytest.fixture(scope="module")
+def segmenter(network: ZegFormer, clip: Clip, tmp_path_factory: pytest.TempPathFactory) -> MakeSegmenter:
+    """Makes segmenters that embed the classes once for all of them, because that takes longer than the images do."""
+    embeddings = tmp_path_factory.mktemp("embeddings")
+
+    def make(policy: DevicePolicy, settings: dict[str, Any]) -> Segmenter:
+        classifier = Classifier(clip, vocabulary(), NamingSettings(**settings), cache_dir=embeddings, policy=policy)
+        return Segmenter(Proposer(network, short_side=128, policy=policy), classifier)
+
+    return make
 
 
 def assert_alike(results: list[Segmentation], expected: list[Segmentation]) -> None:
@@ -94,32 +103,31 @@ def assert_alike(results: list[Segmentation], expected: list[Segmentation]) -> N
 @pytest.mark.parametrize("policy", [GPU, IN_PIECES], ids=["whole", "in pieces"])
 @pytest.mark.parametrize("settings", SETTINGS)
 def test_a_batch_is_named_as_its_images_are(
-    network: ZegFormer,
-    clip: Clip,
+    segmenter: MakeSegmenter,
     drawn: tuple[list[np.ndarray], list[tuple[int, int]]],
     settings: str,
     policy: DevicePolicy,
 ) -> None:
     images, sizes = drawn
-    expected = segmenter(network, clip, CPU_POLICY, SETTINGS[settings])(images, sizes, independent=True)
-    results = segmenter(network, clip, policy, SETTINGS[settings])(images, sizes, independent=True)
+    expected = segmenter(CPU_POLICY, SETTINGS[settings])(images, sizes, independent=True)
+    results = segmenter(policy, SETTINGS[settings])(images, sizes, independent=True)
     assert_alike(results, expected)
 
 
 def test_class_scores_can_be_kept(
-    network: ZegFormer, clip: Clip, drawn: tuple[list[np.ndarray], list[tuple[int, int]]]
+    segmenter: MakeSegmenter, drawn: tuple[list[np.ndarray], list[tuple[int, int]]]
 ) -> None:
     images, sizes = drawn
-    expected = segmenter(network, clip, CPU_POLICY, {})(images, sizes, keep_scores=True, independent=True)
+    expected = segmenter(CPU_POLICY, {})(images, sizes, keep_scores=True, independent=True)
     assert expected[0].semantic_scores is not None
-    assert_alike(segmenter(network, clip, GPU, {})(images, sizes, keep_scores=True, independent=True), expected)
+    assert_alike(segmenter(GPU, {})(images, sizes, keep_scores=True, independent=True), expected)
 
 
-def test_images_without_any_mask_and_single_queries(network: ZegFormer, clip: Clip) -> None:
+def test_images_without_any_mask_and_single_queries(segmenter: MakeSegmenter) -> None:
     """Nothing for CLIP to see in the whole batch, and a source that has no query branch."""
     images = [draw(seed=5, index=index)[0] for index in range(2)]
     for region in ("cropmask", "crop"):
-        segmenters = [segmenter(network, clip, own, {"region": region, "fusion": "clip"}) for own in (CPU_POLICY, GPU)]
+        segmenters = [segmenter(own, {"region": region, "fusion": "clip"}) for own in (CPU_POLICY, GPU)]
         proposals = [
             Proposals(
                 mask_logits=torch.full((1, 32, 32), -1.0),

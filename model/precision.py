@@ -63,9 +63,9 @@ def measure_precisions(spec: ModelSpec, seed: int = 0) -> dict[Dtype, float]:
         runs = []
         for _ in range(1 + REPEATS):
             started = time.perf_counter()
-            segmenter([image])  # ends on the host, so nothing of it is still under way
+            segmenter([image])  # This ends on the host, so the device has finished then.
             runs.append(time.perf_counter() - started)
-        seconds[dtype] = min(runs[1:])  # the first one pays for allocations and kernels' choices
+        seconds[dtype] = min(runs[1:])  # The first run also allocates and chooses kernels.
         del segmenter
         if device.type == "cuda":
             torch.cuda.empty_cache()

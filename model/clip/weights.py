@@ -39,7 +39,7 @@ def read_clip_weights(path: Path) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
-    except Exception as error:  # damaged bytes drive a parser into any exception
+    except Exception as error:  # Damaged bytes can make a parser raise any exception.
         raise CheckpointError(f"{path} is refused, it is damaged or holds more than tensors: {error}") from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]

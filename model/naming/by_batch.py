@@ -155,7 +155,8 @@ class ByBatch:
         """Return (P, D) of the features of a group's sub-images: empty masks get those of what they show."""
         queries = len(group.proposals.mask_logits)
         if self.settings.region == "crop":
-            index = len(filled) + np.arange(queries) // (queries // len(group.at))  # the whole image, after the boxes
+            # The whole images follow the sub-images of the boxes.
+            index = len(filled) + np.arange(queries) // (queries // len(group.at))
         else:
             encoded = torch.cat((encoded, self.encoder.blank))
             index = np.full(queries, len(filled))

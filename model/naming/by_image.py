@@ -156,7 +156,7 @@ class ByImage:
     def _of_queries(self, features: Tensor, index: Tensor) -> Tensor:
         """Return (K, D) of the (U, D) features of an image's sub-images; index: (K,), -1 for an empty mask."""
         if (index < 0).any():
-            features = torch.cat((features, self.encoder.blank))  # at the end, where -1 finds it
+            features = torch.cat((features, self.encoder.blank))  # Index -1 finds what stands at the end.
         return features[index]
 
     def _single_pass(self, image: np.ndarray, proposals: Proposals) -> Tensor:
@@ -222,7 +222,7 @@ class ByImage:
         best = fused.max(dim=1)
         owners = query_map(best.values, shortlist.proposals.mask_logits, frame, self.policy)
         names = torch.where(self.labels.is_distractor[best.indices], -1, shortlist.kept).to(owners.dtype)
-        names = torch.cat((names, names.new_full((1,), -1)))  # the name of index -1
+        names = torch.cat((names, names.new_full((1,), -1)))  # Index -1 finds what stands at the end.
         for row in owners:
             row[:] = names[row.long()]
         # As unsigned numbers, -1 is UNLABELLED.

@@ -76,7 +76,7 @@ def gpu_policy(free_bytes: int) -> DevicePolicy:
         cached_floats=floats,
         cached_rows=1,
         band_pixels=floats,
-        mask_pixels=floats // 4,  # beside a mask there is the image under it, in three channels
+        mask_pixels=floats // 4,  # Beside each mask lies the image under it, in three channels.
         column_block=1,
     )
 

@@ -74,7 +74,7 @@ def _damage_as_checkpoint_error(path: Path) -> Iterator[None]:
         raise CheckpointError(
             f"{path} is refused, it is damaged or asks for more than arrays: {_reason(error)}"
         ) from error
-    except Exception as error:  # damaged bytes drive a parser into any exception
+    except Exception as error:  # Damaged bytes can make a parser raise any exception.
         raise CheckpointError(f"{path} is damaged or no checkpoint: {type(error).__name__}: {error}") from error
 
 
@@ -168,7 +168,7 @@ def _latin1_bytes(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
-# numpy renamed its core package in 2.0; files name either.
+# NumPy renamed its core package in 2.0, and files hold either name.
 _NUMPY_NAMES: dict[str, Callable[..., Any]] = {
     "numpy.dtype": _Dtype,
     "numpy.ndarray": _Array,

@@ -30,7 +30,8 @@ from maskmill.model.sources.source import SourceDescription
 _CLASSES = {
     "sam": "SamModel",
     "sam2": "Sam2Model",
-    "sam2_video": "Sam2Model",  # what the released SAM 2.1 folders say; their tracker's weights are left out
+    # The folders of the released SAM 2.1 say sam2_video; the weights of its tracker are left out.
+    "sam2_video": "Sam2Model",
 }
 MODEL_TYPES = tuple(_CLASSES)
 """Values of ``model_type`` in config.json that this module loads."""

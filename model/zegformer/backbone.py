@@ -42,7 +42,7 @@ class Backbone(nn.Module):
         stem = self.relu(self.bn1(self.conv1(images)))
         features = {"stem": stem} if self._with_stem else {}
         x = self.maxpool(stem)
-        del stem  # as large as any map here
+        del stem  # It is as large as any other feature map, and nothing reads it any more.
         for name, stage in self.stages.items():
             x = stage(x)
             features[name] = x

@@ -99,7 +99,7 @@ def _load_official(path: Path, heads: int | None) -> ZegFormer:
 def _official_state(path: Path) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     for key, value in read_state_dict(path).items():
-        name = key.removeprefix("module.")  # what DistributedDataParallel puts before every key
+        name = key.removeprefix("module.")  # DistributedDataParallel puts this before every key.
         if name in state:
             raise CheckpointError(f"{path} holds {name} twice, with and without 'module.'")
         if not name.startswith(IGNORED_PREFIXES):

@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 from maskmill.jobs.leaving import leave
 from maskmill.pipeline.cluster.attended import StalledError, WorkersBrokenError
 from maskmill.pipeline.errors import UsageError
-from maskmill.pipeline.interruption import InterruptedRunError
+from maskmill.pipeline.interruption import InterruptedRunError, interrupts_remembered
 from maskmill.pipeline.uris import public_text
 
 EXIT_FAILED = 1
@@ -91,7 +91,8 @@ class Subcommands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the subcommand. Unexpected errors show their traceback, without the secrets of addresses in it."""
         try:
-            return super().invoke(ctx)
+            with interrupts_remembered():
+                return super().invoke(ctx)
         except UsageError as error:
             typer.echo(f"error: {error}", err=True)
             raise typer.Exit(EXIT_WRONG_USAGE) from error

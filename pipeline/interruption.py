@@ -43,8 +43,34 @@ def signals_collected() -> Iterator[list[int]]:
 
 
 @contextmanager
+def interrupts_remembered() -> Iterator[None]:
+    """Let SIGINT raise KeyboardInterrupt in the body, as Python does, and remember it until the body ends.
+
+    If Python drops the exception, as it does in finalisers and in callbacks of imports, ``signals_raised`` raises when
+    it begins.
+    """
+
+    def call(number: int, _frame: FrameType | None) -> None:
+        _raised.append(number)
+        raise KeyboardInterrupt
+
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not in_main_thread or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, call)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        _raised.clear()
+
+
+@contextmanager
 def signals_raised() -> Iterator[None]:
-    """Raise InterruptedRunError in the body when a signal arrives."""
+    """Raise InterruptedRunError in the body when a signal arrives, and at once for a remembered interrupt."""
+    if _raised:
+        raise InterruptedRunError(_raised[-1])
 
     def interrupt(number: int) -> None:
         _raised.append(number)

@@ -78,6 +78,7 @@ def test_a_pipeline_that_stands_still_is_ended_with_a_diagnosis(tmp_path: Path, 
 
 
 @pytest.mark.slow
+@pytest.mark.marathon
 @pytest.mark.timeout(1800)
 def test_poison_costs_less_than_the_run_itself(tmp_path: Path) -> None:
     images, seconds = 3000, []

@@ -5,10 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+from collections.abc import Iterator
 
 import pytest
 
-from maskmill.pipeline.interruption import InterruptedRunError, signals_collected, signals_raised
+from maskmill.pipeline.interruption import (
+    InterruptedRunError,
+    interrupts_remembered,
+    signals_collected,
+    signals_raised,
+)
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
 
@@ -50,3 +56,28 @@ def test_handlers_are_put_back() -> None:
     with signals_raised(), signals_collected():
         assert [signal.getsignal(number) for number in SIGNALS] != before
     assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+@pytest.fixture
+def _pythons_own_handler() -> Iterator[None]:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_pythons_own_handler")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interrupt_that_python_drops_ends_the_run_when_it_begins() -> None:
+    with interrupts_remembered():
+        Finalised(signal.SIGINT)
+        with pytest.raises(InterruptedRunError), signals_raised():
+            pytest.fail("the run began")
+    with signals_raised():
+        pass
+
+
+@pytest.mark.usefixtures("_pythons_own_handler")
+def test_an_interrupt_that_arrives_ends_the_program() -> None:
+    with pytest.raises(KeyboardInterrupt), interrupts_remembered():
+        send(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

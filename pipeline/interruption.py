@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
@@ -38,7 +38,7 @@ _raised: list[int] = []
 def signals_collected() -> Iterator[list[int]]:
     """Yield a list that gets the number of each signal that arrives; it begins with those whose exception was lost."""
     received = list(_raised)
-    with _handled_by(received.append):
+    with _handled_by(received.append, SIGNALS):
         yield received
 
 
@@ -49,21 +49,11 @@ def interrupts_remembered() -> Iterator[None]:
     If Python drops the exception, as it does in finalisers and in callbacks of imports, ``signals_raised`` raises when
     it begins.
     """
-
-    def call(number: int, _frame: FrameType | None) -> None:
-        _raised.append(number)
-        raise KeyboardInterrupt
-
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    if not in_main_thread or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
         return
-    signal.signal(signal.SIGINT, call)
-    try:
+    with _raised_as(lambda _number: KeyboardInterrupt(), (signal.SIGINT,)):
         yield
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        _raised.clear()
 
 
 @contextmanager
@@ -71,21 +61,31 @@ def signals_raised() -> Iterator[None]:
     """Raise InterruptedRunError in the body when a signal arrives, and at once for a remembered interrupt."""
     if _raised:
         raise InterruptedRunError(_raised[-1])
+    with _raised_as(InterruptedRunError, SIGNALS):
+        yield
+
+
+@contextmanager
+def _raised_as(error: Callable[[int], BaseException], numbers: Sequence[signal.Signals]) -> Iterator[None]:
+    """Raise ``error`` of each of these signals that arrives in the body, and remember it until the body ends."""
 
     def interrupt(number: int) -> None:
         _raised.append(number)
-        raise InterruptedRunError(number)
+        raise error(number)
 
     try:
-        with _handled_by(interrupt):
+        with _handled_by(interrupt, numbers):
             yield
     finally:
         _raised.clear()
 
 
 @contextmanager
-def _handled_by(handle: Callable[[int], None]) -> Iterator[None]:
-    """Call ``handle`` for each signal during the body. Does nothing outside of the main thread: it gets all signals."""
+def _handled_by(handle: Callable[[int], None], numbers: Sequence[signal.Signals]) -> Iterator[None]:
+    """Call ``handle`` for each of these signals during the body.
+
+    Does nothing outside of the main thread, which gets all signals.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -93,7 +93,7 @@ def _handled_by(handle: Callable[[int], None]) -> Iterator[None]:
     def call(number: int, _frame: FrameType | None) -> None:
         handle(number)
 
-    before = {number: signal.signal(number, call) for number in SIGNALS}
+    before = {number: signal.signal(number, call) for number in numbers}
     try:
         yield
     finally:
